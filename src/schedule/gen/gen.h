@@ -1,0 +1,28 @@
+/* The list of published schedules. A generator is pure: a pattern in, an order for all workers out. */
+#ifndef QN_SCHEDULE_GEN_H
+#define QN_SCHEDULE_GEN_H
+
+#include "schedule/ir.h"
+
+typedef qn_status qn_gen_fn(qn_order *order, const qn_pattern *pat, qn_err *err);
+
+typedef struct qn_generator {
+    const char *name;    /* "1f1b" */
+    const char *paper;   /* one line */
+    const char *bubble;  /* formula */
+    const char *memory;  /* formula */
+    qn_gen_fn *generate;
+    int32_t min_chunks, max_chunks; /* v allowed; max 0: any */
+} qn_generator;
+
+qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved;
+
+/* By name, or NULL. list: all, terminated by a NULL name. */
+const qn_generator *qn_generator_find(const char *name);
+const qn_generator *qn_generator_list(void);
+
+/* Opens an order of P * v stages and fills it. Errors: QN_EINVAL (unknown name with the nearest; numbers the schedule cannot do, with the
+ * ranges that work), QN_ENOMEM. */
+qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, qn_err *err) QN_MUST_USE;
+
+#endif

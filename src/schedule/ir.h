@@ -1,0 +1,162 @@
+/* The schedule IR: a schedule is data, on four levels (papers: PyTorch's action language, extended).
+ *
+ *   pattern   a generator's name and its numbers                                   gen.h
+ *   order     per worker the compute tasks in sequence                             this file
+ *   plan      all tasks on lanes, with the values they read, write and free,       this file
+ *             channels, slots in arenas: what is validated, simulated and executed
+ *   trace     the plan with a start and an end per task                            trace.h
+ *
+ * Integers only; no clock, no I/O. The executor runs any valid plan and knows no schedule's name. */
+#ifndef QN_SCHEDULE_IR_H
+#define QN_SCHEDULE_IR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/arena.h"
+#include "quern/status.h"
+
+/* op, text name. F forward, B input gradient, W weight gradient, BW both, R recompute (makes the stash again).
+ * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
+ * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; TIE adds a tied
+ * weight's other uses into its owner's gradient. */
+#define QN_OP_LIST(X)                                                                                          \
+    X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
+    X(QN_OP_PACK, "PACK") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD") X(QN_OP_OPT, "OPT")  \
+    X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")
+
+typedef enum qn_op {
+#define QN_OP_ENUM(op, text) op,
+    QN_OP_LIST(QN_OP_ENUM)
+#undef QN_OP_ENUM
+    QN_OPS
+} qn_op;
+
+/* Value classes. ACT: input of a stage (the output of the one before); GRAD: gradient of a stage's output; STASH: F to B;
+ * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM, TGRAD: a tied
+ * weight and its gradient on their way between owner and replica. */
+#define QN_VALUE_LIST(X)                                                                              \
+    X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
+    X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad")
+
+typedef enum qn_value_class {
+#define QN_VALUE_ENUM(v, text) v,
+    QN_VALUE_LIST(QN_VALUE_ENUM)
+#undef QN_VALUE_ENUM
+    QN_VALUE_CLASSES
+} qn_value_class;
+
+typedef enum qn_lane { QN_LANE_COMP, QN_LANE_SEND, QN_LANE_RECV, QN_LANES } qn_lane;
+
+enum { QN_MAX_WORKERS = 1024, QN_NONE = -1 };
+
+/* --- pattern: what a generator is asked for */
+typedef struct qn_pattern {
+    int32_t workers;  /* P >= 1 */
+    int32_t items;    /* M >= 1 micro-batches */
+    int32_t chunks;   /* v >= 1 stages per worker; stages S = P * v */
+    int32_t group;    /* interleaved: micro-batches per group; 0: P */
+    int64_t cost[QN_OPS]; /* ticks of one task of each op, where a generator wants them */
+} qn_pattern;
+
+/* --- order: compute tasks per worker */
+typedef struct qn_order_task {
+    int32_t op, stage, item;
+} qn_order_task;
+
+typedef struct qn_order {
+    int32_t workers, stages, items;
+    int32_t *worker_of;   /* [stages]: where a stage lives */
+    int32_t *count, *cap; /* [workers] */
+    qn_order_task **task; /* [workers][count] */
+    bool failed;          /* out of memory; sticks until done */
+} qn_order;
+
+/* Heap, owned by the order. open: no tasks; worker_of[s] = s % workers. Errors: QN_ERANGE, QN_ENOMEM. */
+qn_status qn_order_open(qn_order **out, int32_t workers, int32_t stages, int32_t items, qn_err *err) QN_MUST_USE;
+void qn_order_close(qn_order *o);
+void qn_order_push(qn_order *o, int32_t worker, qn_op op, int32_t stage, int32_t item);
+/* One check at a generator's end. Errors: QN_ENOMEM. Completeness is the validator's business. */
+qn_status qn_order_done(qn_order *o, qn_err *err) QN_MUST_USE;
+
+/* --- plan */
+typedef struct qn_span {
+    int32_t first, count; /* in plan->ref */
+} qn_span;
+
+typedef struct qn_task {
+    int32_t op;            /* qn_op */
+    int32_t stage, item;   /* QN_NONE where they mean nothing */
+    int32_t worker, lane;
+    int32_t channel;       /* SEND, RECV: index in plan->channel; else QN_NONE */
+    uint64_t tag;          /* SEND, RECV: unique in its channel within a step */
+    int64_t cost;          /* ticks; the simulator's default, overridden by a cost table */
+    qn_span in, out, acc, free; /* value ids read, written, added to, dropped after */
+    qn_span wait;          /* task ids of the SAME worker on OTHER lanes that must be complete before this one starts: writers of what it reads,
+                              last readers of the slots it writes, extra edges. Derived by qn_plan_finish. */
+} qn_task;
+
+typedef struct qn_value {
+    int32_t cls;           /* qn_value_class */
+    int32_t stage, item;   /* ACT, GRAD: of the stage that reads it; item QN_NONE for per-step values */
+    int32_t worker;        /* whose arena holds it */
+    int64_t bytes;
+    int64_t offset;        /* in that arena; QN_NONE for classes that have homes elsewhere (PARAM, PGRAD, STAT) */
+    bool carried;          /* alive at the end of the step by declaration */
+} qn_value;
+
+typedef struct qn_channel {
+    int32_t from, to;      /* workers */
+    int32_t cls;           /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD */
+    int32_t edge;          /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
+    int32_t depth;         /* slots; the channel rule says 2 */
+    int64_t slot_bytes;    /* larger values travel in several slots, in order */
+} qn_channel;
+
+typedef struct qn_plan {
+    int32_t workers, stages, items, tasks, values, channels, refs;
+    int32_t *worker_of;    /* [stages] */
+    qn_task *task;         /* [tasks], grouped by worker, then lane, in lane order */
+    int32_t (*lane)[QN_LANES][2]; /* [workers]: first task and count of each lane */
+    qn_value *value;
+    qn_channel *channel;
+    int32_t *ref;
+    int64_t *arena_bytes;  /* [workers]: the sum of the slots, exact */
+    int64_t *arena_limit;  /* [workers]: capacity, INT64_MAX when none */
+} qn_plan;
+
+void qn_plan_close(qn_plan *p); /* accepts NULL */
+
+/* --- lowering: order -> plan. Passes in this order: bind, recompute, messages, step tasks, slots (each in lower_*.c). */
+typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST } qn_recompute;
+
+typedef struct qn_lowering {
+    const int64_t *act_bytes;     /* [stages]: input of stage s (its ACT); stage 0 has none in the arena. NULL: all 1 */
+    const int64_t *stash_bytes;   /* [stages] */
+    const int64_t *wstash_bytes;  /* [stages] */
+    const int64_t *arena_limit;   /* [workers], NULL: none */
+    qn_recompute recompute;       /* inserts R before the backward of an item; EXCEPT_LAST leaves out, on each stage, the item whose backward comes
+                                     right after its forward (or, if there is none, first) */
+    int32_t depth;                /* channel slots, 0: 2 */
+    int64_t slot_bytes;           /* upper limit of a slot, 0: none */
+    bool forward_only;            /* F only: evaluation and generation */
+    bool step_tasks;              /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
+    int32_t tied_owner, tied_replica; /* stages that share a weight, QN_NONE: no tied weight across stages */
+    int64_t tied_bytes;           /* of that weight */
+    int64_t stat_bytes;           /* of one worker's sums */
+} qn_lowering;
+
+/* Errors: QN_ESCHEDULE (an order no plan can be made of; names the tasks), QN_ENOMEM. The result is validated. */
+qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err) QN_MUST_USE;
+
+/* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the tasks.
+ * Errors: QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qn_plan_validate(const qn_plan *p, qn_err *err) QN_MUST_USE;
+
+/* Fills wait spans and lane table from tasks and values; called by lowering and by the reader. */
+qn_status qn_plan_finish(qn_plan *p, qn_err *err) QN_MUST_USE;
+
+/* "F 2.0 @1" in buf; for messages, text form and pictures. */
+const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task);
+
+#endif
