@@ -15,11 +15,12 @@ extern "C" {
 
 typedef enum qn_key_type {
     QN_KEY_BOOL,   /* int: 0 or 1; flag without a value sets it, --no-x clears it */
-    QN_KEY_INT,    /* int64_t */
-    QN_KEY_REAL,   /* double */
+    QN_KEY_INT,    /* int64_t: plain decimal; with the unit "bytes" also 64K, 16M, 2G (powers of 1024) */
+    QN_KEY_REAL,   /* double, finite */
     QN_KEY_TEXT,   /* const char *, or NULL */
     QN_KEY_CHOICE, /* int32_t: index into choices */
     QN_KEY_LIST,   /* qn_list: values up to the next flag, or separated by commas; repeated flags add */
+    QN_KEY_FILES,  /* qn_list: values up to the next flag, never split at commas (as one text: a line each); repeated flags add */
 } qn_key_type;
 
 typedef struct qn_list {
@@ -27,7 +28,7 @@ typedef struct qn_list {
     const char **item;
 } qn_list;
 
-/* One row. min and max bound INT and REAL (min == max: unbounded). choices: "a|b|c" for CHOICE. */
+/* One row. min and max bound INT and REAL (min == max: unbounded; max < min: no upper bound). choices: "a|b|c" for CHOICE. */
 typedef struct qn_key {
     const char *name;     /* "micro-batches": flag --micro-batches, environment QUERN_MICRO_BATCHES, file key micro_batches */
     qn_key_type type;
@@ -49,12 +50,16 @@ typedef struct qn_table {
 typedef struct qn_config qn_config;
 
 /* Fills the options struct (size bytes) with the defaults, then the environment, then argv (flags; "--flag value", "--flag=value").
- * What is neither a flag nor a flag's value is a positional argument. Errors: QN_EINVAL with a sentence that suggests the
- * nearest flag; QN_ERANGE with the range. out owns every string that options points at, so it must outlive options. */
+ * argv holds arguments only: not the program's name and not the verb. What is neither a flag nor a flag's value is a positional
+ * argument, and so is everything after "--". A value that starts with "--" is written "--flag=--value". An empty environment
+ * variable counts as not set. Errors: QN_EINVAL with a sentence that suggests the nearest flag; QN_ERANGE with the range;
+ * QN_ENOMEM. out owns every string that options points at, so it must outlive options; table must outlive out. */
 qn_status qn_config_parse(qn_config **out, const qn_table *table, void *options, size_t size, int argc, char **argv, qn_err *err) QN_MUST_USE;
-/* Sets one key by its name from text, as a file or an embedder does. */
+/* Sets one key by its name (either "micro-batches" or "micro_batches") from text, as a file or an embedder does; a list is
+ * replaced. Errors: QN_EINVAL, QN_ERANGE, QN_ENOMEM. */
 qn_status qn_config_set(qn_config *c, const char *name, const char *text, qn_err *err) QN_MUST_USE;
-/* The value of key i as text in buf ("" for NULL); lists are comma-separated. Returns the length as snprintf. */
+/* The value of key i as text in buf ("" for NULL), such that qn_config_set reads it back: lists are comma-separated, FILES
+ * have a line each. Returns the length as snprintf. */
 int qn_config_text(const qn_config *c, size_t i, char *buf, size_t cap);
 int qn_config_given(const qn_config *c, const char *name); /* set by flag, environment or qn_config_set, not by default */
 qn_list qn_config_positional(const qn_config *c);
