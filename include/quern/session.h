@@ -1,0 +1,145 @@
+/* Sessions: what the program's verbs do, for embedders. Each verb has an options struct, the table that describes it (flags, environment,
+ * help), and one function. Zero-initialise the options with qn_config_parse (argc 0 gives the defaults), change what you like, call.
+ *
+ * Nothing here prints: progress and results come through hooks or out structs; messages through quern/log.h. */
+#ifndef QUERN_SESSION_H
+#define QUERN_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quern/config.h"
+#include "quern/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+const char *qn_version(void); /* "0.1.0" */
+
+/* Frees text that a function here returned through char **out. */
+void qn_text_free(char *text);
+
+/* --- train */
+typedef struct qn_train_options {
+    qn_list data;             /* text files */
+    const char *tokenizer;    /* "chars", "bytes", or a path */
+    int32_t arch;             /* 0 gpt2, 1 llama */
+    int64_t layers, heads, kv_heads, width, hidden, context;
+    int tied, untied;         /* neither: gpt2 tied, llama untied */
+    int64_t batch, steps;
+    double lr, min_lr;        /* cosine from lr to min_lr (default: a tenth of lr) */
+    int64_t warmup;
+    double beta1, beta2, eps, weight_decay, clip, dropout;
+    int64_t workers, threads; /* threads per worker */
+    const char *schedule;     /* a name or a file */
+    int64_t chunks;
+    qn_list cuts;             /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
+    int64_t micro_batches;
+    int32_t recompute;        /* 0 none, 1 full, 2 except-last */
+    int32_t dtype;            /* 0 f32, 1 bf16 */
+    int64_t seed;
+    int64_t memory;           /* limit of a worker's arena in bytes, 0: none */
+    const char *out;          /* run directory */
+    const char *init;         /* model or run to start from */
+    int resume, force;
+    int64_t save_every, eval_every, keep;
+    int64_t eval_windows;     /* windows of an intermediate evaluation, 0: all */
+    const char *transport;    /* thread, self */
+    int pin;
+} qn_train_options;
+
+extern const qn_table qn_train_table;
+
+typedef struct qn_train_step {
+    int64_t step, steps; /* 1-based step just done, of steps */
+    double loss, grad_norm, lr, tokens_per_s, step_ms;
+    int evaluated;       /* val_loss is new */
+    double val_loss;
+    double seconds_left;
+} qn_train_step;
+
+typedef struct qn_train_done {
+    int64_t steps;
+    double val_loss, tokens_per_s;
+    int interrupted;     /* stopped by the user, saved */
+    char run[1024], model[1024], report[1024]; /* paths written */
+    char sample[2048];   /* a short text from the trained model, UTF-8 */
+} qn_train_done;
+
+typedef struct qn_train_hooks {
+    void *ctx;
+    void (*began)(void *ctx, const char *summary); /* one line: model, parameters, workers, schedule, memory */
+    void (*stepped)(void *ctx, const qn_train_step *s);
+    int (*stop)(void *ctx);  /* asked after each step: non-zero finishes, saves and returns */
+} qn_train_hooks;
+
+/* Trains and leaves a run directory. hooks may be NULL. Errors: QN_EINVAL and QN_ERANGE for settings that cannot be (before anything is
+ * written), QN_EEXIST (out exists, neither resume nor force), QN_EFORMAT for bad files, QN_ENONFINITE, QN_EIO. An interrupted run returns
+ * QN_EINTR after saving. */
+qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_train_hooks *hooks, qn_err *err) QN_MUST_USE;
+
+/* --- generate */
+typedef struct qn_generate_options {
+    const char *model;        /* directory of a model, or a run */
+    const char *prompt;
+    int64_t max_tokens;
+    double temperature, top_p, min_p;
+    int64_t top_k, seed, workers, threads;
+    int32_t dtype;
+} qn_generate_options;
+
+extern const qn_table qn_generate_table;
+
+/* Text as it comes; bytes need not end at a character. Non-zero stops. */
+typedef int qn_text_fn(void *ctx, const char *text, size_t bytes);
+typedef struct qn_generate_done {
+    int64_t prompt_tokens, tokens;
+    double prefill_s, decode_s;
+} qn_generate_done;
+qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *opt, qn_text_fn *text, void *ctx, qn_err *err) QN_MUST_USE;
+
+/* --- eval */
+typedef struct qn_eval_options {
+    const char *model, *data;
+    int64_t context, batch, workers, threads;
+    int32_t dtype;
+} qn_eval_options;
+
+extern const qn_table qn_eval_table;
+
+typedef struct qn_eval_done {
+    double loss, perplexity, bits_per_byte;
+    int64_t tokens, bytes;
+} qn_eval_done;
+qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *err) QN_MUST_USE;
+
+/* --- convert: another tool's files to a Hugging Face directory */
+typedef struct qn_convert_options {
+    int32_t from;             /* 0 llama2c */
+    const char *weights, *tokenizer, *out;
+    int force;
+} qn_convert_options;
+
+extern const qn_table qn_convert_table;
+qn_status qn_convert(const qn_convert_options *opt, qn_err *err) QN_MUST_USE;
+
+/* --- tokenize train */
+typedef struct qn_tokenize_options {
+    qn_list data;
+    int64_t vocab;
+    const char *out;
+    int force;
+} qn_tokenize_options;
+
+extern const qn_table qn_tokenize_table;
+qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx, qn_err *err) QN_MUST_USE;
+
+/* --- info: what a model, checkpoint, run, tokenizer, safetensors file or schedule holds. json: one object; else lines for people. */
+qn_status qn_info(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
