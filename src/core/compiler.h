@@ -15,6 +15,7 @@
 #define QN_LIKELY(x) __builtin_expect(!!(x), 1)
 #define QN_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define QN_THREAD_LOCAL _Thread_local
+#define QN_TYPEOF(x) __typeof__(x)
 #define QN_COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define QN_CACHE_LINE 64
 
