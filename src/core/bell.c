@@ -3,7 +3,7 @@
  *   ring:  count += 1; if sleeping, wake        wait:  sleeping = 1; sleep unless count != seen; sleeping = 0
  *
  * Both sides write one word and read the other, so all four accesses are sequentially consistent: with anything weaker the
- * ringer may miss the sleeper while the sleeper misses the ring (bell_test.c plants that fault and finds it).
+ * ringer may miss the sleeper while the sleeper misses the ring (bell_check_test.c plants that fault and finds it).
  *
  * The accesses go through macros because the test compiles this file once more over a model of the memory. */
 #include "bell.h"
