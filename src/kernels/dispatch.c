@@ -1,42 +1,98 @@
 /* The tables, and the choice of one: which kernels this machine gets for a mode.
  *
- * A fast table joins four sources: res and act entries and attention per instruction set (cpu/lanes_*.c), products by oneDNN,
- * which looks at the machine itself. A mode without a complete table is refused when it is asked for. */
+ * A fast table joins three sources: element-wise kernels and attention of one instruction set (cpu/lanes_*.c), and products by
+ * oneDNN, which looks at the machine itself. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "fast.h"
 #include "reference.h"
 
-static const qn_kernels reference_f32 = {.name = "f32/reference",
-                                         .mode = QN_MODE_REF_F32,
-                                         .act = QN_F32,
-                                         .res = QN_F32,
-                                         .param = QN_F32,
-                                         QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f32)};
+/* Where the entries of a fast table come from. Kernels that do not touch act are the same in both modes. */
+#define ELEMENTS(act, isa) QN_RES_ENTRIES(QN_ENTRY_FILL, f32_##isa) QN_ACT_ENTRIES(QN_ENTRY_FILL, act##_##isa)
+#define ATTENTION_f32(isa) QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32)
+#define ATTENTION_bf16(isa)
+#define PRODUCTS_f32 QN_LINEAR_ENTRIES(QN_ENTRY_FILL, ref_f32)
+#define PRODUCTS_bf16
 
-static const qn_kernels reference_f64 = {.name = "f64/reference",
-                                         .mode = QN_MODE_REF_F64,
-                                         .act = QN_F64,
-                                         .res = QN_F64,
-                                         .param = QN_F64,
-                                         QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f64)};
+#define TYPES(mode_, act_, rest) .mode = mode_, .act = act_, .res = rest, .param = rest
+#define FAST_F32(isa)                                                                                                            \
+    {                                                                                                                            \
+        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION_f32(isa) PRODUCTS_f32              \
+    }
+#define FAST_BF16(isa)                                                                                                           \
+    {                                                                                                                            \
+        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION_bf16(isa) PRODUCTS_bf16        \
+    }
+
+static const qn_kernels reference_f32 = {
+    .name = "f32/reference", TYPES(QN_MODE_REF_F32, QN_F32, QN_F32), QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f32)};
+static const qn_kernels reference_f64 = {
+    .name = "f64/reference", TYPES(QN_MODE_REF_F64, QN_F64, QN_F64), QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f64)};
+
+/* In ascending order of speed. */
+static const struct {
+    const char *isa;
+    qn_kernels f32, bf16;
+} fast[] = {
+    {"portable", FAST_F32(portable), FAST_BF16(portable)},
+#if defined(__x86_64__)
+    {"avx2", FAST_F32(avx2), FAST_BF16(avx2)},
+    {"avx512", FAST_F32(avx512), FAST_BF16(avx512)},
+#endif
+};
+
+static bool machine_has(const char *isa)
+{
+#if defined(__x86_64__)
+    if (strcmp(isa, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(isa, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
+#endif
+    return strcmp(isa, "portable") == 0;
+}
+
+/* The index into fast: of the best set, or of the one QUERN_ISA names; -1 when that is not here. */
+static int chosen(void)
+{
+    const char *wanted = getenv("QUERN_ISA");
+    for (int i = QN_COUNT(fast) - 1; i >= 0; i--)
+        if ((wanted == NULL || strcmp(wanted, fast[i].isa) == 0) && machine_has(fast[i].isa)) return i;
+    return -1;
+}
 
 qn_status qn_kernels_get(const qn_kernels **out, qn_mode mode, qn_err *err)
 {
+    const int i = chosen();
+    if (i < 0)
+        return QN_FAIL(
+            err, QN_EUNSUPPORTED,
+            "QUERN_ISA names the instruction set '%s', which this machine lacks; unset it, or use portable, avx2 or avx512",
+            getenv("QUERN_ISA"));
     switch (mode) {
+    case QN_MODE_F32:
+        *out = &fast[i].f32;
+        break;
+    case QN_MODE_BF16:
+        *out = &fast[i].bf16;
+        break;
     case QN_MODE_REF_F32:
         *out = &reference_f32;
-        return QN_OK;
+        break;
     case QN_MODE_REF_F64:
         *out = &reference_f64;
-        return QN_OK;
+        break;
     default:
-        return QN_FAIL(err, QN_EUNSUPPORTED, "numeric mode %d has no kernels in this build", (int)mode);
+        return QN_FAIL(err, QN_EINVAL, "numeric mode %d is outside 0 to %d", (int)mode, QN_MODES - 1);
     }
+    if ((*out)->linear_open == NULL || (*out)->attention_forward == NULL)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "mode %s is not complete in this build", (*out)->name);
+    return QN_OK;
 }
 
 const char *qn_kernels_isa(void)
 {
-    return "portable";
+    const int i = chosen();
+    return i < 0 ? "none" : fast[i].isa;
 }
