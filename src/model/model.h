@@ -20,7 +20,7 @@ typedef enum qn_arch { QN_ARCH_GPT2, QN_ARCH_LLAMA } qn_arch;
 typedef struct qn_model_config {
     qn_arch arch;
     int32_t layers;    /* L: blocks */
-    int32_t heads, kv_heads;
+    int32_t heads, kv_heads; /* kv_heads 0: as many as heads */
     int32_t width;     /* C */
     int32_t hidden;    /* F; 0: 4 C for GPT-2; for LLaMA 2/3 of 4 C, rounded up to a multiple of 32 */
     int32_t context;   /* the most positions */
@@ -94,7 +94,7 @@ typedef struct qn_stage_binding {
     void *const *value;
     void *const *grad;
     void *packed; /* packed_bytes */
-} qn_stage_binding;
+} qn_stage_binding; /* qn_stage_bind copies the entries it needs: bind again after they change. grad may be NULL for infer */
 
 /* One micro-batch (an item) as a layer sees it. */
 typedef struct qn_mb {
@@ -147,10 +147,16 @@ typedef struct qn_pass {
     int64_t past;
     void *cache;
     float *logits;
+    char *scratch; /* private: taken by the first step, returned by the last */
+    size_t mark;
+    bool begun;
 } qn_pass;
 bool qn_pass_step(qn_pass *p);
-const char *qn_pass_name(const qn_pass *p);
+const char *qn_pass_name(const qn_pass *p); /* "" after the last; lives as long as the model */
 qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 qn_pass qn_pass_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash);
+qn_pass qn_pass_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const void *stash, const void *wstash);
+qn_pass qn_pass_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
+qn_pass qn_pass_infer(qn_stage *s, const qn_mb *mb, int64_t past, void *y, const void *x, void *cache, float *logits);
 
 #endif

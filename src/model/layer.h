@@ -1,0 +1,166 @@
+/* What a layer is made of: a short list of operations over local values. Internal to src/model.
+ *
+ * A layer is plain data, filled once by its builder (layers/<kind>.c) when the model is opened:
+ *
+ *   values  0 is the residual stream that enters the layer; the others are written by exactly one operation each. A value has a
+ *           width (elements per row), and there is one row per token. An operation may also change a value in place: then the
+ * same value is its input and its output (rotary embedding, dropout). ops     in the order of the forward pass; backward is the
+ * same list read from its end. output  the value that leaves the layer: the residual stream again, -1 for a head, which ends the
+ * chain.
+ *
+ * An operation kind (ops/<kind>.c) is a table of functions and the masks that say which of its inputs and outputs it reads again
+ * in backward. From these alone the stage works out what F has to keep, what B has to keep for W, and what is scratch.
+ *
+ * The gradient of the stream is one buffer for the whole stage: a residual join passes it on untouched and norms add to it. */
+#ifndef QN_MODEL_LAYER_H
+#define QN_MODEL_LAYER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model/model.h"
+
+enum { QN_OP_INS = 4, QN_OP_OUTS = 3, QN_OP_USES = 2, QN_LAYER_VALUES = 32, QN_LAYER_OPS = 32 };
+
+/* Element kinds of values and gradients; the kernel table says which type each of them is. */
+typedef enum qn_elem { QN_ELEM_RES, QN_ELEM_ACT } qn_elem;
+
+typedef struct qn_value {
+    int64_t width; /* elements per row */
+    qn_elem elem;
+} qn_value;
+
+/* Columns column .. of a value; its row stride is the value's width. */
+typedef struct qn_ref {
+    int32_t value;
+    int64_t column;
+} qn_ref;
+
+struct qn_op;
+
+/* One operation as it runs: resolved pointers. Arrays are [R, width of their value], first element at the reference's column. */
+typedef struct qn_op_run {
+    const qn_kernels *k;
+    const qn_exec *ex;
+    const struct qn_op *op;
+    const qn_mb *mb;
+    int64_t B, T, R;
+    const int32_t *pos; /* [R] position of each row in its sample */
+    double dropout;     /* 0 outside training */
+    qn_rng_key key;     /* of this item, layer and operation */
+    void *in[QN_OP_INS], *out[QN_OP_OUTS];
+    int64_t ld_in[QN_OP_INS], ld_out[QN_OP_OUTS];
+    void *din[QN_OP_INS], *dout[QN_OP_OUTS];
+    bool add[QN_OP_INS]; /* din[i] holds a gradient already: add to it */
+    const void *w[QN_OP_USES];
+    void *dw[QN_OP_USES];
+    qn_linear *lin;
+    const void *packed;
+    int64_t past; /* infer: positions already in the cache */
+    char *cache;  /* infer: this operation's part of the first sample's cache */
+    size_t cache_stride;
+    int64_t cache_len;
+    float *logits;
+} qn_op_run;
+
+/* What an operation costs: floating-point operations of its products, and kernel scratch. */
+typedef struct qn_op_flops {
+    int64_t forward, input, weight;
+} qn_op_flops;
+
+typedef void qn_op_fn(const qn_op_run *r);
+
+typedef struct qn_op_kind {
+    const char *name;
+    qn_op_fn *forward;                          /* NULL: nothing to do in F */
+    qn_op_fn *evaluate;                         /* NULL: as forward */
+    qn_op_fn *infer;                            /* NULL: as forward */
+    qn_op_fn *backward_input;                   /* NULL: no input has a gradient */
+    qn_op_fn *backward_weight;                  /* NULL: no parameters */
+    qn_op_fn *backward;                         /* both in one pass; NULL: backward_input, then backward_weight */
+    unsigned input_reads_in, input_reads_out;   /* masks: values that backward_input reads */
+    unsigned weight_reads_in, weight_reads_out; /* the same for backward_weight; it also reads the gradients of its outputs */
+    qn_elem grad_elem;                          /* of the gradients it writes to its inputs */
+    bool can_add;                               /* backward_input honours add[] */
+    bool passes_stream;                         /* the gradient of input 0 is the gradient of output 0: a residual join */
+    bool is_product;                            /* has a linear: sizes C = size[0], O = size[1]; use 0 is its matrix */
+    bool drops;                                 /* real is its dropout, applied in training alone */
+    bool has_cache;                             /* keeps keys and values when inferring: size[1] * size[2] columns each */
+    qn_op_flops (*flops)(const struct qn_op *op, int64_t B, int64_t T);
+    size_t (*scratch)(const struct qn_op *op, const qn_kernels *k, qn_linear *lin, const qn_stage_limits *limits,
+                      int32_t threads);
+} qn_op_kind;
+
+typedef struct qn_op {
+    const qn_op_kind *kind;
+    char name[32]; /* "2.attention" */
+    int32_t ins, outs, uses;
+    qn_ref in[QN_OP_INS], out[QN_OP_OUTS];
+    int32_t use[QN_OP_USES]; /* -1: none */
+    int64_t size[3];         /* by kind: linear C, O; attention H, K, D; rope H, D */
+    double real;             /* by kind: eps, theta, scale, dropout */
+} qn_op;
+
+typedef struct qn_layer {
+    int32_t values, ops, output;
+    qn_value value[QN_LAYER_VALUES];
+    qn_op op[QN_LAYER_OPS];
+} qn_layer;
+
+struct qn_model {
+    qn_model_config config;
+    int32_t layers, params, uses;
+    int32_t params_cap, uses_cap;
+    qn_layer *layer;
+    qn_param *param;
+    qn_use *use;
+};
+
+/* --- building, used by layers/: one call per parameter and operation. A failed allocation sticks in failed. */
+typedef struct qn_build {
+    qn_model *m;
+    qn_layer *layer;
+    int32_t index; /* of the layer in the chain */
+    bool failed;
+} qn_build;
+
+/* Each adds a parameter owned by this layer and its first use, which it returns. fmt gives the Hugging Face name.
+ * matrix [out, in] of a product; transposed: the file holds [in, out]. table [rows, width] of look-ups. vector [n]. */
+int32_t qni_matrix(qn_build *b, int64_t out, int64_t in, double std, bool transposed, const char *fmt, ...) QN_PRINTF(6, 7);
+int32_t qni_table(qn_build *b, int64_t rows, int64_t width, double std, const char *fmt, ...) QN_PRINTF(5, 6);
+int32_t qni_vector(qn_build *b, int64_t n, qn_init init, const char *fmt, ...) QN_PRINTF(4, 5);
+/* Another use, by this layer, of the parameter that an earlier use reads. */
+int32_t qni_again(qn_build *b, int32_t use);
+
+/* Each adds an operation with the given label, and returns the value that it writes. A use of -1 is none. */
+int32_t qni_embedding(qn_build *b, const char *label, int64_t C, int32_t wte, int32_t wpe);
+int32_t qni_layernorm(qn_build *b, const char *label, int32_t x, int32_t w, int32_t bias, double eps);
+int32_t qni_rmsnorm(qn_build *b, const char *label, int32_t x, int32_t w, double eps);
+int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
+int32_t qni_attention(qn_build *b, const char *label, qn_ref q, qn_ref k, qn_ref v, int64_t H, int64_t K, int64_t D);
+int32_t qni_gelu(qn_build *b, const char *label, int32_t x);
+int32_t qni_swiglu(qn_build *b, const char *label, int32_t gate, int32_t up);
+int32_t qni_residual(qn_build *b, const char *label, int32_t a, int32_t branch, double dropout);
+void qni_rope(qn_build *b, const char *label, int32_t x, int64_t H, int64_t D, double theta); /* in place */
+void qni_dropout(qn_build *b, const char *label, int32_t x, double dropout);                  /* in place */
+void qni_classifier(qn_build *b, const char *label, int32_t x, int64_t V, int32_t w);         /* ends the chain */
+
+/* For the files in ops/: an empty operation with its name, and a new value. */
+qn_op *qni_op(qn_build *b, const qn_op_kind *kind, const char *label);
+int32_t qni_value(qn_build *b, int64_t width, qn_elem elem);
+void qni_op_in(qn_op *op, qn_ref ref);
+void qni_op_out(qn_op *op, int32_t value);
+void qni_op_use(qn_op *op, int32_t use);
+static inline qn_ref qni_whole(int32_t value)
+{
+    return (qn_ref){value, 0};
+}
+
+/* --- the list of layers (layers/layer_list.c) */
+typedef void qn_layer_builder(qn_build *b);
+qn_layer_builder qni_build_embedding, qni_build_gpt2_block, qni_build_llama_block, qni_build_lm_head;
+/* Which builder makes layer i of the chain of that configuration. */
+qn_layer_builder *qni_layer_builder(const qn_model_config *c, int32_t i);
+
+#endif

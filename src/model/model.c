@@ -1,0 +1,216 @@
+/* Opening a model: the configuration is checked, then each layer's builder fills in its parameters and operations. */
+#include "model/layer.h"
+
+#include <limits.h>
+#include <math.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/compiler.h"
+#include "core/rng.h"
+
+/* Bounds that keep every product of sizes inside 64 bits and a layer's index inside the random key. */
+enum { MAX_LAYERS = UINT16_MAX - 2, MAX_WIDTH = 1 << 22, MAX_HIDDEN = 1 << 24, MAX_VOCAB = 1 << 28, MAX_CONTEXT = 1 << 28 };
+
+static const double TWO_PI = 6.283185307179586476925286766559;
+
+static qn_status check_size(const char *name, int64_t value, int64_t most, qn_err *err)
+{
+    if (value >= 1 && value <= most) return QN_OK;
+    return QN_FAIL(err, QN_EINVAL, "the model's %s is %lld; 1 to %lld are possible", name, (long long)value, (long long)most);
+}
+
+static qn_status check_sizes(const qn_model_config *c, qn_err *err)
+{
+    qn_status st;
+    if (c->arch != QN_ARCH_GPT2 && c->arch != QN_ARCH_LLAMA)
+        return QN_FAIL(err, QN_EINVAL, "architecture %d is unknown; gpt2 and llama are possible", (int)c->arch);
+    QN_TRY(st, check_size("number of layers", c->layers, MAX_LAYERS, err), out);
+    QN_TRY(st, check_size("width", c->width, MAX_WIDTH, err), out);
+    QN_TRY(st, check_size("number of heads", c->heads, c->width, err), out);
+    QN_TRY(st, check_size("number of key/value heads", c->kv_heads, c->heads, err), out);
+    QN_TRY(st, check_size("hidden width", c->hidden, MAX_HIDDEN, err), out);
+    QN_TRY(st, check_size("context", c->context, MAX_CONTEXT, err), out);
+    QN_TRY(st, check_size("vocabulary", c->vocab, MAX_VOCAB, err), out);
+out:
+    return st;
+}
+
+static qn_status check_heads(const qn_model_config *c, qn_err *err)
+{
+    if (c->width % c->heads != 0)
+        return QN_FAIL(err, QN_EINVAL, "%d heads do not divide the width %d; choose a width that is a multiple of the heads",
+                       c->heads, c->width);
+    if (c->heads % c->kv_heads != 0)
+        return QN_FAIL(err, QN_EINVAL, "%d key/value heads do not divide the %d heads", c->kv_heads, c->heads);
+    if (c->arch == QN_ARCH_GPT2 && c->kv_heads != c->heads)
+        return QN_FAIL(err, QN_EINVAL, "GPT-2 has as many key/value heads as heads: %d was asked for, %d is possible",
+                       c->kv_heads, c->heads);
+    if (c->arch == QN_ARCH_LLAMA && c->width / c->heads % 2 != 0)
+        return QN_FAIL(err, QN_EINVAL, "a head is %d wide; rotary embedding needs an even width", c->width / c->heads);
+    return QN_OK;
+}
+
+static qn_status check_numbers(const qn_model_config *c, qn_err *err)
+{
+    if (!(c->dropout >= 0 && c->dropout < 1))
+        return QN_FAIL(err, QN_EINVAL, "dropout is %g; at least 0 and less than 1 is possible", c->dropout);
+    if (!(c->norm_eps > 0 && c->norm_eps < 1))
+        return QN_FAIL(err, QN_EINVAL, "the norms' epsilon is %g; a number between 0 and 1 is possible", c->norm_eps);
+    if (!(c->rope_theta > 0 && isfinite(c->rope_theta)))
+        return QN_FAIL(err, QN_EINVAL, "the base of the rotary embedding is %g; it has to be positive", c->rope_theta);
+    return QN_OK;
+}
+
+static void fill_defaults(qn_model_config *c)
+{
+    if (c->kv_heads == 0) c->kv_heads = c->heads;
+    if (c->norm_eps == 0) c->norm_eps = 1e-5;
+    if (c->rope_theta == 0) c->rope_theta = 10000;
+    if (c->hidden == 0 && c->width > 0 && c->width <= MAX_WIDTH) {
+        const int32_t four = 4 * c->width;
+        c->hidden = c->arch == QN_ARCH_LLAMA ? (2 * four / 3 + 31) / 32 * 32 : four;
+    }
+}
+
+qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *err)
+{
+    qn_status st;
+    qn_model *m = NULL;
+    qn_model_config c = *config;
+    *out = NULL;
+    fill_defaults(&c);
+    QN_TRY(st, check_sizes(&c, err), out);
+    QN_TRY(st, check_heads(&c, err), out);
+    QN_TRY(st, check_numbers(&c, err), out);
+
+    m = qn_calloc(1, sizeof(*m));
+    if (m != NULL) m->layer = qn_calloc((size_t)c.layers + 2, sizeof(*m->layer));
+    qn_build b = {.m = m, .failed = m == NULL || m->layer == NULL};
+    if (!b.failed) {
+        m->config = c;
+        m->layers = c.layers + 2;
+    }
+    for (int32_t i = 0; !b.failed && i < m->layers; i++) {
+        b.layer = &m->layer[i];
+        b.index = i;
+        (void)qni_value(&b, c.width, QN_ELEM_RES); /* value 0: the stream that enters */
+        qni_layer_builder(&c, i)(&b);
+    }
+    if (b.failed) {
+        st = QN_FAIL(err, QN_ENOMEM, "no memory for the parameter table of a model of %d layers", c.layers);
+        goto out;
+    }
+    *out = m;
+    m = NULL;
+out:
+    qn_model_close(m);
+    return st;
+}
+
+void qn_model_close(qn_model *m)
+{
+    if (m == NULL) return;
+    qn_free(m->layer);
+    qn_free(m->param);
+    qn_free(m->use);
+    qn_free(m);
+}
+
+const qn_model_config *qn_model_config_of(const qn_model *m)
+{
+    return &m->config;
+}
+int32_t qn_model_layers(const qn_model *m)
+{
+    return m->layers;
+}
+int32_t qn_model_params(const qn_model *m)
+{
+    return m->params;
+}
+int32_t qn_model_uses(const qn_model *m)
+{
+    return m->uses;
+}
+
+const qn_param *qn_model_param(const qn_model *m, int32_t i)
+{
+    QN_ASSERT(i >= 0 && i < m->params);
+    return &m->param[i];
+}
+
+const qn_use *qn_model_use(const qn_model *m, int32_t i)
+{
+    QN_ASSERT(i >= 0 && i < m->uses);
+    return &m->use[i];
+}
+
+int64_t qn_model_param_count(const qn_model *m)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < m->params; i++) n += m->param[i].count;
+    return n;
+}
+
+int64_t qn_model_matmul_params(const qn_model *m)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < m->layers; i++) {
+        const qn_layer *l = &m->layer[i];
+        for (int32_t o = 0; o < l->ops; o++) {
+            if (l->op[o].kind->is_product) n += l->op[o].size[0] * l->op[o].size[1];
+        }
+    }
+    return n;
+}
+
+static void store(void *value, qn_dtype dtype, int64_t i, double x)
+{
+    switch (dtype) {
+    case QN_F32:
+        ((float *)value)[i] = (float)x;
+        break;
+    case QN_F64:
+        ((double *)value)[i] = (float)x; /* the same start in either precision */
+        break;
+    case QN_BF16:
+        ((qn_bf16 *)value)[i] = qn_f32_to_bf16((float)x);
+        break;
+    default:
+        QN_ASSERT(!"parameters are f32, f64 or bf16");
+    }
+}
+
+/* Four normal numbers from the four words of block b (Box and Muller 1958): element 4 b + i takes the i-th. */
+static void normal_block(double out[4], const qn_rng_key *key, uint32_t b)
+{
+    uint32_t word[4];
+    qn_rng_block(word, key, b);
+    for (int i = 0; i < 4; i += 2) {
+        const double u = ((double)word[i] + 1) * 0x1p-32; /* (0, 1]: the logarithm stays finite */
+        const double radius = sqrt(-2.0 * log(u)), angle = TWO_PI * ((double)word[i + 1] * 0x1p-32);
+        out[i] = radius * cos(angle);
+        out[i + 1] = radius * sin(angle);
+    }
+}
+
+void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype dtype, void *value)
+{
+    const qn_param *p = qn_model_param(m, i);
+    if (p->init != QN_INIT_NORMAL) {
+        for (int64_t e = 0; e < p->count; e++) store(value, dtype, e, p->init == QN_INIT_ONE ? 1.0 : 0.0);
+        return;
+    }
+    /* No training step has this number, so these words serve nothing else. The last fields hold the high part of the block index.
+     */
+    qn_rng_key key = {.seed = seed, .step = UINT32_MAX, .sample = (uint32_t)i};
+    for (int64_t e = 0; e < p->count; e += 4) {
+        double x[4];
+        const uint64_t block = (uint64_t)e / 4;
+        key.layer = (uint16_t)(block >> 48);
+        key.op = (uint16_t)(block >> 32);
+        normal_block(x, &key, (uint32_t)block);
+        for (int64_t j = 0; j < qn_min64(4, p->count - e); j++) store(value, dtype, e + j, p->init_std * x[j]);
+    }
+}

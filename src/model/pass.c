@@ -1,0 +1,302 @@
+/* The walker: runs a stage's operations one by one, in either direction, resolving the places of stage_layout.c to pointers.
+ *
+ * A pass takes its scratch when its first operation runs and returns it after its last, in stack order: a pass that is stopped in
+ * between may be overtaken by others that end before it goes on. */
+#include "stage.h"
+
+#include <string.h>
+
+#include "core/arena.h"
+#include "core/compiler.h"
+
+enum { PASS_FORWARD, PASS_EVALUATE, PASS_INFER, PASS_BACKWARD, PASS_WEIGHT };
+
+/* --- the cursor: layer counts within the stage; before the first layer or after the last the pass is at its end */
+static bool walks_back(const qn_pass *p)
+{
+    return p->kind == PASS_BACKWARD || p->kind == PASS_WEIGHT;
+}
+
+static bool at_end(const qn_pass *p)
+{
+    return p->layer < 0 || p->layer >= p->stage->count;
+}
+
+static qn_op_fn *either(qn_op_fn *special, qn_op_fn *usual)
+{
+    return special != NULL ? special : usual;
+}
+
+static bool has_work(const qn_pass *p, const qn_op_kind *kind)
+{
+    switch (p->kind) {
+    case PASS_FORWARD:
+        return kind->forward != NULL;
+    case PASS_EVALUATE:
+        return either(kind->evaluate, kind->forward) != NULL;
+    case PASS_INFER:
+        return either(kind->infer, kind->forward) != NULL;
+    case PASS_BACKWARD:
+        return kind->backward_input != NULL || (p->wstash == NULL && kind->backward_weight != NULL);
+    default:
+        return kind->backward_weight != NULL;
+    }
+}
+
+/* Operations of the layer that this pass runs: a forward that nobody takes y from stops when the stash is full. */
+static int32_t ops_of(const qn_pass *p, int32_t layer)
+{
+    const stage_layer *sl = &p->stage->layer[layer];
+    const bool unread = p->kind == PASS_FORWARD && p->y == NULL && layer + 1 == p->stage->count;
+    return unread ? sl->stash_ops : sl->layer->ops;
+}
+
+/* Moves the cursor to the operation it is at, or else the next one that has work in this pass. */
+static void settle(qn_pass *p)
+{
+    const bool back = walks_back(p);
+    while (!at_end(p)) {
+        const qn_layer *l = p->stage->layer[p->layer].layer;
+        if (p->op >= 0 && p->op < ops_of(p, p->layer)) {
+            if (has_work(p, l->op[p->op].kind)) return;
+            p->op += back ? -1 : 1;
+        } else {
+            p->layer += back ? -1 : 1;
+            p->op = back && !at_end(p) ? ops_of(p, p->layer) - 1 : 0;
+        }
+    }
+}
+
+static qn_pass start(qn_stage *s, const qn_mb *mb, int32_t kind)
+{
+    return (qn_pass){.stage = s, .kind = kind, .mb = mb};
+}
+
+static qn_pass placed(qn_pass p)
+{
+    if (walks_back(&p)) {
+        p.layer = p.stage->count - 1;
+        p.op = at_end(&p) ? 0 : ops_of(&p, p.layer) - 1;
+    }
+    settle(&p);
+    return p;
+}
+
+qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash)
+{
+    qn_pass p = start(s, mb, PASS_FORWARD);
+    p.y = y;
+    p.x = x;
+    p.stash = stash;
+    return placed(p);
+}
+
+qn_pass qn_pass_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash)
+{
+    qn_pass p = start(s, mb, PASS_EVALUATE);
+    p.y = y;
+    p.x = x;
+    p.stash = stash;
+    return placed(p);
+}
+
+qn_pass qn_pass_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash)
+{
+    qn_pass p = start(s, mb, PASS_BACKWARD);
+    p.y = dx;
+    p.dy = dy;
+    p.x = x;
+    p.stash = stash;
+    p.wstash = wstash;
+    return placed(p);
+}
+
+qn_pass qn_pass_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const void *stash, const void *wstash)
+{
+    qn_pass p = start(s, mb, PASS_WEIGHT);
+    p.x = x;
+    p.stash = (void *)stash; /* this pass only reads them */
+    p.wstash = (void *)wstash;
+    return placed(p);
+}
+
+qn_pass qn_pass_infer(qn_stage *s, const qn_mb *mb, int64_t past, void *y, const void *x, void *cache, float *logits)
+{
+    qn_pass p = start(s, mb, PASS_INFER);
+    p.past = past;
+    p.y = y;
+    p.x = x;
+    p.cache = cache;
+    p.logits = logits;
+    return placed(p);
+}
+
+/* --- pointers */
+static char *offset_in(const void *base, size_t offset)
+{
+    return base == NULL ? NULL : (char *)base + offset;
+}
+
+static char *stream_gradient(const qn_pass *p)
+{
+    const qn_stage *s = p->stage;
+    if (s->stream.at == QN_AT_NONE) return p->y; /* dx */
+    return p->wstash != NULL ? offset_in(p->wstash, s->wstream.offset) : p->scratch + s->stream.offset;
+}
+
+static char *place_address(const qn_pass *p, qn_place place)
+{
+    switch (place.at) {
+    case QN_AT_X:
+        return (char *)p->x;
+    case QN_AT_Y:
+        return walks_back(p) ? NULL : p->y;
+    case QN_AT_STASH:
+        return offset_in(p->stash, place.offset);
+    case QN_AT_WSTASH:
+        return offset_in(p->wstash, place.offset);
+    case QN_AT_SCRATCH:
+        return p->scratch + place.offset;
+    case QN_AT_STREAM:
+        return stream_gradient(p);
+    default:
+        return NULL;
+    }
+}
+
+static size_t elem_bytes(const qn_stage *s, qn_elem elem)
+{
+    return qn_dtype_bytes(elem == QN_ELEM_ACT ? s->k->act : s->k->res);
+}
+
+static void *value_at(const qn_pass *p, const stage_layer *sl, qn_ref ref)
+{
+    const stage_value *v = &sl->value[ref.value];
+    const qn_place place = p->kind == PASS_INFER ? v->infer : v->train;
+    if (walks_back(p) && place.at == QN_AT_SCRATCH) return NULL; /* gone since F, and no mask asks for it */
+    return offset_in(place_address(p, place), (size_t)ref.column * elem_bytes(p->stage, sl->layer->value[ref.value].elem));
+}
+
+static void *gradient_at(const qn_pass *p, const stage_layer *sl, qn_ref ref, qn_elem elem)
+{
+    if (!walks_back(p)) return NULL;
+    const stage_value *v = &sl->value[ref.value];
+    const qn_place place = p->wstash == NULL ? v->grad : v->wgrad;
+    return offset_in(place_address(p, place), (size_t)ref.column * elem_bytes(p->stage, elem));
+}
+
+/* Everything that operation needs, for the current cursor. */
+static qn_op_run resolve(const qn_pass *p)
+{
+    const qn_stage *s = p->stage;
+    const stage_layer *sl = &s->layer[p->layer];
+    const stage_op *so = &sl->op[p->op];
+    const qn_op *op = &sl->layer->op[p->op];
+    const bool training = p->kind == PASS_FORWARD || walks_back(p);
+    qn_op_run r = {.k = s->k, .ex = s->ex, .op = op, .mb = p->mb, .B = p->mb->B, .T = p->mb->T, .lin = so->lin};
+    r.R = r.B * r.T;
+    r.pos = (const int32_t *)(const void *)p->scratch;
+    r.dropout = training && (op->kind->drops) ? op->real : 0.0;
+    r.key = (qn_rng_key){.seed = p->mb->seed,
+                         .step = p->mb->step,
+                         .sample = p->mb->first_sample,
+                         .layer = (uint16_t)sl->index,
+                         .op = (uint16_t)p->op};
+    for (int32_t i = 0; i < op->ins; i++) {
+        r.in[i] = value_at(p, sl, op->in[i]);
+        r.ld_in[i] = sl->layer->value[op->in[i].value].width;
+        r.din[i] = gradient_at(p, sl, op->in[i], op->kind->grad_elem);
+        r.add[i] = so->add[i];
+    }
+    for (int32_t i = 0; i < op->outs; i++) {
+        r.out[i] = value_at(p, sl, op->out[i]);
+        r.ld_out[i] = sl->layer->value[op->out[i].value].width;
+        r.dout[i] = gradient_at(p, sl, op->out[i], QN_ELEM_RES); /* whole values: the column is 0 */
+    }
+    for (int32_t u = 0; u < op->uses; u++) {
+        r.w[u] = so->w[u];
+        r.dw[u] = so->dw[u];
+    }
+    r.packed = op->kind->is_product ? offset_in(s->packed, so->packed_offset) : NULL;
+    r.past = p->past;
+    r.cache = offset_in(p->cache, so->cache_offset);
+    r.cache_stride = s->need.cache_bytes;
+    r.cache_len = s->limits.cache_len;
+    r.logits = p->logits;
+    return r;
+}
+
+/* --- one step */
+static void copy_stream(const qn_pass *p, void *to, const void *from)
+{
+    const qn_stage *s = p->stage;
+    const size_t bytes = (size_t)(p->mb->B * p->mb->T * s->m->config.width) * elem_bytes(s, QN_ELEM_RES);
+    if (bytes > 0 && to != NULL && to != from) memcpy(to, from, bytes);
+}
+
+static void begin(qn_pass *p)
+{
+    const qn_stage *s = p->stage;
+    const qn_mb *mb = p->mb;
+    QN_ASSERT(mb->B >= 0 && mb->T >= 0 && mb->B <= s->limits.B && mb->T <= s->limits.T);
+    QN_ASSERT(p->kind == PASS_INFER || s->limits.train);
+    p->begun = true;
+    p->mark = qn_arena_mark(s->ex->scratch);
+    p->scratch = qn_arena_push(s->ex->scratch, s->own_scratch, 1, QN_CACHE_LINE);
+    QN_ASSERT(p->scratch != NULL);
+    int32_t *pos = (int32_t *)(void *)p->scratch;
+    for (int64_t b = 0; b < mb->B; b++) {
+        for (int64_t t = 0; t < mb->T; t++) *pos++ = (int32_t)(p->past + t);
+    }
+    if (p->kind == PASS_BACKWARD && !s->has_head) copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
+}
+
+static void run_op(const qn_pass *p)
+{
+    const qn_op_run r = resolve(p);
+    const qn_op_kind *kind = r.op->kind;
+    switch (p->kind) {
+    case PASS_FORWARD:
+        kind->forward(&r);
+        break;
+    case PASS_EVALUATE:
+        either(kind->evaluate, kind->forward)(&r);
+        break;
+    case PASS_INFER:
+        either(kind->infer, kind->forward)(&r);
+        break;
+    case PASS_WEIGHT:
+        kind->backward_weight(&r);
+        break;
+    default:
+        if (p->wstash == NULL && kind->backward != NULL) {
+            kind->backward(&r);
+            break;
+        }
+        if (kind->backward_input != NULL) kind->backward_input(&r);
+        if (p->wstash == NULL && kind->backward_weight != NULL) kind->backward_weight(&r);
+    }
+}
+
+bool qn_pass_step(qn_pass *p)
+{
+    if (p->stage->count == 0) {
+        if (p->kind != PASS_WEIGHT) copy_stream(p, p->y, p->kind == PASS_BACKWARD ? p->dy : p->x);
+        return false;
+    }
+    if (!p->begun) begin(p);
+    if (!at_end(p)) {
+        run_op(p);
+        p->op += walks_back(p) ? -1 : 1;
+        settle(p);
+    }
+    if (!at_end(p)) return true;
+    if (p->scratch != NULL) qn_arena_release(p->stage->ex->scratch, p->mark);
+    p->scratch = NULL;
+    return false;
+}
+
+const char *qn_pass_name(const qn_pass *p)
+{
+    return at_end(p) ? "" : p->stage->layer[p->layer].layer->op[p->op].name;
+}

@@ -1,0 +1,77 @@
+/* A stage inside: where each value and gradient of its layers lies during each pass. Internal to src/model.
+ *
+ *   stash    [layer][value]  what backward reads: the union of the masks of the layer's operations
+ *   wstash   [layer][gradient]  gradients of outputs that backward_weight reads, when B and W are separate tasks
+ *   scratch  [positions | the pass's own values, one layer at a time | kernels' scratch]
+ *
+ * Offsets are fixed when the stage is opened, for the most rows; an item with fewer rows uses the front of each range. */
+#ifndef QN_MODEL_STAGE_H
+#define QN_MODEL_STAGE_H
+
+#include "model/layer.h"
+
+typedef enum place_kind {
+    QN_AT_NONE,    /* not there in this pass */
+    QN_AT_X,       /* the stage's input */
+    QN_AT_Y,       /* the stage's output */
+    QN_AT_STASH,   /* offset in the item's stash */
+    QN_AT_WSTASH,  /* offset in the item's wstash */
+    QN_AT_SCRATCH, /* offset from the pass's scratch */
+    QN_AT_STREAM,  /* the one gradient of the residual stream */
+} place_kind;
+
+typedef struct qn_place {
+    place_kind at;
+    size_t offset;
+} qn_place;
+
+typedef struct stage_value {
+    qn_place train, infer; /* the value in F (and as backward finds it), and in infer */
+    qn_place grad, wgrad;  /* its gradient in BW, and in B with W separate */
+} stage_value;
+
+typedef struct stage_op {
+    qn_linear *lin; /* borrowed from the stage's list */
+    size_t packed_offset, cache_offset;
+    bool add[QN_OP_INS];
+    const void *w[QN_OP_USES]; /* as bound */
+    void *dw[QN_OP_USES];
+} stage_op;
+
+typedef struct stage_layer {
+    const qn_layer *layer;
+    int32_t index;      /* in the chain */
+    int32_t stash_ops;  /* operations after these write nothing that backward reads: recomputation skips them */
+    bool stream_seeded; /* the stream has a gradient when this layer's backward begins */
+    stage_value value[QN_LAYER_VALUES];
+    stage_op op[QN_LAYER_OPS];
+} stage_layer;
+
+typedef struct stage_linear {
+    int64_t in, out;
+    qn_linear *lin;
+} stage_linear;
+
+struct qn_stage {
+    const qn_model *m;
+    const qn_kernels *k;
+    const qn_exec *ex;
+    int32_t first, count;
+    bool has_head;
+    qn_stage_limits limits;
+    qn_stage_need need;
+    int64_t rows;         /* the most of an item */
+    size_t own_scratch;   /* positions and values: what a pass pushes when it begins */
+    size_t values_offset; /* of the values in it */
+    qn_place stream;      /* scratch place of the stream's gradient where the caller gives no dx; its place in wstash follows */
+    qn_place wstream;
+    stage_layer *layer;
+    stage_linear *linear; /* one per pair of sizes */
+    int32_t linears;
+    void *packed;
+};
+
+/* Fills in all places, add flags and needs. Errors: QN_ENOMEM when a size does not fit. */
+qn_status qni_stage_layout(qn_stage *s, qn_err *err);
+
+#endif
