@@ -45,8 +45,7 @@ int qni_fault_hit(qn_fault kind)
 
 void qni_no_alloc_begin(void)
 {
-    guard_violations = 0;
-    guard_depth++;
+    if (guard_depth++ == 0) guard_violations = 0;
     atomic_fetch_add(&watch, WATCH_GUARD);
 }
 

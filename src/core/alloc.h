@@ -26,7 +26,7 @@ void qni_fault_arm(qn_fault kind, long n);
 int qni_fault_hit(qn_fault kind);
 
 /* The hot-path guard: between begin and end the calling thread may not allocate through qn_* above; a violation is counted.
- * Returns the number of violations since begin. */
+ * end returns the number of violations since the outermost begin. */
 void qni_no_alloc_begin(void);
 long qni_no_alloc_end(void);
 

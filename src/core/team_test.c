@@ -168,6 +168,38 @@ static void messages_between_threads(void **state)
     assert_int_equal(qn_ring_bytes(2, SIZE_MAX / 2), 0);
 }
 
+static void a_new_epoch_cancels_and_drops(void **state)
+{
+    QN_ALIGNED(QN_CACHE_LINE) static char memory[sizeof(qn_ring) + 2 * QN_CACHE_LINE];
+    const qn_slot_tag first = {.epoch = 0, .tag = 1, .bytes = 1}, second = {.epoch = 0, .tag = 2}, third = {.epoch = 5, .tag = 3};
+    qn_slot_tag tag;
+    void *slot;
+    const void *full;
+    (void)state;
+    assert_true(qn_ring_bytes(2, 64) == sizeof(memory));
+    qn_ring *r = qn_ring_init(memory, 2, 64);
+    assert_int_equal(qn_ring_get(r, &full, &tag, 0), QN_RING_WAIT);
+    assert_int_equal(qn_ring_put_begin(r, &slot, 0), QN_RING_OK);
+    qn_ring_put_publish(r, first);
+    assert_int_equal(qn_ring_get(r, &full, &tag, 0), QN_RING_OK); /* held over the change */
+    assert_ptr_equal(full, slot);
+    assert_int_equal(qn_ring_put_begin(r, &slot, 0), QN_RING_OK);
+    qn_ring_set_epoch(r, 5);
+    qn_ring_put_publish(r, second); /* begun before the change */
+    assert_int_equal(qn_ring_put_begin(r, &slot, 0), QN_RING_CANCELLED);
+    assert_int_equal(qn_ring_put_begin(r, &slot, 5), QN_RING_WAIT);
+    qn_ring_release(r);
+    assert_int_equal(qn_ring_get(r, &full, &tag, 0), QN_RING_CANCELLED);
+    assert_int_equal(qn_ring_put_begin(r, &slot, 5), QN_RING_OK);
+    qn_ring_put_publish(r, third);
+    assert_int_equal(qn_ring_get(r, &full, &tag, 5), QN_RING_OK);
+    assert_true(tag.epoch == 5 && tag.tag == 3);
+    qn_ring_release(r);
+    qn_ring_set_epoch(r, 4); /* epochs only grow */
+    assert_int_equal(qn_ring_get(r, &full, &tag, 4), QN_RING_CANCELLED);
+    assert_int_equal(qn_ring_get(r, &full, &tag, 5), QN_RING_WAIT);
+}
+
 static void a_bell_that_nobody_rings_times_out(void **state)
 {
     qn_bell b;
@@ -186,7 +218,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_thread_runs_each_job_once),    cmocka_unit_test(impossible_teams_are_refused),
         cmocka_unit_test(an_exec_without_a_team_runs_inline), cmocka_unit_test(a_split_covers_exactly),
-        cmocka_unit_test(messages_between_threads),           cmocka_unit_test(a_bell_that_nobody_rings_times_out),
+        cmocka_unit_test(messages_between_threads),           cmocka_unit_test(a_new_epoch_cancels_and_drops),
+        cmocka_unit_test(a_bell_that_nobody_rings_times_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
