@@ -34,7 +34,7 @@ static int set_up(void **state)
 {
     const char *tmp = getenv("QUERN_TEST_TMP");
     (void)state;
-    snprintf(root, sizeof(root), "%s/io_test_%ld", tmp != NULL ? tmp : "/tmp", (long)getpid());
+    snprintf(root, sizeof(root), "%s/io_test_%ld", tmp != NULL ? tmp : P_tmpdir, (long)getpid());
     for (int i = 0; i < BIG; i++) {
         bytes_a[i] = (char)(i * 7);
         bytes_b[i] = (char)(i * 13 + 1);
