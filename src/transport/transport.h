@@ -1,7 +1,8 @@
 /* The contract of all transports: it moves slots with tags between workers and reports peers lost. It knows no plan.
  *
  * A world has workers 0 .. W-1 and directed channels, each a bounded ring of slots (core/ring.h), depth 2 unless asked. A channel delivers in
- * put order, nothing lost, nothing twice; different channels may overtake each other. Every worker has a doorbell that rings whenever one of
+ * put order, nothing lost, nothing twice; different channels may overtake each other. Should a message be lost all the same, its channel
+ * delivers nothing more in that epoch and wait reports it as QN_EPEER. Every worker has a doorbell that rings whenever one of
  * its channels may have changed. All operations are non-blocking and allocate nothing; each worker index is used by one thread at a time.
  *
  *   self     all workers on the calling thread (deterministic driver)
@@ -10,6 +11,7 @@
 #ifndef QN_TRANSPORT_H
 #define QN_TRANSPORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/ring.h"
@@ -23,21 +25,23 @@ typedef struct qn_channel_desc {
 
 typedef struct qn_sim_faults { /* for sim; zeros: none */
     uint64_t seed;
-    int64_t max_delay;     /* ticks; each message gets a random delay in 0 .. max_delay */
-    int32_t dead_worker;   /* dies at dead_tick; -1: nobody */
-    int64_t dead_tick;
+    int64_t max_delay;     /* ticks; each message gets a random delay in 0 .. max_delay. Publishing takes one tick */
+    int32_t dead_worker;   /* dies at dead_tick, counting from open */
+    int64_t dead_tick;     /* 0: nobody dies */
 } qn_sim_faults;
 
 typedef struct qn_world_desc {
     int32_t workers, channels;
     const qn_channel_desc *channel;
     qn_sim_faults faults;
+    int32_t spins;         /* looks at a bell before wait sleeps, where a transport sleeps at all */
 } qn_world_desc;
 
 typedef struct qn_world qn_world; /* opaque, one per run */
 
 typedef struct qn_transport {
     const char *name;
+    bool threads; /* workers may be driven by different threads at once */
     /* Errors: QN_ENOMEM, QN_EINVAL (a worker out of range, a depth or size that does not fit). */
     qn_status (*open)(qn_world **out, const qn_world_desc *desc, qn_err *err);
     void (*close)(qn_world *w); /* accepts NULL; no call may be in progress */
