@@ -12,17 +12,21 @@
 #define ELEMENTS(act, isa) QN_RES_ENTRIES(QN_ENTRY_FILL, f32_##isa) QN_ACT_ENTRIES(QN_ENTRY_FILL, act##_##isa)
 #define ATTENTION_f32(isa) QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32)
 #define ATTENTION_bf16(isa)
-#define PRODUCTS_f32 QN_LINEAR_ENTRIES(QN_ENTRY_FILL, ref_f32)
-#define PRODUCTS_bf16
+#define PRODUCTS(act)                                                                                                            \
+    .linear_open = qni_dnnl_linear_open_##act, .linear_close = qni_dnnl_linear_close,                                            \
+    .linear_packed_bytes = qni_dnnl_linear_packed_bytes, .linear_scratch = qni_dnnl_linear_scratch,                              \
+    .linear_pack = qni_dnnl_linear_pack, .linear_forward = qni_dnnl_linear_forward,                                              \
+    .linear_backward_input = qni_dnnl_linear_backward_input, .linear_backward_weight = qni_dnnl_linear_backward_weight,          \
+    .classifier_scratch = qni_dnnl_classifier_scratch, .classifier = qni_dnnl_classifier
 
 #define TYPES(mode_, act_, rest) .mode = mode_, .act = act_, .res = rest, .param = rest
 #define FAST_F32(isa)                                                                                                            \
     {                                                                                                                            \
-        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION_f32(isa) PRODUCTS_f32              \
+        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION_f32(isa) PRODUCTS(f32)             \
     }
 #define FAST_BF16(isa)                                                                                                           \
     {                                                                                                                            \
-        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION_bf16(isa) PRODUCTS_bf16        \
+        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION_bf16(isa) PRODUCTS(bf16)       \
     }
 
 static const qn_kernels reference_f32 = {
