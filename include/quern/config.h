@@ -61,6 +61,8 @@ qn_status qn_config_set(qn_config *c, const char *name, const char *text, qn_err
 /* The value of key i as text in buf ("" for NULL), such that qn_config_set reads it back: lists are comma-separated, FILES
  * have a line each. Returns the length as snprintf. */
 int qn_config_text(const qn_config *c, size_t i, char *buf, size_t cap);
+/* The same of one key in any options struct. */
+int qn_key_text(const qn_key *key, const void *options, char *buf, size_t cap);
 int qn_config_given(const qn_config *c, const char *name); /* set by flag, environment or qn_config_set, not by default */
 qn_list qn_config_positional(const qn_config *c);
 void qn_config_close(qn_config *c);

@@ -78,6 +78,10 @@ typedef struct qn_train_hooks {
 /* Trains and leaves a run directory. hooks may be NULL. Errors: QN_EINVAL and QN_ERANGE for settings that cannot be (before anything is
  * written), QN_EEXIST (out exists, neither resume nor force), QN_EFORMAT for bad files, QN_ENONFINITE, QN_EIO. An interrupted run returns
  * QN_EINTR after saving. */
+/* For --resume: gives every key of a train table's config that was not set by hand the value that the run was made with.
+ * Errors: QN_ENOENT (no run there), QN_EFORMAT. */
+qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err) QN_MUST_USE;
+
 qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_train_hooks *hooks, qn_err *err) QN_MUST_USE;
 
 /* --- generate */

@@ -456,11 +456,9 @@ static int choice_text(const char *choices, int32_t index, char *buf, size_t cap
     return snprintf(buf, cap, "%.*s", (int)strcspn(choices, "|"), choices);
 }
 
-int qn_config_text(const qn_config *c, size_t i, char *buf, size_t cap)
+int qn_key_text(const qn_key *k, const void *options, char *buf, size_t cap)
 {
-    QN_ASSERT(i < c->table->count);
-    const qn_key *k = &c->table->keys[i];
-    const void *field = c->options + k->offset;
+    const void *field = (const char *)options + k->offset;
     switch (k->type) {
     case QN_KEY_BOOL:
         return snprintf(buf, cap, "%s", *(const int *)field ? "true" : "false");
@@ -479,6 +477,12 @@ int qn_config_text(const qn_config *c, size_t i, char *buf, size_t cap)
     }
     const char *text = *(const char *const *)field;
     return snprintf(buf, cap, "%s", text != NULL ? text : "");
+}
+
+int qn_config_text(const qn_config *c, size_t i, char *buf, size_t cap)
+{
+    QN_ASSERT(i < c->table->count);
+    return qn_key_text(&c->table->keys[i], c->options, buf, cap);
 }
 
 int qn_config_given(const qn_config *c, const char *name)
