@@ -26,12 +26,13 @@ static void limit_isa(void)
     if (strcmp(isa, "portable") == 0) (void)dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
 }
 
-/* The instruction sets on which equal rows were found equal for any row count; AMX is not among them. */
-static bool rows_are_free(void)
+/* The instruction sets on which equal rows were found equal for any row count. Not among them: bf16 where it is emulated, AMX. */
+static bool rows_are_free(bool bf16)
 {
     switch (dnnl_get_effective_cpu_isa()) {
     case dnnl_cpu_isa_avx512_core:
     case dnnl_cpu_isa_avx512_core_vnni:
+        return !bf16;
     case dnnl_cpu_isa_avx512_core_bf16:
         return true;
     default:
@@ -297,7 +298,7 @@ static qn_status linear_open(qn_linear **out, const qn_linear_shape *shape, bool
     lin->shape = *shape;
     lin->act_bf16 = lin->mul_bf16 = bf16;
     limit_isa();
-    lin->any_rows = rows_are_free();
+    lin->any_rows = rows_are_free(bf16);
     QN_TRY(st, open_arrays(lin, err), out);
     st = choose_layouts(lin, &unused);
     if (st == QN_EUNSUPPORTED && bf16) {
