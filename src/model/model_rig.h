@@ -155,7 +155,13 @@ static inline void rig_clear_grads(rig *r)
         memset(r->grad[u], 0, (size_t)qn_model_param(r->m, qn_model_use(r->m, u)->param)->count * qn_dtype_bytes(r->k->param));
 }
 
-enum { RIG_SEPARATE = 1, RIG_RECOMPUTE = 2, RIG_STEPWISE = 4 };
+enum { RIG_SEPARATE = 1, RIG_RECOMPUTE = 2 };
+
+/* Bytes that show in any result that reads them. */
+static inline void rig_poison(void *p, size_t n)
+{
+    memset(p, 0x7f, n);
+}
 
 static inline bool rig_first(const rig *r, int32_t s)
 {
@@ -190,6 +196,8 @@ static inline double rig_step(rig *r, qn_mb *mb, unsigned how)
     mb->loss = &r->loss;
     for (int32_t s = 0; s < r->stages; s++) {
         void *y = rig_has_y(r, s) ? r->x[s + 1] : NULL;
+        rig_poison(r->stash[s], qn_stage_need_of(r->stage[s])->stash_bytes);
+        rig_poison(r->scratch.base, r->scratch.cap);
         qn_stage_forward(r->stage[s], mb, y, rig_has_x(r, s) ? r->x[s] : NULL, r->stash[s]);
     }
     for (int32_t s = r->stages - 1; s >= 0; s--) {
@@ -197,20 +205,15 @@ static inline double rig_step(rig *r, qn_mb *mb, unsigned how)
         const void *x = rig_has_x(r, s) ? r->x[s] : NULL;
         void *dx = rig_has_x(r, s) ? r->dx[s] : NULL, *dy = rig_has_y(r, s) ? r->dx[s + 1] : NULL;
         if (how & RIG_RECOMPUTE) {
-            memset(r->stash[s], 0x7f, stash);
+            rig_poison(r->stash[s], stash);
             qn_stage_forward(r->stage[s], mb, NULL, x, r->stash[s]);
         }
-        if (how & RIG_STEPWISE) {
-            qn_pass p = qn_pass_backward(r->stage[s], mb, dx, dy, x, r->stash[s], NULL);
-            while (qn_pass_step(&p)) continue;
-        } else if (how & RIG_SEPARATE) {
-            memset(r->wstash[s], 0x7f, wstash);
-            qn_stage_backward(r->stage[s], mb, dx, dy, x, r->stash[s], r->wstash[s]);
-            memset(r->scratch.base, 0x7f, r->scratch.cap);
-            qn_stage_backward_weight(r->stage[s], mb, x, r->stash[s], r->wstash[s]);
-        } else {
-            qn_stage_backward(r->stage[s], mb, dx, dy, x, r->stash[s], NULL);
-        }
+        rig_poison(r->scratch.base, r->scratch.cap);
+        rig_poison(r->wstash[s], wstash);
+        qn_stage_backward(r->stage[s], mb, dx, dy, x, r->stash[s], how & RIG_SEPARATE ? r->wstash[s] : NULL);
+        if (!(how & RIG_SEPARATE)) continue;
+        rig_poison(r->scratch.base, r->scratch.cap);
+        qn_stage_backward_weight(r->stage[s], mb, x, r->stash[s], r->wstash[s]);
     }
     return r->loss;
 }

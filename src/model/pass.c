@@ -231,7 +231,8 @@ static void copy_stream(const qn_pass *p, void *to, const void *from)
 {
     const qn_stage *s = p->stage;
     const size_t bytes = (size_t)(p->mb->B * p->mb->T * s->m->config.width) * elem_bytes(s, QN_ELEM_RES);
-    if (bytes > 0 && to != NULL && to != from) memcpy(to, from, bytes);
+    const bool ends = to == NULL || from == NULL; /* an empty stage before the embedding or after the head */
+    if (bytes > 0 && !ends && to != from) memcpy(to, from, bytes);
 }
 
 static void begin(qn_pass *p)
