@@ -1,0 +1,325 @@
+/* Checkpoints. Tensors stream between the homes and the file in pieces, so there is never a second copy of the model.
+ *
+ * Writing goes to DIR.tmp and ends with one exchange of names; any failure before it removes DIR.tmp and leaves DIR alone.
+ * GPT-2's matrices lie transposed in the file (Conv1D holds [in, out], memory holds [out, in]); everything of Quern's own is
+ * written as it lies in memory. */
+#include "checkpoint.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/compiler.h"
+#include "core/io.h"
+#include "data/safetensors/safetensors.h"
+#include "hf_config.h"
+
+enum { CONFIG_LIMIT = 16 << 20, STATE_LIMIT = 64 << 20, TILE_ROWS = 16 };
+#define DEFAULT_SHARD_BYTES ((size_t)4 << 30)
+
+/* --- writing tensors */
+
+/* Elements [first, first + count) of the transpose of w [O, I] as the file holds it, [I, O]. Whole rows of the file go in bands,
+ * so that a line of w is read for all of them. */
+static void copy_transposed(float *to, const float *w, int64_t O, int64_t I, int64_t first, int64_t count)
+{
+    int64_t done = 0;
+    while (done < count) {
+        const int64_t e = first + done, row = e / O, column = e % O;
+        if (column != 0 || count - done < O) { /* part of a row */
+            const int64_t n = qn_min64(O - column, count - done);
+            for (int64_t i = 0; i < n; i++) to[done + i] = w[(column + i) * I + row];
+            done += n;
+            continue;
+        }
+        const int64_t rows = qn_min64(TILE_ROWS, (count - done) / O);
+        for (int64_t o = 0; o < O; o++)
+            for (int64_t r = 0; r < rows; r++) to[done + r * O + o] = w[o * I + row + r];
+        done += rows * O;
+    }
+}
+
+static qn_status fill_values(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
+{
+    const qn_state_view *s = ctx;
+    const qn_param *p = qn_model_param(s->model, i);
+    (void)err;
+    if (p->file_transposed)
+        copy_transposed(to, s->value[i], p->dim[0], p->dim[1], first, count);
+    else
+        memcpy(to, s->value[i] + first, (size_t)count * sizeof(float));
+    return QN_OK;
+}
+
+static qn_status fill_moments(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
+{
+    const qn_state_view *s = ctx;
+    float *const *from = i % 2 == 0 ? s->m : s->v;
+    (void)err;
+    memcpy(to, from[i / 2] + first, (size_t)count * sizeof(float));
+    return QN_OK;
+}
+
+static qn_shape file_shape(const qn_param *p)
+{
+    qn_shape s = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
+    if (p->file_transposed) {
+        s.dim[0] = p->dim[1];
+        s.dim[1] = p->dim[0];
+    }
+    return s;
+}
+
+static qn_status write_values(const char *dir, const qn_state_view *s, size_t shard_bytes, qn_err *err)
+{
+    const int32_t n = qn_model_params(s->model);
+    qn_tensor_desc *desc = qn_calloc((size_t)n, sizeof(*desc));
+    if (desc == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", (int)n);
+    for (int32_t i = 0; i < n; i++) {
+        const qn_param *p = qn_model_param(s->model, i);
+        desc[i] = (qn_tensor_desc){.name = p->name, .dtype = QN_F32, .shape = file_shape(p)};
+    }
+    const qn_status st = qn_safetensors_write(dir, "model", desc, n, shard_bytes, fill_values, (void *)(uintptr_t)s, err);
+    qn_free(desc);
+    return st;
+}
+
+enum { MOMENT_NAME = sizeof(((qn_param *)0)->name) + 2 };
+
+static qn_status write_moments(const char *dir, const qn_state_view *s, qn_err *err)
+{
+    const int32_t n = qn_model_params(s->model);
+    qn_tensor_desc *desc = qn_calloc((size_t)n * 2, sizeof(*desc));
+    char(*name)[MOMENT_NAME] = qn_calloc((size_t)n * 2, MOMENT_NAME);
+    qn_status st = QN_OK;
+    if (desc == NULL || name == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", 2 * (int)n);
+        goto out;
+    }
+    for (int32_t i = 0; i < 2 * n; i++) {
+        const qn_param *p = qn_model_param(s->model, i / 2);
+        snprintf(name[i], MOMENT_NAME, "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
+        desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}}};
+    }
+    st = qn_safetensors_write(dir, "optimizer", desc, 2 * n, 0, fill_moments, (void *)(uintptr_t)s, err);
+out:
+    qn_free(name);
+    qn_free(desc);
+    return st;
+}
+
+/* --- writing the directory */
+static qn_status write_text(const char *dir, const char *name, const char *text, size_t bytes, qn_err *err)
+{
+    char path[PATH_MAX];
+    const qn_status st = qn_path_join(path, sizeof(path), dir, name, err);
+    return st != QN_OK ? st : qn_file_write(path, text, bytes, err);
+}
+
+static qn_status write_texts(const char *dir, const qn_state_view *s, const qn_checkpoint_desc *d, qn_err *err)
+{
+    const qn_model_config *c = qn_model_config_of(s->model);
+    char *text = NULL;
+    qn_status st = qni_hf_config_text(&text, c, d->bos, d->eos, err);
+    if (st == QN_OK) st = write_text(dir, "config.json", text, strlen(text), err);
+    qn_free(text);
+    if (st != QN_OK) return st;
+    text = NULL;
+    st = qni_hf_generation_text(&text, d->bos, d->eos, err);
+    if (st == QN_OK) st = write_text(dir, "generation_config.json", text, strlen(text), err);
+    qn_free(text);
+    if (st != QN_OK || d->tokenizer_json == NULL) return st;
+    text = NULL;
+    st = qni_hf_tokenizer_text(&text, c, d->tokenizer_json, d->tokenizer_bytes, d->bos, d->eos, err);
+    if (st == QN_OK) st = write_text(dir, "tokenizer_config.json", text, strlen(text), err);
+    qn_free(text);
+    return st != QN_OK ? st : write_text(dir, "tokenizer.json", d->tokenizer_json, d->tokenizer_bytes, err);
+}
+
+static qn_status write_into(const char *dir, const qn_state_view *s, const qn_checkpoint_desc *d, qn_err *err)
+{
+    char own[PATH_MAX];
+    const bool moments = s->m != NULL && s->v != NULL;
+    qn_status st = qn_make_dirs(dir, err);
+    if (st == QN_OK) st = write_texts(dir, s, d, err);
+    if (st == QN_OK) st = write_values(dir, s, d->shard_bytes != 0 ? d->shard_bytes : DEFAULT_SHARD_BYTES, err);
+    if (st != QN_OK || (!moments && d->state_json == NULL)) return st;
+    st = qn_path_join(own, sizeof(own), dir, "quern", err);
+    if (st == QN_OK) st = qn_make_dirs(own, err);
+    if (st == QN_OK && moments) st = write_moments(own, s, err);
+    if (st == QN_OK && d->state_json != NULL) st = write_text(own, "state.json", d->state_json, strlen(d->state_json), err);
+    return st;
+}
+
+qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const qn_checkpoint_desc *desc, qn_err *err)
+{
+    char tmp[PATH_MAX];
+    const int n = snprintf(tmp, sizeof(tmp), "%s.tmp", dir);
+    if (n < 0 || (size_t)n >= sizeof(tmp)) return QN_FAIL(err, QN_EINVAL, "the path %s is too long for a checkpoint", dir);
+    qn_status st = qn_remove_tree(tmp, err); /* what an interrupted write left */
+    if (st == QN_OK) st = write_into(tmp, state, desc, err);
+    if (st == QN_OK) st = qn_replace_dir(dir, tmp, err);
+    if (st != QN_OK && qn_remove_tree(tmp, NULL) != QN_OK) return st; /* the first failure is the one to tell */
+    return st;
+}
+
+/* --- reading */
+static qn_status join_existing(char *path, size_t cap, const char *dir, const char *name, qn_err *err)
+{
+    const qn_status st = qn_path_join(path, cap, dir, name, err);
+    if (st != QN_OK) return st;
+    if (qn_path_exists(path) == 1) return QN_OK;
+    return QN_FAIL(err, QN_ENOENT, "%s does not exist; a directory with %s is needed", path, name);
+}
+
+qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_err *err)
+{
+    char path[PATH_MAX], *text = NULL;
+    size_t bytes = 0;
+    qn_status st = join_existing(path, sizeof(path), dir, "config.json", err);
+    if (st == QN_OK) st = qn_file_read(&text, &bytes, path, CONFIG_LIMIT, err);
+    if (st == QN_OK) st = qni_hf_config_parse(out, text, bytes, path, err);
+    qn_free(text);
+    return st;
+}
+
+qn_status qn_checkpoint_read_state(char **out, size_t *bytes, const char *dir, qn_err *err)
+{
+    char path[PATH_MAX];
+    *out = NULL;
+    *bytes = 0;
+    const qn_status st = join_existing(path, sizeof(path), dir, "quern/state.json", err);
+    return st != QN_OK ? st : qn_file_read(out, bytes, path, STATE_LIMIT, err);
+}
+
+static const char *without_prefix(const char *name)
+{
+    static const char *const prefix[] = {"transformer.", "model."};
+    for (size_t i = 0; i < QN_COUNT(prefix); i++)
+        if (strncmp(name, prefix[i], strlen(prefix[i])) == 0) return name + strlen(prefix[i]);
+    return name;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+/* Tensors of a file that are no parameters: masks and tables that old versions saved, and the head of a tied model. */
+static bool is_known_buffer(const qn_model *m, const char *name)
+{
+    return ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias") || ends_with(name, ".rotary_emb.inv_freq") ||
+           (qn_model_config_of(m)->tied && strcmp(name, "lm_head.weight") == 0);
+}
+
+static void shape_text(char *buf, size_t cap, const qn_shape *s)
+{
+    size_t used = (size_t)snprintf(buf, cap, "[");
+    for (int32_t i = 0; i < s->rank && used < cap; i++)
+        used += (size_t)snprintf(buf + used, cap - used, "%s%lld", i > 0 ? ", " : "", (long long)s->dim[i]);
+    if (used < cap) snprintf(buf + used, cap - used, "]");
+}
+
+/* Where in the file the named tensor of that shape is. */
+static qn_status find_tensor(const qn_tensor_view **out, const qn_safetensors *f, const char *dir, const char *name,
+                             const qn_shape *want, qn_err *err)
+{
+    char found[128], wanted[128];
+    const qn_tensor_view *t = qn_safetensors_find(f, name);
+    if (t == NULL) t = qn_safetensors_find(f, without_prefix(name));
+    shape_text(wanted, sizeof(wanted), want);
+    if (t == NULL)
+        return QN_FAIL(err, QN_EFORMAT, "%s: tensor '%s' is missing among %d tensors; wanted: shape %s", dir, name,
+                       (int)qn_safetensors_count(f), wanted);
+    bool same = t->shape.rank == want->rank;
+    for (int32_t i = 0; same && i < want->rank; i++) same = t->shape.dim[i] == want->dim[i];
+    if (!same) {
+        shape_text(found, sizeof(found), &t->shape);
+        return QN_FAIL(err, QN_EFORMAT, "%s: tensor '%s' has shape %s; wanted: %s", dir, t->name, found, wanted);
+    }
+    if (t->dtype != QN_F32 && t->dtype != QN_F16 && t->dtype != QN_BF16)
+        return QN_FAIL(err, QN_EFORMAT, "%s: tensor '%s' has type %s; wanted: f32, f16 or bf16", dir, t->name,
+                       qn_dtype_name(t->dtype));
+    *out = t;
+    return QN_OK;
+}
+
+/* w [O, I] from a file that holds [I, O]. */
+static qn_status read_transposed(float *w, const qn_tensor_view *t, int64_t O, int64_t I, qn_err *err)
+{
+    float *band = qn_malloc((size_t)O * TILE_ROWS, sizeof(float));
+    if (band == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory to transpose tensor '%s'", t->name);
+    qn_status st = QN_OK;
+    for (int64_t row = 0; row < I && st == QN_OK; row += TILE_ROWS) {
+        const int64_t rows = qn_min64(TILE_ROWS, I - row);
+        st = qn_tensor_read_f32(band, t, row * O, rows * O, err);
+        for (int64_t o = 0; st == QN_OK && o < O; o++)
+            for (int64_t r = 0; r < rows; r++) w[o * I + row + r] = band[r * O + o];
+    }
+    qn_free(band);
+    return st;
+}
+
+static qn_status refuse_unknown(const qn_safetensors *f, const qn_model *m, const char *dir, qn_err *err)
+{
+    for (int32_t i = 0; i < qn_safetensors_count(f); i++) {
+        const char *name = qn_safetensors_at(f, i)->name;
+        bool known = is_known_buffer(m, name);
+        for (int32_t p = 0; p < qn_model_params(m) && !known; p++) {
+            const char *want = qn_model_param(m, p)->name;
+            known = strcmp(name, want) == 0 || strcmp(name, without_prefix(want)) == 0;
+        }
+        if (!known)
+            return QN_FAIL(err, QN_EFORMAT,
+                           "%s: tensor '%s' is no parameter of the model that config.json describes; wanted: its %d tensors only",
+                           dir, name, (int)qn_model_params(m));
+    }
+    return QN_OK;
+}
+
+static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *err)
+{
+    qn_safetensors *f = NULL;
+    qn_status st = qn_safetensors_open(&f, dir, err);
+    if (st == QN_OK) st = refuse_unknown(f, s->model, dir, err);
+    for (int32_t i = 0; st == QN_OK && i < qn_model_params(s->model); i++) {
+        const qn_param *p = qn_model_param(s->model, i);
+        const qn_shape want = file_shape(p);
+        const qn_tensor_view *t = NULL;
+        st = find_tensor(&t, f, dir, p->name, &want, err);
+        if (st != QN_OK) break;
+        st = p->file_transposed ? read_transposed(s->value[i], t, p->dim[0], p->dim[1], err)
+                                : qn_tensor_read_f32(s->value[i], t, 0, p->count, err);
+    }
+    qn_safetensors_close(f);
+    return st;
+}
+
+static qn_status read_moments(const char *dir, const qn_state_view *s, qn_err *err)
+{
+    char path[PATH_MAX];
+    qn_safetensors *f = NULL;
+    qn_status st = join_existing(path, sizeof(path), dir, "quern/optimizer.safetensors", err);
+    if (st == QN_OK) st = qn_safetensors_open(&f, path, err);
+    for (int32_t i = 0; st == QN_OK && i < 2 * qn_model_params(s->model); i++) {
+        const qn_param *p = qn_model_param(s->model, i / 2);
+        const qn_shape want = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
+        const qn_tensor_view *t = NULL;
+        char name[MOMENT_NAME];
+        snprintf(name, sizeof(name), "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
+        st = find_tensor(&t, f, path, name, &want, err);
+        if (st == QN_OK) st = qn_tensor_read_f32((i % 2 == 0 ? s->m : s->v)[i / 2], t, 0, p->count, err);
+    }
+    qn_safetensors_close(f);
+    return st;
+}
+
+qn_status qn_checkpoint_read(const char *dir, const qn_state_view *state, qn_err *err)
+{
+    const qn_status st = read_values(dir, state, err);
+    return st != QN_OK || state->m == NULL || state->v == NULL ? st : read_moments(dir, state, err);
+}

@@ -1,0 +1,194 @@
+#include "forward.h"
+
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+
+/* Groups of P items pass through all of a worker's stages before the next group: with several stages per worker nobody waits for
+ * an item to come round. (group, stage, item) ascends on every worker, so no order of workers can lock up. */
+static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t items, qn_err *err)
+{
+    qn_order *o = NULL;
+    const qn_status st = qn_order_open(&o, s->workers, s->stages, items, err);
+    if (st != QN_OK) return st;
+    for (int32_t i = 0; i < s->stages; i++) o->worker_of[i] = s->worker_of[i];
+    for (int32_t group = 0; group < items; group += s->workers) {
+        const int32_t end = qn_min32(items, group + s->workers);
+        for (int32_t i = 0; i < s->stages; i++)
+            for (int32_t m = group; m < end; m++) qn_order_push(o, s->worker_of[i], QN_OP_F, i, m);
+    }
+    const qn_status done = qn_order_done(o, err);
+    if (done != QN_OK) {
+        qn_order_close(o);
+        return done;
+    }
+    *out = o;
+    return QN_OK;
+}
+
+static qn_status run_forward(qni_forward *f, qn_executor *ex, const qn_task *t)
+{
+    const qn_stage_set *s = f->set;
+    const qn_plan *p = f->plan;
+    qn_stage *stage = s->stage[t->stage];
+    const int32_t x = qni_span_find(p, t->in, QN_V_ACT), y = qni_span_find(p, t->out, QN_V_ACT);
+    const int32_t stash = qni_span_find(p, t->out, QN_V_STASH);
+    const qn_mb mb = {.B = f->length[t->item] > 0,
+                      .T = f->length[t->item],
+                      .tokens = f->tokens + t->item * f->T,
+                      .targets = f->targets + t->item * f->T,
+                      .loss = &f->loss[t->item]};
+    void *to = y != QN_NONE ? qn_executor_value(ex, y) : NULL;
+    const void *from = x != QN_NONE ? qn_executor_value(ex, x) : NULL;
+    if (mb.B == 0) return QN_OK;
+    if (f->infer)
+        qn_stage_infer(stage, &mb, f->past, to, from, f->cache[t->stage], f->logits);
+    else
+        qn_stage_evaluate(stage, &mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
+    return QN_OK;
+}
+
+static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
+{
+    qni_forward *f = ctx;
+    const qn_task *t = &f->plan->task[task];
+    switch (t->op) {
+    case QN_OP_PACK:
+        if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
+        return QN_OK;
+    case QN_OP_F:
+        return run_forward(f, ex, t);
+    default:
+        return QN_FAIL(err, QN_EINTERNAL, "a forward plan holds a task of kind %d", t->op);
+    }
+}
+
+static size_t actual_bytes(void *ctx, int32_t value)
+{
+    const qni_forward *f = ctx;
+    const qn_value *v = &f->plan->value[value];
+    return v->cls == QN_V_ACT ? (size_t)qni_stage_set_act_bytes(f->set, f->length[v->item]) : (size_t)v->bytes;
+}
+
+static void *no_home(void *ctx, int32_t value, size_t *bytes)
+{
+    (void)ctx;
+    (void)value;
+    *bytes = 0;
+    return NULL;
+}
+
+static qn_status make_plan(qni_forward *f, qn_err *err)
+{
+    const int32_t S = f->set->stages;
+    qn_order *order = NULL;
+    int64_t *bytes = qn_calloc((size_t)S * 2, sizeof(*bytes));
+    qn_status st = bytes != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for %d stages", S);
+    if (st == QN_OK) st = forward_order(&order, f->set, f->items, err);
+    for (int32_t i = 0; st == QN_OK && i < S; i++) {
+        bytes[i] = qni_stage_set_act_bytes(f->set, f->T);
+        bytes[S + i] = f->infer ? 0 : (int64_t)qn_stage_need_of(f->set->stage[i])->stash_bytes;
+    }
+    const qn_lowering how = {.act_bytes = bytes,
+                             .stash_bytes = bytes != NULL ? bytes + S : NULL,
+                             .forward_only = true,
+                             .step_tasks = true,
+                             .tied_owner = QN_NONE,
+                             .tied_replica = QN_NONE};
+    if (st == QN_OK) st = qn_lower(&f->plan, order, &how, err);
+    qn_order_close(order);
+    qn_free(bytes);
+    return st;
+}
+
+static qn_status take_buffers(qni_forward *f, qn_err *err)
+{
+    const size_t n = (size_t)f->items, rows = n * (size_t)f->T;
+    const int32_t V = qn_model_config_of(f->set->model)->vocab;
+    f->tokens = qn_calloc(rows, sizeof(*f->tokens));
+    f->targets = qn_calloc(rows, sizeof(*f->targets));
+    f->length = qn_calloc(n, sizeof(*f->length));
+    f->loss = qn_calloc(n, sizeof(*f->loss));
+    f->cache = qn_calloc((size_t)f->set->stages, sizeof(*f->cache));
+    f->logits = f->infer ? qn_calloc((size_t)V, sizeof(*f->logits)) : NULL;
+    bool room = f->tokens != NULL && f->targets != NULL && f->length != NULL && f->loss != NULL && f->cache != NULL &&
+                (f->logits != NULL || !f->infer);
+    for (int32_t i = 0; room && f->infer && i < f->set->stages; i++) {
+        const size_t bytes = qn_stage_need_of(f->set->stage[i])->cache_bytes;
+        if (bytes > 0) room = (f->cache[i] = qn_alloc_pages(bytes)) != NULL;
+    }
+    return room ? QN_OK
+                : QN_FAIL(err, QN_ENOMEM, "no memory for the tokens and caches of %d samples of %lld tokens", f->items,
+                          (long long)f->T);
+}
+
+qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *err)
+{
+    *f = (qni_forward){.set = d->set, .items = d->items, .T = d->T, .infer = d->infer, .repack = true};
+    qn_status st = make_plan(f, err);
+    if (st == QN_OK) st = take_buffers(f, err);
+    const qn_executor_desc ex = {.plan = f->plan,
+                                 .transport = d->transport,
+                                 .faults = d->faults,
+                                 .driver = d->driver,
+                                 .fns = {run_task, no_home, actual_bytes},
+                                 .ctx = f,
+                                 .threads_per_worker = d->threads,
+                                 .pin = d->pin,
+                                 .spins = -1};
+    if (st == QN_OK) st = qn_executor_open(&f->ex, &ex, err);
+    return st;
+}
+
+void qni_forward_fini(qni_forward *f)
+{
+    qn_executor_close(f->ex);
+    qn_plan_close(f->plan);
+    for (int32_t i = 0; f->cache != NULL && i < f->set->stages; i++)
+        if (f->cache[i] != NULL) qn_free_pages(f->cache[i], qn_stage_need_of(f->set->stage[i])->cache_bytes);
+    qn_free(f->cache);
+    qn_free(f->logits);
+    qn_free(f->loss);
+    qn_free(f->length);
+    qn_free(f->targets);
+    qn_free(f->tokens);
+    *f = (qni_forward){0};
+}
+
+qn_status qni_forward_run(qni_forward *f, qn_err *err)
+{
+    memset(f->loss, 0, (size_t)f->items * sizeof(*f->loss));
+    const qn_status st = qn_executor_step(f->ex, NULL, err);
+    if (st == QN_OK) f->repack = false;
+    return st;
+}
+
+qn_status qni_forward_evaluate(qni_forward *f, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
+                               int64_t *targets, qn_err *err)
+{
+    const int32_t V = qn_model_config_of(f->set->model)->vocab;
+    const int64_t windows = qn_eval_windows(part, f->T), n = max_windows > 0 ? qn_min64(windows, max_windows) : windows;
+    if (qn_tokens_vocab(tokens) > V)
+        return QN_FAIL(err, QN_EINVAL, "the text has tokens up to %d; the model knows %d: it needs the model's own tokenizer",
+                       qn_tokens_vocab(tokens) - 1, V);
+    double sum = 0.0;
+    int64_t count = 0;
+    for (int64_t done = 0; done < n; done += f->items) {
+        const int32_t here = (int32_t)qn_min64(f->items, n - done);
+        for (int32_t i = 0; i < f->items; i++) {
+            f->length[i] = i < here ? f->T : 0;
+            if (i >= here) continue;
+            const int64_t w = (done + i) * windows / n; /* evenly spread */
+            count += qn_eval_read(tokens, part, f->T, w, f->tokens + i * f->T, f->targets + i * f->T);
+        }
+        const qn_status st = qni_forward_run(f, err);
+        if (st != QN_OK) return st;
+        for (int32_t i = 0; i < here; i++) sum += f->loss[i];
+    }
+    if (count == 0)
+        return QN_FAIL(err, QN_EINVAL, "a part of %lld tokens has nothing to predict; 2 are needed", (long long)part.count);
+    *loss = sum / (double)count;
+    if (targets != NULL) *targets = count;
+    return QN_OK;
+}

@@ -1,0 +1,47 @@
+/* Homes of the state: value, gradient accumulators, first and second moment of each parameter. Internal to src/runtime.
+ *
+ *   value[w][p]   on the owner (the worker of the parameter's first use) and, as a replica, wherever else the parameter is used
+ *   grad[w][u]    one accumulator per use, on the worker of that use; all zero between steps
+ *   m[p], v[p]    on the owner alone
+ *
+ * A worker's part lies in blocks of its own, so that pages belong to the threads that use them. */
+#ifndef QN_RUNTIME_HOMES_H
+#define QN_RUNTIME_HOMES_H
+
+#include "stage_set.h"
+
+typedef struct qni_homes {
+    const qn_stage_set *set; /* borrowed */
+    int32_t params, uses;
+    size_t element;      /* bytes */
+    int32_t *owner;      /* [params] worker */
+    int32_t *first_use;  /* [params] */
+    int32_t *use_worker; /* [uses] */
+    int32_t *use_stage;  /* [uses] */
+    void ***value;       /* [workers][params], NULL where not used */
+    void ***grad;        /* [workers][uses] */
+    void **m, **v;       /* [params] */
+    void **table;        /* all pointers of value, grad, m and v */
+    int32_t tied;        /* parameter with uses on two workers, QN_NONE: none */
+    int32_t tied_use;    /* its other use */
+    void *inbox;         /* gradient of that use as it came to the owner */
+    size_t inbox_bytes;
+    qn_arena *block; /* [workers][QNI_BLOCKS] */
+} qni_homes;
+
+enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };
+
+/* Errors: QN_ENOMEM (with the bytes needed), QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes.
+ */
+qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, qn_err *err) QN_MUST_USE;
+void qni_homes_fini(qni_homes *h);
+
+void qni_homes_set_initial(qni_homes *h, uint64_t seed); /* values of the run's start, by each owner's team */
+void qni_homes_refresh(qni_homes *h);                    /* owners' values to the replicas */
+void qni_homes_clear_grads(qni_homes *h);
+int64_t qni_homes_bytes(const qni_homes *h, int32_t block); /* over all workers */
+
+/* The first parameter, in parameter order, that holds a number that is not finite, or QN_NONE. */
+int32_t qni_homes_not_finite(const qni_homes *h);
+
+#endif

@@ -1,0 +1,113 @@
+#include "optimizer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/checked.h"
+
+int64_t qni_sums_count(const qni_homes *h, int32_t items)
+{
+    const int64_t verdict = (int64_t)(sizeof(qni_verdict) / sizeof(double));
+    return qn_max64((int64_t)h->params + 2 * (int64_t)items, verdict);
+}
+
+static int64_t count_of(const qni_homes *h, int32_t param)
+{
+    return qn_model_param(h->set->model, param)->count;
+}
+
+void qni_tie(qni_homes *h, int32_t worker, void *other)
+{
+    const qn_kernels *k = h->set->k;
+    for (int32_t u = 0; u < h->uses; u++) {
+        const int32_t p = qn_model_use(h->set->model, u)->param;
+        if (h->owner[p] != worker || u == h->first_use[p]) continue;
+        void *from = h->use_worker[u] == worker ? h->grad[worker][u] : other;
+        if (from != NULL) k->fold(&h->set->exec[worker], h->grad[worker][h->first_use[p]], from, count_of(h, p));
+    }
+}
+
+void qni_norm(const qni_homes *h, int32_t worker, double *sums)
+{
+    for (int32_t p = 0; p < h->params; p++)
+        sums[p] = h->owner[p] != worker
+                      ? 0.0
+                      : h->set->k->sumsq(&h->set->exec[worker], h->grad[worker][h->first_use[p]], count_of(h, p));
+}
+
+void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip)
+{
+    const int32_t head = h->set->worker_of[h->set->stages - 1];
+    const double *loss = sums[head] + h->params, *targets = loss + items;
+    qni_verdict v = {.finding = QNI_GOOD};
+    double squares = 0.0, tokens = 0.0;
+    for (int32_t i = 0; i < items; i++) {
+        v.loss += loss[i];
+        tokens += targets[i];
+        if (v.finding != QNI_GOOD || isfinite(loss[i])) continue;
+        v.finding = QNI_BAD_LOSS;
+        v.where = i;
+    }
+    v.tokens = (int64_t)tokens;
+    if (v.finding == QNI_GOOD && v.tokens == 0) v.finding = QNI_NO_TARGETS;
+    for (int32_t p = 0; p < h->params; p++) {
+        const double square = sums[h->owner[p]][p];
+        squares += square;
+        if (v.finding != QNI_GOOD || isfinite(square)) continue;
+        v.finding = QNI_BAD_GRADIENT;
+        v.where = p;
+    }
+    if (v.tokens > 0) {
+        v.norm = sqrt(squares) / tokens;
+        v.grad_scale = (clip > 0.0 && v.norm > clip ? clip / v.norm : 1.0) / tokens;
+    }
+    if (v.finding == QNI_GOOD && !isfinite(v.norm)) v.finding = QNI_BAD_NORM;
+    *out = v;
+}
+
+typedef struct clear_job {
+    char *at;
+    size_t bytes;
+} clear_job;
+
+static void clear_part(void *ctx, int32_t thread, int32_t threads)
+{
+    const clear_job *job = ctx;
+    int64_t begin, end;
+    qn_split(&begin, &end, (int64_t)job->bytes, 4096, thread, threads);
+    if (end > begin) memset(job->at + begin, 0, (size_t)(end - begin));
+}
+
+static void clear(const qn_exec *ex, void *at, size_t bytes)
+{
+    clear_job job = {.at = at, .bytes = bytes};
+    qn_exec_run(ex, clear_part, &job);
+}
+
+void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr)
+{
+    const int32_t worker = h->set->worker_of[stage];
+    const qn_exec *ex = &h->set->exec[worker];
+    const double t = (double)step + 1.0;
+    for (int32_t u = 0; u < h->uses; u++) {
+        if (h->use_stage[u] != stage) continue;
+        const int32_t p = qn_model_use(h->set->model, u)->param;
+        void *g = h->grad[worker][u];
+        const bool first = u == h->first_use[p];
+        if (first && v->finding == QNI_GOOD) {
+            const qn_adamw a = {.lr = lr,
+                                .beta1 = hyper->beta1,
+                                .beta2 = hyper->beta2,
+                                .eps = hyper->eps,
+                                .decay = qn_model_param(h->set->model, p)->decay ? hyper->decay : 0.0,
+                                .correct1 = 1.0 - pow(hyper->beta1, t),
+                                .correct2 = 1.0 - pow(hyper->beta2, t),
+                                .grad_scale = v->grad_scale};
+            h->set->k->adamw(ex, h->value[worker][p], g, h->m[p], h->v[p], count_of(h, p), &a); /* clears g */
+        } else if (!first && h->owner[p] == worker && v->finding == QNI_GOOD) {
+            continue; /* the fold cleared it */
+        } else {
+            clear(ex, g, (size_t)count_of(h, p) * h->element);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+/* The step tasks: sums over the gradients (NORM), the decision (FOLD), the update (OPT). Internal to src/runtime.
+ *
+ *   sums of a worker    [0, params) squares of its gradients, by parameter | [params, + items) losses | [.., + items) targets;
+ * zeros elsewhere result              qni_verdict, the same on all workers
+ *
+ * Everything is folded by one worker in one order (parameters, then items, in double), so that the result is the same for any
+ * placement. */
+#ifndef QN_RUNTIME_OPTIMIZER_H
+#define QN_RUNTIME_OPTIMIZER_H
+
+#include "homes.h"
+#include "trainer.h"
+
+typedef enum qni_finding { QNI_GOOD, QNI_NO_TARGETS, QNI_BAD_LOSS, QNI_BAD_GRADIENT, QNI_BAD_NORM } qni_finding;
+
+typedef struct qni_verdict {
+    int64_t finding; /* qni_finding: anything but GOOD refuses the step */
+    int64_t where;   /* item of a bad loss, parameter of a bad gradient */
+    double loss;     /* sum over the step */
+    double norm;     /* of the mean gradient, before clipping */
+    double grad_scale;
+    int64_t tokens;
+} qni_verdict;
+
+/* Doubles of one worker's sums; at least a verdict fits in. */
+int64_t qni_sums_count(const qni_homes *h, int32_t items);
+
+/* Adds the uses of shared weights that are on this worker into the first use's accumulator, in layer order. other: the gradient
+ * of the use on another worker as it came here, or NULL. */
+void qni_tie(qni_homes *h, int32_t worker, void *other);
+/* Squares of the gradients that this worker owns into sums. */
+void qni_norm(const qni_homes *h, int32_t worker, double *sums);
+/* sums: [workers]. */
+void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip);
+/* Updates the parameters that the stage owns when the verdict is good; in any case all gradients of the stage are zero
+ * afterwards. step: 0-based. */
+void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr);
+
+#endif

@@ -1,0 +1,161 @@
+#include "stage_set.h"
+
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/compiler.h"
+
+static qn_status check_cut(const qn_stage_set_desc *d, qn_err *err)
+{
+    const int32_t layers = qn_model_layers(d->model), S = d->stages;
+    if (d->workers < 1 || S < 1 || d->threads < 1)
+        return QN_FAIL(err, QN_EINVAL, "%d workers of %d threads with %d stages; at least one of each is needed", d->workers,
+                       d->threads, S);
+    if (d->worker_of == NULL && S != d->workers)
+        return QN_FAIL(err, QN_EINVAL, "%d stages on %d workers: which worker has which stage must be given", S, d->workers);
+    for (int32_t s = 0; s < S; s++) {
+        if (d->first_layer[s + 1] < d->first_layer[s])
+            return QN_FAIL(err, QN_EINVAL, "stage %d begins at layer %d and ends at layer %d; cuts must ascend", s,
+                           d->first_layer[s], d->first_layer[s + 1]);
+        if (d->worker_of != NULL && (d->worker_of[s] < 0 || d->worker_of[s] >= d->workers))
+            return QN_FAIL(err, QN_EINVAL, "stage %d is on worker %d; there are %d workers", s, d->worker_of[s], d->workers);
+    }
+    if (d->first_layer[0] != 0 || d->first_layer[S] != layers)
+        return QN_FAIL(err, QN_EINVAL, "the stages cover layers %d to %d; the chain has layers 0 to %d", d->first_layer[0],
+                       d->first_layer[S] - 1, layers - 1);
+    if (S > 1 && (d->first_layer[1] < 1 || d->first_layer[S - 1] >= layers))
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "the first stage must hold the embedding and the last one the head: only stages between them may be empty");
+    return QN_OK;
+}
+
+static qn_status take_arrays(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err)
+{
+    const size_t S = (size_t)d->stages, P = (size_t)d->workers;
+    s->worker_of = qn_calloc(S, sizeof(*s->worker_of));
+    s->first_layer = qn_calloc(S + 1, sizeof(*s->first_layer));
+    s->stage = qn_calloc(S, sizeof(*s->stage));
+    s->packed = qn_calloc(S, sizeof(*s->packed));
+    s->exec = qn_calloc(P, sizeof(*s->exec));
+    s->scratch = qn_calloc(P, sizeof(*s->scratch));
+    if (s->worker_of == NULL || s->first_layer == NULL || s->stage == NULL || s->packed == NULL || s->exec == NULL ||
+        s->scratch == NULL)
+        return QN_FAIL(err, QN_ENOMEM, "no memory for %d stages on %d workers", d->stages, d->workers);
+    for (int32_t i = 0; i < d->stages; i++) s->worker_of[i] = d->worker_of != NULL ? d->worker_of[i] : i;
+    memcpy(s->first_layer, d->first_layer, (S + 1) * sizeof(*s->first_layer));
+    s->workers = d->workers;
+    s->stages = d->stages;
+    return QN_OK;
+}
+
+static qn_status open_workers(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err)
+{
+    for (int32_t w = 0; w < d->workers; w++) {
+        s->exec[w].scratch = &s->scratch[w];
+        if (d->threads == 1) continue;
+        const qn_status st = qn_team_open(&s->exec[w].team, d->threads, d->pin ? w * d->threads : -1, err);
+        if (st != QN_OK) return st;
+    }
+    return QN_OK;
+}
+
+static qn_status open_stages(qn_stage_set *s, qn_err *err)
+{
+    qn_status st = QN_OK;
+    for (int32_t i = 0; i < s->stages && st == QN_OK; i++) {
+        const int32_t first = s->first_layer[i], count = s->first_layer[i + 1] - first;
+        st = qn_stage_open(&s->stage[i], s->model, first, count, s->k, &s->exec[s->worker_of[i]], &s->limits, err);
+        if (st != QN_OK) break;
+        const size_t bytes = qn_stage_need_of(s->stage[i])->packed_bytes;
+        if (bytes == 0) continue;
+        s->packed[i] = qn_alloc_pages(bytes);
+        if (s->packed[i] == NULL)
+            st = QN_FAIL(err, QN_ENOMEM, "no memory for the %zu bytes of packed weights of stage %d", bytes, i);
+    }
+    return st;
+}
+
+/* One arena per worker, as large as its hungriest stage asks. */
+static qn_status open_scratch(qn_stage_set *s, qn_err *err)
+{
+    for (int32_t w = 0; w < s->workers; w++) {
+        size_t bytes = QN_CACHE_LINE;
+        for (int32_t i = 0; i < s->stages; i++) {
+            const size_t need = s->worker_of[i] == w ? qn_stage_need_of(s->stage[i])->scratch_bytes : 0;
+            if (need > bytes) bytes = need;
+        }
+        const qn_status st = qn_arena_open(&s->scratch[w], bytes, err);
+        if (st != QN_OK) return st;
+    }
+    return QN_OK;
+}
+
+qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err)
+{
+    *s = (qn_stage_set){.model = d->model, .limits = d->limits};
+    qn_status st = check_cut(d, err);
+    if (st == QN_OK) st = qn_kernels_get(&s->k, d->mode, err);
+    if (st == QN_OK) st = take_arrays(s, d, err);
+    if (st == QN_OK) st = open_workers(s, d, err);
+    if (st == QN_OK) st = open_stages(s, err);
+    if (st == QN_OK) st = open_scratch(s, err);
+    return st;
+}
+
+void qni_stage_set_fini(qn_stage_set *s)
+{
+    for (int32_t i = 0; i < s->stages; i++) {
+        if (s->packed != NULL && s->packed[i] != NULL) qn_free_pages(s->packed[i], qn_stage_need_of(s->stage[i])->packed_bytes);
+        if (s->stage != NULL) qn_stage_close(s->stage[i]);
+    }
+    for (int32_t w = 0; w < s->workers; w++) {
+        if (s->exec != NULL && s->exec[w].team != NULL) qn_team_close(s->exec[w].team);
+        if (s->scratch != NULL) qn_arena_close(&s->scratch[w]);
+    }
+    qn_free(s->scratch);
+    qn_free(s->exec);
+    qn_free(s->packed);
+    qn_free(s->stage);
+    qn_free(s->first_layer);
+    qn_free(s->worker_of);
+    *s = (qn_stage_set){0};
+}
+
+void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad)
+{
+    for (int32_t i = 0; i < s->stages; i++) {
+        const int32_t w = s->worker_of[i];
+        const qn_stage_binding b = {.value = value[w], .grad = grad != NULL ? grad[w] : NULL, .packed = s->packed[i]};
+        qn_stage_bind(s->stage[i], &b);
+    }
+}
+
+int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows)
+{
+    return rows * qn_model_config_of(s->model)->width * (int64_t)qn_dtype_bytes(s->k->res);
+}
+
+int64_t qni_stage_set_packed(const qn_stage_set *s)
+{
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < s->stages; i++) bytes += (int64_t)qn_stage_need_of(s->stage[i])->packed_bytes;
+    return bytes;
+}
+
+int64_t qni_stage_set_scratch(const qn_stage_set *s)
+{
+    int64_t bytes = 0;
+    for (int32_t w = 0; w < s->workers; w++) bytes += (int64_t)s->scratch[w].cap;
+    return bytes;
+}
+
+int32_t qni_span_find(const qn_plan *p, qn_span span, qn_value_class cls)
+{
+    for (int32_t i = 0; i < span.count; i++) {
+        const int32_t v = p->ref[span.first + i];
+        if (p->value[v].cls == (int32_t)cls) return v;
+    }
+    return QN_NONE;
+}

@@ -1,0 +1,54 @@
+/* All stages of a run with what they stand on: per worker a team and one scratch arena, per stage the packed weights. Trainer and
+ * runner use the same set; executors come and go on top of it. Internal to src/runtime.
+ *
+ * Lifetime: open, bind (pointers may change between steps), tasks, close. All memory is taken by open. */
+#ifndef QN_RUNTIME_STAGE_SET_H
+#define QN_RUNTIME_STAGE_SET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "model/model.h"
+#include "schedule/ir.h"
+
+typedef struct qn_stage_set {
+    const qn_model *model; /* borrowed */
+    const qn_kernels *k;
+    int32_t workers, stages;
+    int32_t *worker_of;   /* [stages] */
+    int32_t *first_layer; /* [stages + 1] */
+    qn_stage_limits limits;
+    qn_stage **stage;  /* [stages] */
+    void **packed;     /* [stages] */
+    qn_exec *exec;     /* [workers] */
+    qn_arena *scratch; /* [workers] */
+} qn_stage_set;
+
+typedef struct qn_stage_set_desc {
+    const qn_model *model;
+    const int32_t *first_layer; /* [stages + 1] */
+    const int32_t *worker_of;   /* [stages]; NULL: stage s on worker s */
+    int32_t workers, stages, threads;
+    qn_mode mode;
+    qn_stage_limits limits;
+    bool pin;
+} qn_stage_set_desc;
+
+/* Errors: QN_EINVAL (a cut that is no partition of the chain, with the first stage before the embedding or the last after the
+ * head), QN_ENOMEM, QN_EUNSUPPORTED. fini accepts a zeroed set and one that failed to open. */
+qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err) QN_MUST_USE;
+void qni_stage_set_fini(qn_stage_set *s);
+
+/* value[worker][param], grad[worker][use] (grad NULL: no gradients). Borrowed until the next bind. */
+void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad);
+
+/* Bytes of the residual stream for so many rows. */
+int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows);
+/* Sums over all workers, for the account of memory. */
+int64_t qni_stage_set_packed(const qn_stage_set *s);
+int64_t qni_stage_set_scratch(const qn_stage_set *s);
+
+/* The first value of that class in a span of plan->ref, or QN_NONE: how a task finds what its schedule gave it. */
+int32_t qni_span_find(const qn_plan *p, qn_span span, qn_value_class cls);
+
+#endif

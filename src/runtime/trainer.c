@@ -1,0 +1,482 @@
+/* The trainer: binds a plan's tasks to stages, homes and source.
+ *
+ * A task finds its memory by the class of the values in its spans:
+ *
+ *   task        reads                                          writes
+ *   F, R        x = act                                        y = act, stash
+ *   B, BW       dy = grad, x = act, stash                      dx = grad, wstash (B)
+ *   W           x = act, stash, wstash                         gradients in the homes
+ *
+ * Worker data (tokens, sums, result) is written by that worker's thread alone; the caller reads it between steps. */
+#include "trainer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/clock.h"
+#include "core/compiler.h"
+#include "forward.h"
+#include "homes.h"
+#include "optimizer.h"
+#include "stage_set.h"
+
+typedef struct train_worker {
+    QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
+    int32_t *tokens, *targets;                   /* [batch, T]; NULL on workers with neither embedding nor head */
+    bool tied;                                   /* shared weights are folded this step */
+    double *sums;
+    double *result; /* a qni_verdict */
+} train_worker;
+
+struct qn_trainer {
+    qn_trainer_desc desc;
+    qn_stage_set set;
+    qni_homes homes;
+    qn_plan *plan;
+    qn_executor *ex;
+    qni_forward eval; /* opened by the first evaluation */
+    bool eval_open;
+    int64_t item_samples; /* of a full item */
+    int64_t sums_count;
+    train_worker *worker; /* [workers] */
+    size_t worker_bytes;
+    double **inbox; /* [workers]: sums as they came to worker 0; [0] is its own */
+    double *loss;   /* [items] */
+    int64_t step;   /* in progress */
+    double lr;
+    bool dirty; /* the last step stopped early: gradients are not zero */
+};
+
+/* --- items */
+static int64_t first_sample(const qn_trainer *t, int32_t item)
+{
+    return qn_min64(item * t->item_samples, t->desc.source->batch);
+}
+
+static int64_t sample_count(const qn_trainer *t, int32_t item)
+{
+    return first_sample(t, item + 1) - first_sample(t, item);
+}
+
+/* The step's samples, read by each worker that needs them before its first task. */
+static void read_samples(qn_trainer *t, train_worker *w)
+{
+    const qn_source *s = t->desc.source;
+    if (w->read_step == t->step) return;
+    w->read_step = t->step;
+    if (w->tokens == NULL) return;
+    for (int64_t i = 0; i < s->batch; i++) s->ops->read(s, t->step, i, w->tokens + i * s->T, w->targets + i * s->T);
+}
+
+static qn_mb micro_batch(const qn_trainer *t, const train_worker *w, int32_t item)
+{
+    const int64_t first = first_sample(t, item), T = t->desc.source->T;
+    return (qn_mb){.B = sample_count(t, item),
+                   .T = T,
+                   .tokens = w->tokens != NULL ? w->tokens + first * T : NULL,
+                   .targets = w->targets != NULL ? w->targets + first * T : NULL,
+                   .seed = t->desc.seed,
+                   .step = (uint32_t)t->step,
+                   .first_sample = (uint32_t)first,
+                   .loss = &t->loss[item]};
+}
+
+/* --- tasks */
+static void *value_in(qn_executor *ex, const qn_plan *p, qn_span span, qn_value_class cls)
+{
+    const int32_t v = qni_span_find(p, span, cls);
+    return v == QN_NONE ? NULL : qn_executor_value(ex, v);
+}
+
+static void run_compute(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    const qn_plan *p = t->plan;
+    qn_stage *stage = t->set.stage[task->stage];
+    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
+    const void *x = value_in(ex, p, task->in, QN_V_ACT);
+    switch (task->op) {
+    case QN_OP_F:
+    case QN_OP_R:
+        qn_stage_forward(stage, &mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
+        break;
+    case QN_OP_W:
+        qn_stage_backward_weight(stage, &mb, x, value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
+        break;
+    default:
+        qn_stage_backward(stage, &mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
+                          value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->out, QN_V_WSTASH));
+    }
+}
+
+/* Targets of an item that count. */
+static int64_t targets_of(const qn_trainer *t, const train_worker *w, int32_t item)
+{
+    const qn_mb mb = micro_batch(t, w, item);
+    int64_t n = 0;
+    for (int64_t i = 0; i < mb.B * mb.T; i++) n += mb.targets[i] >= 0;
+    return n;
+}
+
+static void run_norm(qn_trainer *t, int32_t worker)
+{
+    train_worker *w = &t->worker[worker];
+    const int32_t items = t->plan->items;
+    const bool head = t->set.worker_of[t->set.stages - 1] == worker;
+    double *loss = w->sums + t->homes.params, *targets = loss + items;
+    if (!w->tied) qni_tie(&t->homes, worker, NULL); /* all uses of a shared weight in one stage: the plan has no TIE */
+    qni_norm(&t->homes, worker, w->sums);
+    for (int32_t i = 0; i < items; i++) {
+        loss[i] = head ? t->loss[i] : 0.0;
+        targets[i] = head ? (double)targets_of(t, w, i) : 0.0;
+    }
+}
+
+static void run_tie(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    qni_tie(&t->homes, task->worker, value_in(ex, t->plan, task->in, QN_V_TGRAD));
+    t->worker[task->worker].tied = true;
+}
+
+static void run_opt(qn_trainer *t, const qn_task *task)
+{
+    qni_verdict v;
+    memcpy(&v, t->worker[task->worker].result, sizeof(v));
+    qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, t->step, t->lr);
+}
+
+static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err)
+{
+    qn_trainer *t = ctx;
+    const qn_task *task = &t->plan->task[index];
+    read_samples(t, &t->worker[task->worker]);
+    switch (task->op) {
+    case QN_OP_F:
+    case QN_OP_R:
+    case QN_OP_B:
+    case QN_OP_W:
+    case QN_OP_BW:
+        run_compute(t, ex, task);
+        return QN_OK;
+    case QN_OP_PACK:
+        qn_stage_pack(t->set.stage[task->stage]);
+        return QN_OK;
+    case QN_OP_TIE:
+        run_tie(t, ex, task);
+        return QN_OK;
+    case QN_OP_NORM:
+        run_norm(t, task->worker);
+        return QN_OK;
+    case QN_OP_FOLD: {
+        qni_verdict v;
+        qni_fold(&v, &t->homes, (const double *const *)t->inbox, t->plan->items, t->desc.hyper.clip);
+        memcpy(t->worker[0].result, &v, sizeof(v));
+        return QN_OK;
+    }
+    case QN_OP_OPT:
+        run_opt(t, task);
+        return QN_OK;
+    default:
+        return QN_FAIL(err, QN_EINTERNAL, "the plan holds a task of kind %d on the compute lane", task->op);
+    }
+}
+
+/* A message's value that is no part of an arena. */
+static void *home_of(void *ctx, int32_t value, size_t *bytes)
+{
+    qn_trainer *t = ctx;
+    const qn_value *v = &t->plan->value[value];
+    qni_homes *h = &t->homes;
+    switch (v->cls) {
+    case QN_V_STAT: /* stage: whose sums; none: the result */
+        *bytes = (size_t)t->sums_count * sizeof(double);
+        if (v->stage == QN_NONE) return t->worker[v->worker].result;
+        return v->worker == v->stage ? t->worker[v->worker].sums : t->inbox[v->stage];
+    case QN_V_TPARAM:
+        *bytes = h->inbox_bytes;
+        return h->value[v->worker][h->tied];
+    case QN_V_TGRAD:
+        *bytes = h->inbox_bytes;
+        return h->inbox;
+    case QN_V_PGRAD: /* the replica's gradient leaves from its accumulator */
+        *bytes = h->tied != QN_NONE && v->stage == h->use_stage[h->tied_use] ? h->inbox_bytes : 0;
+        return *bytes > 0 ? h->grad[v->worker][h->tied_use] : NULL;
+    default:
+        *bytes = 0;
+        return NULL;
+    }
+}
+
+static size_t actual_bytes(void *ctx, int32_t value)
+{
+    const qn_trainer *t = ctx;
+    const qn_value *v = &t->plan->value[value];
+    if (v->cls != QN_V_ACT && v->cls != QN_V_GRAD) return (size_t)v->bytes;
+    return (size_t)qni_stage_set_act_bytes(&t->set, sample_count(t, v->item) * t->desc.source->T);
+}
+
+/* --- opening */
+static qn_status check_source(const qn_trainer_desc *d, qn_err *err)
+{
+    const qn_model_config *c = qn_model_config_of(d->model);
+    const qn_source *s = d->source;
+    if (s->batch < 1 || s->T < 1 || s->batch > INT32_MAX)
+        return QN_FAIL(err, QN_EINVAL, "the source gives %lld samples of %lld tokens a step; at least one of each is needed",
+                       (long long)s->batch, (long long)s->T);
+    if (s->T > c->context)
+        return QN_FAIL(err, QN_EINVAL, "samples of %lld tokens do not fit into the model's context of %d", (long long)s->T,
+                       c->context);
+    if (s->vocab > c->vocab)
+        return QN_FAIL(err, QN_EINVAL, "the data has tokens up to %d; the model knows %d: it needs the model's own tokenizer",
+                       s->vocab - 1, c->vocab);
+    return QN_OK;
+}
+
+/* The two stages that share a weight, when they are two. */
+static void find_tie(qn_lowering *how, const qni_homes *h)
+{
+    how->tied_owner = how->tied_replica = QN_NONE;
+    for (int32_t u = 0; u < h->uses; u++) {
+        const int32_t p = qn_model_use(h->set->model, u)->param, first = h->first_use[p];
+        if (h->use_stage[u] == h->use_stage[first]) continue;
+        how->tied_owner = h->use_stage[first];
+        how->tied_replica = h->use_stage[u];
+        how->tied_bytes = qn_model_param(h->set->model, p)->count * (int64_t)h->element;
+    }
+}
+
+static qn_status make_plan(qn_trainer *t, qn_err *err)
+{
+    const size_t S = (size_t)t->set.stages;
+    int64_t *bytes = qn_calloc(3 * S, sizeof(*bytes));
+    if (bytes == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for %zu stages", S);
+    for (size_t s = 0; s < S; s++) {
+        const qn_stage_need *need = qn_stage_need_of(t->set.stage[s]);
+        bytes[s] = (int64_t)need->act_bytes;
+        bytes[S + s] = (int64_t)need->stash_bytes;
+        bytes[2 * S + s] = (int64_t)need->wstash_bytes;
+    }
+    t->sums_count = qni_sums_count(&t->homes, t->desc.order->items);
+    qn_lowering how = {.act_bytes = bytes,
+                       .stash_bytes = bytes + S,
+                       .wstash_bytes = bytes + 2 * S,
+                       .arena_limit = t->desc.arena_limit,
+                       .recompute = t->desc.recompute,
+                       .step_tasks = true,
+                       .stat_bytes = t->sums_count * (int64_t)sizeof(double)};
+    find_tie(&how, &t->homes);
+    const qn_status st = qn_lower(&t->plan, t->desc.order, &how, err);
+    qn_free(bytes);
+    return st;
+}
+
+static qn_status take_workers(qn_trainer *t, qn_err *err)
+{
+    const int32_t P = t->set.workers, first = t->set.worker_of[0], last = t->set.worker_of[t->set.stages - 1];
+    const size_t rows = (size_t)(t->desc.source->batch * t->desc.source->T);
+    t->worker_bytes = (size_t)P * sizeof(*t->worker);
+    t->worker = qn_alloc_pages(t->worker_bytes);
+    t->inbox = qn_calloc((size_t)P, sizeof(*t->inbox));
+    t->loss = qn_calloc((size_t)t->desc.order->items, sizeof(*t->loss));
+    bool room = t->worker != NULL && t->inbox != NULL && t->loss != NULL;
+    for (int32_t w = 0; room && w < P; w++) {
+        train_worker *at = &t->worker[w];
+        at->read_step = -1;
+        at->sums = qn_calloc((size_t)t->sums_count, sizeof(double));
+        at->result = qn_calloc((size_t)t->sums_count, sizeof(double));
+        t->inbox[w] = w == 0 ? at->sums : qn_calloc((size_t)t->sums_count, sizeof(double));
+        room = at->sums != NULL && at->result != NULL && t->inbox[w] != NULL;
+        if (w != first && w != last) continue;
+        at->tokens = qn_calloc(rows, sizeof(int32_t));
+        at->targets = qn_calloc(rows, sizeof(int32_t));
+        room = room && at->tokens != NULL && at->targets != NULL;
+    }
+    return room ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for a step's samples, %zu tokens", rows);
+}
+
+static void free_workers(qn_trainer *t)
+{
+    for (int32_t w = 0; t->worker != NULL && w < t->set.workers; w++) {
+        qn_free(t->worker[w].tokens);
+        qn_free(t->worker[w].targets);
+        qn_free(t->worker[w].sums);
+        qn_free(t->worker[w].result);
+        if (t->inbox != NULL && w > 0) qn_free(t->inbox[w]);
+    }
+    if (t->worker != NULL) qn_free_pages(t->worker, t->worker_bytes);
+    qn_free(t->inbox);
+    qn_free(t->loss);
+}
+
+static qn_status open_executor(qn_trainer *t, qn_err *err)
+{
+    const qn_trainer_desc *d = &t->desc;
+    const qn_executor_desc ex = {.plan = t->plan,
+                                 .transport = d->transport,
+                                 .faults = d->faults,
+                                 .driver = d->driver,
+                                 .fns = {run_task, home_of, actual_bytes},
+                                 .ctx = t,
+                                 .threads_per_worker = d->threads,
+                                 .pin = d->pin,
+                                 .spins = -1};
+    return qn_executor_open(&t->ex, &ex, err);
+}
+
+qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err)
+{
+    qn_status st = check_source(desc, err);
+    *out = NULL;
+    if (st != QN_OK) return st;
+    qn_trainer *t = qn_calloc(1, sizeof(*t));
+    if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a trainer");
+    const qn_order *o = desc->order;
+    t->desc = *desc;
+    if (t->desc.transport == NULL) t->desc.transport = qn_transport_find(desc->driver == QN_DRIVE_LOOP ? "self" : "thread");
+    t->item_samples = (desc->source->batch + o->items - 1) / o->items;
+    const qn_stage_set_desc set = {.model = desc->model,
+                                   .first_layer = desc->first_layer,
+                                   .worker_of = o->worker_of,
+                                   .workers = o->workers,
+                                   .stages = o->stages,
+                                   .threads = desc->threads,
+                                   .mode = desc->mode,
+                                   .limits = {.B = t->item_samples, .T = desc->source->T, .train = true},
+                                   .pin = desc->pin};
+    QN_TRY(st, qni_stage_set_init(&t->set, &set, err), out);
+    QN_TRY(st, qni_homes_init(&t->homes, &t->set, err), out);
+    QN_TRY(st, make_plan(t, err), out);
+    QN_TRY(st, take_workers(t, err), out);
+    QN_TRY(st, open_executor(t, err), out);
+    qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
+    qni_homes_set_initial(&t->homes, desc->seed);
+    t->desc.order = NULL; /* the plan has taken its place */
+    t->desc.first_layer = NULL;
+    t->desc.arena_limit = NULL;
+    *out = t;
+    t = NULL;
+out:
+    qn_trainer_close(t);
+    return st;
+}
+
+void qn_trainer_close(qn_trainer *t)
+{
+    if (t == NULL) return;
+    if (t->eval_open) qni_forward_fini(&t->eval);
+    qn_executor_close(t->ex);
+    qn_plan_close(t->plan);
+    free_workers(t);
+    if (t->homes.set != NULL) qni_homes_fini(&t->homes);
+    qni_stage_set_fini(&t->set);
+    qn_free(t);
+}
+
+/* --- steps */
+static qn_status refusal(const qn_trainer *t, const qni_verdict *v, qn_err *err)
+{
+    const long long step = t->step;
+    char what[160], where[160];
+    if (v->finding == QNI_NO_TARGETS)
+        return QN_FAIL(err, QN_EINVAL, "step %lld has no targets: nothing can be learned from it", step);
+    if (v->finding == QNI_BAD_LOSS)
+        snprintf(what, sizeof(what), "the loss of micro-batch %d is %g", (int)v->where, t->loss[v->where]);
+    else if (v->finding == QNI_BAD_GRADIENT)
+        snprintf(what, sizeof(what), "the gradient of '%s' is not finite",
+                 qn_model_param(t->desc.model, (int32_t)v->where)->name);
+    else
+        snprintf(what, sizeof(what), "the norm of the gradient is not finite");
+    const int32_t p = qni_homes_not_finite(&t->homes);
+    if (p == QN_NONE)
+        snprintf(where, sizeof(where), "all parameters are finite, so a lower learning rate or clipping may help");
+    else
+        snprintf(where, sizeof(where), "parameter '%s' holds a number that is not finite",
+                 qn_model_param(t->desc.model, p)->name);
+    return QN_FAIL(err, QN_ENONFINITE, "step %lld: %s; %s. Nothing was changed by this step", step, what, where);
+}
+
+qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace, qn_err *err)
+{
+    const int64_t began = qn_now_ns();
+    if (t->dirty) qni_homes_clear_grads(&t->homes);
+    t->dirty = true;
+    t->step = step;
+    t->lr = lr;
+    memset(t->loss, 0, (size_t)t->plan->items * sizeof(*t->loss));
+    for (int32_t w = 0; w < t->set.workers; w++) {
+        t->worker[w].tied = false;
+        t->worker[w].read_step = -1;
+    }
+    const qn_status st = qn_executor_step(t->ex, trace, err);
+    if (st != QN_OK) return st;
+    t->dirty = false;
+    qni_verdict v;
+    memcpy(&v, t->worker[0].result, sizeof(v));
+    if (v.finding != QNI_GOOD) return refusal(t, &v, err);
+    *result =
+        (qn_step_result){.loss = v.loss / (double)v.tokens, .grad_norm = v.norm, .tokens = v.tokens, .ns = qn_now_ns() - began};
+    return QN_OK;
+}
+
+void qn_trainer_cancel(qn_trainer *t)
+{
+    qn_executor_cancel(t->ex);
+}
+
+qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
+                              int64_t *targets, qn_err *err)
+{
+    if (!t->eval_open) {
+        const qni_forward_desc d = {.set = &t->set,
+                                    .transport = t->desc.transport,
+                                    .faults = t->desc.faults,
+                                    .driver = t->desc.driver,
+                                    .items = QNI_EVAL_ITEMS,
+                                    .threads = t->desc.threads,
+                                    .T = t->desc.source->T,
+                                    .pin = t->desc.pin};
+        const qn_status st = qni_forward_init(&t->eval, &d, err);
+        if (st != QN_OK) {
+            qni_forward_fini(&t->eval);
+            return st;
+        }
+        t->eval_open = true;
+    }
+    t->eval.repack = true; /* the weights have moved since the last time */
+    return qni_forward_evaluate(&t->eval, tokens, part, max_windows, loss, targets, err);
+}
+
+/* --- views */
+const qn_plan *qn_trainer_plan(const qn_trainer *t)
+{
+    return t->plan;
+}
+
+static int64_t arenas_of(const qn_plan *p)
+{
+    int64_t bytes = 0;
+    for (int32_t w = 0; w < p->workers; w++) bytes += p->arena_bytes[w];
+    return bytes;
+}
+
+qn_memory qn_trainer_memory(const qn_trainer *t)
+{
+    return (qn_memory){.params = qni_homes_bytes(&t->homes, QNI_BLOCK_VALUES),
+                       .grads = qni_homes_bytes(&t->homes, QNI_BLOCK_GRADS),
+                       .moments = qni_homes_bytes(&t->homes, QNI_BLOCK_MOMENTS),
+                       .packed = qni_stage_set_packed(&t->set),
+                       .arenas = arenas_of(t->plan) + (t->eval_open ? arenas_of(t->eval.plan) : 0),
+                       .scratch = qni_stage_set_scratch(&t->set)};
+}
+
+qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)
+{
+    const qni_homes *h = &t->homes;
+    return (qn_param_home){.value = h->value[h->owner[param]][param], .m = h->m[param], .v = h->v[param]};
+}
+
+void qn_trainer_refresh(qn_trainer *t)
+{
+    qni_homes_refresh(&t->homes);
+}
