@@ -7,7 +7,7 @@
  *
  * Values live in one arena per worker at the offsets that the plan assigned, so the predicted memory is the real one. A failed task
  * starts a new epoch, which cancels every wait; the step returns the first failure and the executor can be closed safely. After the first step
- * nothing is allocated. */
+ * nothing is allocated. The step after a failed or cancelled one starts clean. */
 #ifndef QN_RUNTIME_EXECUTOR_H
 #define QN_RUNTIME_EXECUTOR_H
 
@@ -40,20 +40,22 @@ typedef struct qn_executor_desc {
     int32_t spins;                /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
 } qn_executor_desc;
 
-/* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step. Errors: QN_ENOMEM, QN_EINVAL. */
+/* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step (pinned there, if asked, at the first
+ * step). The threads driver with several workers needs a transport for threads. Errors: QN_ENOMEM, QN_EINVAL. */
 qn_status qn_executor_open(qn_executor **out, const qn_executor_desc *desc, qn_err *err) QN_MUST_USE;
 void qn_executor_close(qn_executor *ex); /* accepts NULL */
 
 /* Runs the whole plan once. trace: NULL, or plan->tasks times to fill, in ns since the step began. Errors: what a task returned, QN_EPEER,
  * QN_ECANCELLED (by qn_executor_cancel), QN_EINTERNAL (a lane can never move). */
 qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err) QN_MUST_USE;
-/* Makes the running step give up as soon as the running tasks end. Any thread, also a signal handler. */
+/* Makes the running step give up as soon as the running tasks end; nothing when none runs. Any thread, also a signal handler. */
 void qn_executor_cancel(qn_executor *ex);
 
-/* For fns.run: the memory of a value of the running task's worker. */
+/* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
 const qn_plan *qn_executor_plan(const qn_executor *ex);
-/* The most bytes of a worker's arena that were ever in use; equals plan->arena_bytes when every slot was touched. */
+/* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at most
+ * plan->arena_bytes, and equal to it when all slots were in use together. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);
 
 #endif

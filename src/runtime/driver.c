@@ -1,0 +1,144 @@
+/* The two drivers of the lanes.
+ *
+ *   threads   worker 0 on the caller's thread, the others on threads that sleep on their start bell between steps
+ *   loop      all workers on the caller's thread, in ascending order, round after round */
+#include "lanes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/compiler.h"
+#include "core/team.h"
+
+enum { TEXT = 96 };
+static const int64_t PATIENCE_NS = 1000000000; /* how long the loop waits for a transport that says nothing */
+
+/* Nothing can move any more: says what each worker stands at. */
+static qn_status stuck(const qn_executor *ex, qn_err *err)
+{
+    char list[QN_ERR_TEXT / 2] = "", buf[TEXT];
+    size_t used = 0;
+    for (int32_t i = 0; i < ex->plan->workers * QN_LANES && used + TEXT + 2 < sizeof(list); i++) {
+        const qni_lane *lane = &ex->worker[i / QN_LANES].lane[i % QN_LANES];
+        if (lane->next == lane->end) continue;
+        used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used > 0 ? ", " : "",
+                                 qn_task_text(buf, sizeof(buf), ex->plan, lane->next));
+    }
+    return QN_FAIL(err, QN_EINTERNAL, "no lane can move any more; they stand at %s", list);
+}
+
+static void pin(qni_worker *w)
+{
+    if (!w->ex->desc.pin || w->pinned) return;
+    qn_team_pin_self(w->index * w->ex->desc.threads_per_worker);
+    w->pinned = true;
+}
+
+/* --- threads */
+
+/* One worker through one step. */
+static void work(qni_worker *w)
+{
+    qn_executor *ex = w->ex;
+    pin(w);
+    qni_worker_reset(w, ex->unclean);
+    for (;;) {
+        const uint32_t seen = ex->transport->look(ex->world, w->index);
+        const qni_lane_result r = qni_worker_round(w);
+        if (r == QNI_LANE_RAN) continue;
+        if (r == QNI_LANE_FAILED) qni_worker_failed(w, w->st);
+        if (r != QNI_LANE_WAITS) return;
+        const qn_status st = ex->transport->wait(ex->world, w->index, seen, -1, &w->err);
+        if (st != QN_OK) {
+            qni_worker_failed(w, st == QN_ESTATE ? stuck(ex, &w->err) : st);
+            return;
+        }
+    }
+}
+
+static void *thread_main(void *arg)
+{
+    qni_worker *w = arg;
+    qn_executor *ex = w->ex;
+    for (uint32_t steps = 0;; steps++) {
+        while (qn_bell_look(&w->start) == steps) qn_bell_wait(&w->start, steps, ex->spins, -1);
+        if (ex->leave) return NULL;
+        work(w);
+        if (atomic_fetch_sub_explicit(&ex->left, 1, memory_order_acq_rel) == 1) qn_bell_ring(&ex->done);
+    }
+}
+
+qn_status qni_threads_open(qn_executor *ex, qn_err *err)
+{
+    for (int32_t i = 1; i < ex->plan->workers; i++) {
+        const int failed = pthread_create(&ex->worker[i].thread, NULL, thread_main, &ex->worker[i]);
+        if (failed != 0) return QN_FAIL(err, QN_ENOMEM, "the thread of worker %d did not start: %s", i, strerror(failed));
+        ex->threads = i;
+    }
+    return QN_OK;
+}
+
+void qni_threads_close(qn_executor *ex)
+{
+    ex->leave = true;
+    for (int32_t i = 1; i <= ex->threads; i++) qn_bell_ring(&ex->worker[i].start);
+    for (int32_t i = 1; i <= ex->threads; i++) pthread_join(ex->worker[i].thread, NULL);
+}
+
+void qni_threads_step(qn_executor *ex)
+{
+    atomic_store_explicit(&ex->left, ex->threads, memory_order_relaxed);
+    for (int32_t i = 1; i <= ex->threads; i++) qn_bell_ring(&ex->worker[i].start);
+    work(&ex->worker[0]);
+    for (;;) {
+        const uint32_t seen = qn_bell_look(&ex->done);
+        if (atomic_load_explicit(&ex->left, memory_order_acquire) == 0) return;
+        qn_bell_wait(&ex->done, seen, ex->spins, -1);
+    }
+}
+
+/* --- loop */
+
+/* All unfinished workers once. The first that is not finished, or NULL, goes to *first. */
+static qni_lane_result loop_round(qn_executor *ex)
+{
+    bool moved = false, finished = true;
+    for (int32_t i = 0; i < ex->plan->workers; i++) {
+        qni_worker *w = &ex->worker[i];
+        if (w->finished) continue;
+        const qni_lane_result r = qni_worker_round(w);
+        if (r == QNI_LANE_FAILED) qni_worker_failed(w, w->st);
+        if (r == QNI_LANE_FAILED || r == QNI_LANE_CANCELLED) return r;
+        moved |= r != QNI_LANE_WAITS;
+        finished &= r == QNI_LANE_DONE;
+    }
+    if (finished) return QNI_LANE_DONE;
+    return moved ? QNI_LANE_RAN : QNI_LANE_WAITS;
+}
+
+static qni_worker *first_unfinished(qn_executor *ex)
+{
+    for (int32_t i = 0; i < ex->plan->workers; i++)
+        if (!ex->worker[i].finished) return &ex->worker[i];
+    return &ex->worker[0];
+}
+
+void qni_loop_step(qn_executor *ex)
+{
+    const qn_transport *t = ex->transport;
+    pin(&ex->worker[0]);
+    for (int32_t i = 0; i < ex->plan->workers; i++) qni_worker_reset(&ex->worker[i], ex->unclean);
+    for (;;) {
+        qni_worker *w = first_unfinished(ex);
+        const uint32_t seen = t->look(ex->world, w->index);
+        const qni_lane_result r = loop_round(ex);
+        if (r == QNI_LANE_RAN) continue;
+        if (r != QNI_LANE_WAITS) return;
+        qn_status st = t->wait(ex->world, w->index, seen, PATIENCE_NS, &w->err);
+        /* Every worker is on this thread: a wait in which nobody rang can only end by a transport's own doing. */
+        if (st == QN_OK && t->threads && t->look(ex->world, w->index) == seen) st = QN_ESTATE;
+        if (st == QN_OK) continue;
+        qni_worker_failed(w, st == QN_ESTATE ? stuck(ex, &w->err) : st);
+        return;
+    }
+}

@@ -1,0 +1,288 @@
+/* Lanes: how one task starts, moves on and ends.
+ *
+ * A message is cut into pieces of the channel's slot size; the last piece is marked. The wire tag is the task's tag with the
+ * piece's number and the mark folded into the upper bits, so the receiver knows whether it has what its plan says comes next. */
+#include "lanes.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/compiler.h"
+
+enum { PIECE_SHIFT = 40, TEXT = 96 };
+
+static uint64_t wire_tag(uint64_t tag, int64_t piece, bool last)
+{
+    return tag ^ (((uint64_t)piece << 1 | last) << PIECE_SHIFT);
+}
+
+static bool is_done(const qni_worker *w, int32_t task)
+{
+    return task < w->lane[w->ex->plan->task[task].lane].next;
+}
+
+static bool may_start(const qni_worker *w, const qn_task *t)
+{
+    const int32_t *wait = w->ex->plan->ref + t->wait.first;
+    for (int32_t i = 0; i < t->wait.count; i++)
+        if (!is_done(w, wait[i])) return false;
+    return true;
+}
+
+/* --- lifetimes and times */
+
+static void comes_alive(qni_worker *w, qn_span span)
+{
+    const qn_plan *p = w->ex->plan;
+    for (int32_t i = 0; i < span.count; i++) {
+        const int32_t v = p->ref[span.first + i];
+        if (p->value[v].offset == QN_NONE || p->value[v].worker != w->index || w->ex->alive[v]) continue;
+        w->ex->alive[v] = true;
+        w->live += p->value[v].bytes;
+        if (w->high < w->live) w->high = w->live;
+    }
+}
+
+static void dies(qni_worker *w, qn_span span)
+{
+    const qn_plan *p = w->ex->plan;
+    for (int32_t i = 0; i < span.count; i++) {
+        const int32_t v = p->ref[span.first + i];
+        if (p->value[v].worker != w->index || !w->ex->alive[v]) continue;
+        w->ex->alive[v] = false;
+        w->live -= p->value[v].bytes;
+    }
+}
+
+static int64_t step_ns(const qn_executor *ex)
+{
+    return qn_now_ns() - ex->began_ns;
+}
+
+static void task_begins(qni_worker *w, int32_t task)
+{
+    const qn_executor *ex = w->ex;
+    comes_alive(w, ex->plan->task[task].out);
+    comes_alive(w, ex->plan->task[task].acc);
+    if (ex->trace != NULL) ex->trace->time[task].start = step_ns(ex);
+}
+
+static void task_ends(qni_worker *w, qni_lane *lane)
+{
+    const qn_executor *ex = w->ex;
+    if (ex->trace != NULL) ex->trace->time[lane->next].end = step_ns(ex);
+    dies(w, ex->plan->task[lane->next].free);
+    lane->open = false;
+    lane->next++;
+}
+
+/* --- compute and step tasks */
+
+static qni_lane_result run_task(qni_worker *w, qni_lane *lane)
+{
+    qn_executor *ex = w->ex;
+    task_begins(w, lane->next);
+    w->st = ex->desc.fns.run(ex->desc.ctx, ex, lane->next, &w->err);
+    if (QN_UNLIKELY(w->st != QN_OK)) return QNI_LANE_FAILED;
+    task_ends(w, lane);
+    return QNI_LANE_RAN;
+}
+
+/* --- messages */
+
+static const char *text_of(const qni_worker *w, int32_t task, char buf[TEXT])
+{
+    return qn_task_text(buf, TEXT, w->ex->plan, task);
+}
+
+/* Where the message's value is and how many bytes of it there are. False: the worker failed. */
+static bool open_message(qni_worker *w, qni_lane *lane, int32_t value)
+{
+    const qn_executor *ex = w->ex;
+    const qn_value *v = &ex->plan->value[value];
+    char buf[TEXT];
+    lane->moved = 0;
+    lane->piece = 0;
+    if (v->offset == QN_NONE) {
+        lane->memory = ex->desc.fns.home(ex->desc.ctx, value, &lane->total);
+    } else {
+        lane->memory = w->arena + v->offset;
+        lane->total = ex->desc.fns.actual == NULL ? (size_t)v->bytes : ex->desc.fns.actual(ex->desc.ctx, value);
+        if (lane->total > (size_t)v->bytes) {
+            w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: the value has %zu bytes, but only %" PRId64 " were planned",
+                            text_of(w, lane->next, buf), lane->total, v->bytes);
+            return false;
+        }
+    }
+    const qn_channel *c = &ex->plan->channel[ex->plan->task[lane->next].channel];
+    if (lane->total > 0 && (c->slot_bytes == 0 || lane->total / (size_t)c->slot_bytes >= (size_t)1 << 22)) {
+        w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: %zu bytes do not travel in slots of %" PRId64, text_of(w, lane->next, buf),
+                        lane->total, c->slot_bytes);
+        return false;
+    }
+    return true;
+}
+
+static qni_lane_result stopped_with(bool some, qn_ring_result r)
+{
+    if (r == QN_RING_CANCELLED) return QNI_LANE_CANCELLED;
+    return some ? QNI_LANE_RAN : QNI_LANE_WAITS;
+}
+
+static qni_lane_result send_pieces(qni_worker *w, qni_lane *lane)
+{
+    const qn_executor *ex = w->ex;
+    const qn_task *t = &ex->plan->task[lane->next];
+    const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
+    for (bool some = false;; some = true) {
+        void *slot;
+        const qn_ring_result r = ex->transport->put_begin(ex->world, t->channel, &slot, ex->epoch);
+        if (r != QN_RING_OK) return stopped_with(some, r);
+        if (!lane->open) {
+            task_begins(w, lane->next);
+            if (!open_message(w, lane, ex->plan->ref[t->in.first])) return QNI_LANE_FAILED;
+            lane->open = true;
+        }
+        const size_t left = lane->total - lane->moved, bytes = left < slot_bytes ? left : slot_bytes;
+        const bool last = bytes == left;
+        if (bytes > 0) memcpy(slot, lane->memory + lane->moved, bytes);
+        const uint64_t tag = wire_tag(t->tag, lane->piece++, last);
+        lane->moved += bytes;
+        ex->transport->put_publish(ex->world, t->channel, (qn_slot_tag){.epoch = ex->epoch, .tag = tag, .bytes = bytes});
+        if (last) break;
+    }
+    task_ends(w, lane);
+    return QNI_LANE_RAN;
+}
+
+/* The piece that came against the one that the plan says comes next. */
+static bool check_piece(qni_worker *w, const qni_lane *lane, const qn_slot_tag *tag, bool last)
+{
+    const qn_executor *ex = w->ex;
+    const qn_task *t = &ex->plan->task[lane->next];
+    const size_t left = lane->total - lane->moved;
+    char buf[TEXT];
+    const uint64_t want = wire_tag(t->tag, lane->piece, last);
+    if (tag->tag != want && tag->tag != wire_tag(t->tag, lane->piece, !last)) {
+        w->st =
+            QN_FAIL(&w->err, QN_EINTERNAL, "%s: channel %d brought tag %#" PRIx64 ", expected %#" PRIx64 " (piece %" PRId64 ")",
+                    text_of(w, lane->next, buf), t->channel, tag->tag ^ want ^ t->tag, t->tag, lane->piece);
+        return false;
+    }
+    const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
+    const size_t due = left < slot_bytes ? left : slot_bytes;
+    if (tag->tag != want || tag->bytes != due) {
+        w->st = QN_FAIL(&w->err, QN_EINTERNAL,
+                        "%s: piece %" PRId64 " has %" PRIu64 " bytes%s, expected %zu%s of a message of %zu bytes",
+                        text_of(w, lane->next, buf), lane->piece, tag->bytes,
+                        (tag->tag == want) == last ? " and is the last" : "", due, last ? " and the last" : "", lane->total);
+        return false;
+    }
+    return true;
+}
+
+static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
+{
+    const qn_executor *ex = w->ex;
+    const qn_task *t = &ex->plan->task[lane->next];
+    const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
+    for (bool some = false, last = false; !last; some = true) {
+        const void *slot;
+        qn_slot_tag tag;
+        const qn_ring_result r = ex->transport->get(ex->world, t->channel, &slot, &tag, ex->epoch);
+        if (r != QN_RING_OK) return stopped_with(some, r);
+        bool good = true;
+        if (!lane->open) {
+            task_begins(w, lane->next);
+            good = lane->open = open_message(w, lane, ex->plan->ref[t->out.first]);
+        }
+        last = lane->total - lane->moved <= slot_bytes;
+        good = good && check_piece(w, lane, &tag, last);
+        if (good && tag.bytes > 0) memcpy(lane->memory + lane->moved, slot, tag.bytes);
+        ex->transport->release(ex->world, t->channel);
+        if (!good) return QNI_LANE_FAILED;
+        lane->moved += tag.bytes;
+        lane->piece++;
+    }
+    task_ends(w, lane);
+    return QNI_LANE_RAN;
+}
+
+/* --- the worker */
+
+static qni_lane_result lane_step(qni_worker *w, qn_lane which)
+{
+    qni_lane *lane = &w->lane[which];
+    if (lane->next == lane->end) return QNI_LANE_DONE;
+    if (!lane->open && !may_start(w, &w->ex->plan->task[lane->next])) return QNI_LANE_WAITS;
+    switch (w->ex->plan->task[lane->next].op) {
+    case QN_OP_SEND:
+        return send_pieces(w, lane);
+    case QN_OP_RECV:
+        return receive_pieces(w, lane);
+    default:
+        return run_task(w, lane);
+    }
+}
+
+qni_lane_result qni_worker_round(qni_worker *w)
+{
+    /* Outputs leave and slots are given back before the next compute task, which may take long. */
+    static const qn_lane ORDER[QN_LANES] = {QN_LANE_SEND, QN_LANE_RECV, QN_LANE_COMP};
+    bool moved = false, finished = true;
+    for (int i = 0; i < QN_LANES; i++) {
+        qni_lane_result r;
+        do {
+            if (qni_step_stopped(w->ex)) return QNI_LANE_CANCELLED;
+            r = lane_step(w, ORDER[i]);
+            if (r == QNI_LANE_FAILED || r == QNI_LANE_CANCELLED) return r;
+            moved |= r == QNI_LANE_RAN;
+        } while (r == QNI_LANE_RAN && ORDER[i] != QN_LANE_COMP);
+        finished &= w->lane[ORDER[i]].next == w->lane[ORDER[i]].end;
+    }
+    w->finished = finished;
+    if (finished) return QNI_LANE_DONE;
+    return moved ? QNI_LANE_RAN : QNI_LANE_WAITS;
+}
+
+void qni_worker_reset(qni_worker *w, bool clean)
+{
+    qn_executor *ex = w->ex;
+    const qn_plan *p = ex->plan;
+    for (int i = 0; i < QN_LANES; i++) {
+        const int32_t first = p->lane[w->index][i][0], count = p->lane[w->index][i][1];
+        w->lane[i] = (qni_lane){.first = first, .next = first, .end = first + count};
+        for (int32_t t = first; ex->trace != NULL && t < first + count; t++)
+            ex->trace->time[t] = (qn_span_time){.start = 0, .end = -1};
+    }
+    for (int32_t v = 0; clean && v < p->values; v++) {
+        if (p->value[v].worker == w->index && ex->alive[v] && !p->value[v].carried) {
+            ex->alive[v] = false;
+            w->live -= p->value[v].bytes;
+        }
+    }
+    w->st = QN_OK;
+    w->err.code = QN_OK;
+    w->finished = false;
+}
+
+bool qni_step_stopped(const qn_executor *ex)
+{
+    return atomic_load_explicit(&ex->stop, memory_order_acquire) > ex->epoch;
+}
+
+void qni_worker_failed(qni_worker *w, qn_status st)
+{
+    qn_executor *ex = w->ex;
+    char buf[TEXT];
+    int32_t nobody = -1;
+    w->st = st;
+    if (w->err.code == QN_OK) {
+        const qni_lane *comp = &w->lane[QN_LANE_COMP];
+        (void)QN_FAIL(&w->err, st, "%s failed: %s", comp->next < comp->end ? text_of(w, comp->next, buf) : "a worker",
+                      qn_status_text(st));
+    }
+    atomic_compare_exchange_strong(&ex->first_failure, &nobody, w->index);
+    qn_executor_cancel(ex);
+}

@@ -1,0 +1,85 @@
+/* Inside the executor: workers and their lanes as resumable steps. Drivers (driver.c) decide who steps them when.
+ *
+ *   lane:  first .. next - 1 done | next in progress or waiting | .. end - 1 to come
+ *
+ * A lane's tasks are done in order, so "task t is done" is "t < next of its lane", which only the worker's own thread reads. */
+#ifndef QN_RUNTIME_LANES_H
+#define QN_RUNTIME_LANES_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/bell.h"
+#include "executor.h"
+
+typedef enum qni_lane_result {
+    QNI_LANE_RAN,       /* a task, or a piece of a message */
+    QNI_LANE_WAITS,     /* for another lane, a slot or a message */
+    QNI_LANE_DONE,      /* nothing left this step */
+    QNI_LANE_FAILED,    /* the worker's st and err say why */
+    QNI_LANE_CANCELLED, /* by a newer epoch */
+} qni_lane_result;
+
+typedef struct qni_lane {
+    int32_t first, next, end;
+    /* The message in progress, of task next. */
+    bool open;
+    char *memory;  /* of the value */
+    size_t total;  /* bytes of the whole message */
+    size_t moved;  /* of them copied */
+    int64_t piece; /* number of the next one */
+} qni_lane;
+
+typedef struct qni_worker {
+    qn_bell start; /* rung once per step, and once more to leave */
+    qn_executor *ex;
+    int32_t index;
+    qni_lane lane[QN_LANES];
+    char *arena;
+    int64_t live, high; /* bytes of the arena in use by lifetimes, and the most ever */
+    qn_status st;       /* of this step */
+    qn_err err;
+    bool finished; /* all lanes are at their end */
+    bool pinned;
+    pthread_t thread;
+} qni_worker;
+
+struct qn_executor {
+    qn_executor_desc desc;
+    const qn_plan *plan;
+    const qn_transport *transport;
+    qn_world *world;
+    int32_t spins;
+    qni_worker *worker;  /* [workers] */
+    int32_t threads;     /* workers 1 .. threads have a thread */
+    bool *alive;         /* [values]: in its lifetime now; written by the value's worker alone */
+    size_t worker_bytes; /* of the block at worker */
+
+    uint64_t epoch;           /* of the running or last step; even. epoch + 1 cancels it */
+    _Atomic uint64_t stop;    /* the largest epoch that was cancelled + 1; the running step stops when stop > epoch */
+    _Atomic uint64_t running; /* epoch of the running step, 0: none */
+    bool unclean;             /* the last step stopped early: rings may hold its messages */
+    bool leave;               /* threads end at the next start */
+    qn_trace *trace;          /* of the running step, or NULL */
+    int64_t began_ns;
+    qn_bell done;                  /* rung by the last thread to finish a step */
+    _Atomic int32_t left;          /* threads still in the step */
+    _Atomic int32_t first_failure; /* worker that failed first, -1: none */
+};
+
+/* Puts a worker at the start of a step. clean: forget lifetimes that the last step left unfinished. */
+void qni_worker_reset(qni_worker *w, bool clean);
+/* Steps the worker's lanes once: what can be sent, what can be received, one compute task. RAN when anything moved. */
+qni_lane_result qni_worker_round(qni_worker *w);
+
+/* Notes the worker's failure and makes everybody else give up. */
+void qni_worker_failed(qni_worker *w, qn_status st);
+bool qni_step_stopped(const qn_executor *ex);
+
+/* Drivers: run one step to its end, success or not; every worker is at rest afterwards. */
+qn_status qni_threads_open(qn_executor *ex, qn_err *err) QN_MUST_USE;
+void qni_threads_close(qn_executor *ex);
+void qni_threads_step(qn_executor *ex);
+void qni_loop_step(qn_executor *ex);
+
+#endif
