@@ -11,7 +11,8 @@
 
 typedef struct qn_tensor_view {
     const char *name;   /* owned by the file */
-    qn_dtype dtype;
+    qn_dtype dtype;     /* QN_DTYPES: a type of the format that Quern does not compute with */
+    const char *type;   /* as the file names it: "F32"; static storage */
     qn_shape shape;
     const void *data;   /* in the mapping; not necessarily aligned */
     size_t bytes;
