@@ -70,6 +70,11 @@ typedef struct qn_order {
     int32_t *count, *cap; /* [workers] */
     qn_order_task **task; /* [workers][count] */
     bool failed;          /* out of memory; sticks until done */
+
+    /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL, -1: not said. */
+    int64_t *arena_limit;                            /* [workers] */
+    int64_t *act_bytes, *stash_bytes, *wstash_bytes; /* [stages] */
+    int64_t cost[QN_OPS];                            /* ticks of one task */
 } qn_order;
 
 /* Heap, owned by the order. open: no tasks; worker_of[s] = s % workers. Errors: QN_ERANGE, QN_ENOMEM. */
@@ -101,7 +106,8 @@ typedef struct qn_value {
     int32_t stage, item;   /* ACT, GRAD: of the stage that reads it; item QN_NONE for per-step values */
     int32_t worker;        /* whose arena holds it */
     int64_t bytes;
-    int64_t offset;        /* in that arena; QN_NONE for classes that have homes elsewhere (PARAM, PGRAD, STAT) */
+    int64_t offset;        /* in that arena; QN_NONE for what has a home elsewhere (PARAM, PGRAD, STAT, TPARAM; TGRAD has one on the replica's side
+                              and a slot on the owner's) */
     bool carried;          /* alive at the end of the step by declaration */
 } qn_value;
 
@@ -144,6 +150,8 @@ typedef struct qn_lowering {
     int32_t tied_owner, tied_replica; /* stages that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;           /* of that weight */
     int64_t stat_bytes;           /* of one worker's sums */
+    bool one_lane;                /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes do;
+                                     for questions about deadlock and buffers */
 } qn_lowering;
 
 /* Errors: QN_ESCHEDULE (an order no plan can be made of; names the tasks), QN_ENOMEM. The result is validated. */

@@ -1,0 +1,85 @@
+/* The list of published schedules: one file and one line each. */
+#include "schedule/gen/gen.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/checked.h"
+
+static const qn_generator list[] = {
+    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0},
+    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1},
+    {"interleaved", "Narayanan et al. 2021, arXiv:2104.04473", "(P-1)/(v*M+P-1)", "min(2(P-1-r)+(v-1)P+1, v*M) chunks",
+     qn_gen_interleaved, 1, 0},
+    {0},
+};
+
+const qn_generator *qn_generator_list(void)
+{
+    return list;
+}
+
+const qn_generator *qn_generator_find(const char *name)
+{
+    for (const qn_generator *g = list; g->name != NULL; g++) {
+        if (strcmp(g->name, name) == 0) return g;
+    }
+    return NULL;
+}
+
+/* Edit distance of two short names. */
+static int32_t distance(const char *a, const char *b)
+{
+    enum { MOST = 32 };
+    int32_t row[MOST + 1];
+    const int32_t n = (int32_t)strnlen(a, MOST), m = (int32_t)strnlen(b, MOST);
+    for (int32_t j = 0; j <= m; j++) row[j] = j;
+    for (int32_t i = 1; i <= n; i++) {
+        int32_t diagonal = row[0];
+        row[0] = i;
+        for (int32_t j = 1; j <= m; j++) {
+            const int32_t old = row[j], change = diagonal + (a[i - 1] != b[j - 1]);
+            row[j] = qn_min32(change, qn_min32(row[j], row[j - 1]) + 1);
+            diagonal = old;
+        }
+    }
+    return row[m];
+}
+
+static qn_status unknown(const char *name, qn_err *err)
+{
+    const qn_generator *near = list;
+    for (const qn_generator *g = list; g->name != NULL; g++) {
+        if (distance(g->name, name) < distance(near->name, name)) near = g;
+    }
+    return QN_FAIL(err, QN_EINVAL, "there is no schedule '%s'; did you mean '%s'?", name, near->name);
+}
+
+qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, qn_err *err)
+{
+    const qn_generator *g = qn_generator_find(name);
+    if (g == NULL) return unknown(name, err);
+    if (pat->workers < 1 || pat->workers > QN_MAX_WORKERS)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: 1 to %d are possible", name, pat->workers, QN_MAX_WORKERS);
+    if (pat->items < 1) return QN_FAIL(err, QN_EINVAL, "%s with %d micro-batches: at least 1 is needed", name, pat->items);
+    if (pat->chunks < g->min_chunks || (g->max_chunks > 0 && pat->chunks > g->max_chunks))
+        return QN_FAIL(err, QN_EINVAL, "%s with %d chunks per worker: %s", name, pat->chunks,
+                       g->max_chunks == 1 ? "exactly 1 is possible" : "at least 1 is needed");
+    if ((int64_t)pat->workers * pat->chunks > 65536)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d x %d stages: at most 65536 are possible", name, pat->workers, pat->chunks);
+    if ((int64_t)pat->workers * pat->chunks * pat->items > INT32_MAX / 16)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d stages and %d micro-batches: too many tasks for one step", name,
+                       pat->workers * pat->chunks, pat->items);
+    if (pat->group != 0 && pat->group < pat->workers)
+        return QN_FAIL(err, QN_EINVAL, "%s with groups of %d micro-batches: at least as many as workers (%d) are needed, or 0",
+                       name, pat->group, pat->workers);
+    qn_order *order = NULL;
+    qn_status st = qn_order_open(&order, pat->workers, pat->workers * pat->chunks, pat->items, err);
+    if (st == QN_OK) st = g->generate(order, pat, err);
+    if (st != QN_OK) {
+        qn_order_close(order);
+        return st;
+    }
+    *out = order;
+    return QN_OK;
+}

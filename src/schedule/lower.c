@@ -1,0 +1,168 @@
+/* Lowering: an order becomes a plan. Passes: bind, recompute, step tasks, messages, slots; then the validator looks at the
+ * result.
+ *
+ * The plan is live by construction. If the compute tasks alone could run (unbounded channels, receives in any order), then
+ * receiving in order of arrival is live with any channel depth, even 0: run the tasks in order of their simulated ends, each
+ * followed at once by its SEND and its RECV. Receiving in order of need is tried first since it never lets a message that is
+ * needed stand behind one that is not. */
+#include "lower.h"
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "trace.h"
+
+static void lower_fini(qni_lower *l)
+{
+    qni_builder_fini(&l->b);
+    int32_t *const table[] = {l->pos,   l->act_in, l->act_out, l->grad_in,     l->grad_out,    l->wstash,
+                              l->stash, l->param,  l->pgrad,   l->act_channel, l->grad_channel};
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) qn_free(table[i]);
+    qn_free(l->has_r);
+    qn_free(l->packed);
+    qn_free(l->message);
+}
+
+static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *err)
+{
+    const bool tied = how->step_tasks && !how->forward_only && how->tied_owner != QN_NONE && how->tied_replica != QN_NONE;
+    if (how->depth < 0 || how->slot_bytes < 0 || how->stat_bytes < 0 || how->tied_bytes < 0)
+        return QN_FAIL(err, QN_ERANGE, "lowering: depth, slot, stat and tied sizes may not be negative");
+    if (tied && (how->tied_owner < 0 || how->tied_owner >= o->stages || how->tied_replica < 0 || how->tied_replica >= o->stages))
+        return QN_FAIL(err, QN_ERANGE, "lowering: tied stages %d and %d; stages go from 0 to %d", how->tied_owner,
+                       how->tied_replica, o->stages - 1);
+    for (int32_t s = 0; s < o->stages; s++) {
+        if (o->worker_of[s] < 0 || o->worker_of[s] >= o->workers)
+            return QN_FAIL(err, QN_ESCHEDULE, "stage %d is placed on worker %d; workers go from 0 to %d", s, o->worker_of[s],
+                           o->workers - 1);
+    }
+    return QN_OK;
+}
+
+/* Forward only: the backward tasks of the order are left out, of the check too. */
+static qn_status check_order(qni_lower *l, qn_err *err)
+{
+    const qn_order *o = l->order;
+    int64_t total = 0;
+    for (int32_t w = 0; w < o->workers; w++) total += o->count[w];
+    if (total > INT32_MAX / 8) return QN_FAIL(err, QN_ERANGE, "%lld tasks are too many for one plan", (long long)total);
+    qni_compute *list = qn_malloc((size_t)total, sizeof *list);
+    if (list == NULL) return QN_FAIL(err, QN_ENOMEM, "order of %lld tasks", (long long)total);
+    int32_t n = 0;
+    for (int32_t w = 0; w < o->workers; w++) {
+        for (int32_t i = 0; i < o->count[w]; i++) {
+            const qn_order_task *t = &o->task[w][i];
+            if (!qni_is_compute(t->op)) {
+                qn_free(list);
+                return QN_FAIL(err, QN_ESCHEDULE, "%s @%d does not belong in an order: F, B, W, BW and R do", qni_op_name(t->op),
+                               w);
+            }
+            if (l->how->forward_only && t->op != QN_OP_F) continue;
+            if (t->op != QN_OP_F) l->training = true;
+            list[n++] = (qni_compute){t->op, t->stage, t->item, w};
+        }
+    }
+    const qn_status st = qni_check_compute(list, n, o->workers, o->stages, o->items, o->worker_of, err);
+    qn_free(list);
+    return st;
+}
+
+/* Every compute task takes time here, so that simulated ends order what depends on each other. */
+static int64_t *ordering_costs(const qn_plan *p)
+{
+    int64_t *cost = qn_malloc((size_t)p->tasks, sizeof *cost);
+    for (int32_t t = 0; cost != NULL && t < p->tasks; t++) {
+        const bool message = p->task[t].op == QN_OP_SEND || p->task[t].op == QN_OP_RECV;
+        cost[t] = message ? 0 : qn_max64(p->task[t].cost, 1);
+    }
+    return cost;
+}
+
+/* Simulates with the graph's rules; time and *live. With must: an order that cannot run is an error that names the tasks. */
+static qn_status try_order(qn_span_time **time, bool *live, const qn_plan *p, int32_t flags, bool must, qn_err *err)
+{
+    qni_graph g;
+    qn_status st = qni_graph_open(&g, p, 0, flags, err);
+    if (st != QN_OK) return st;
+    int64_t *cost = ordering_costs(p);
+    qn_free(*time);
+    *time = qn_malloc((size_t)p->tasks, sizeof **time);
+    *live = g.ordered == g.nodes;
+    if (cost == NULL || *time == NULL)
+        st = QN_FAIL(err, QN_ENOMEM, "order of %d tasks", p->tasks);
+    else if (must && !*live)
+        st = qni_graph_live(&g, err);
+    else
+        qni_graph_times(&g, *time, 0, cost);
+    qn_free(cost);
+    qni_graph_close(&g);
+    return st;
+}
+
+static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err *err)
+{
+    qn_plan *p = NULL;
+    qn_status st = qni_builder_plan(&p, &l->b, l->workers, l->stages, l->items, l->order->worker_of, place, err);
+    if (st == QN_OK) st = qn_plan_finish(p, err);
+    if (st != QN_OK) {
+        qn_plan_close(p);
+        p = NULL;
+    }
+    qn_plan_close(*out);
+    *out = p;
+    return st;
+}
+
+/* Receives in order of need, else of arrival; *time is the simulated order that slots rely on. */
+static qn_status order_messages(qn_plan **p, qn_span_time **time, qni_lower *l, qn_err *err)
+{
+    qn_status st = QN_OK;
+    bool live = false;
+    int64_t *arrival = NULL;
+    int32_t *place = qn_malloc((size_t)l->b.tasks, sizeof *place);
+    if (place == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
+    QN_TRY(st, qni_lower_place_messages(l, NULL, err), out);
+    QN_TRY(st, build(p, l, place, err), out);
+    QN_TRY(st, try_order(time, &live, *p, 0, l->how->one_lane, err), out);
+    if (live) goto out;
+    QN_TRY(st, try_order(time, &live, *p, QNI_GRAPH_FREE_RECV, true, err), out);
+    arrival = qn_malloc((size_t)l->b.tasks, sizeof *arrival);
+    if (arrival == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
+        goto out;
+    }
+    for (int32_t t = 0; t < l->b.tasks; t++) arrival[t] = (*time)[place[t]].end;
+    QN_TRY(st, qni_lower_place_messages(l, arrival, err), out);
+    QN_TRY(st, build(p, l, place, err), out);
+    QN_TRY(st, try_order(time, &live, *p, 0, true, err), out);
+out:
+    qn_free(arrival);
+    qn_free(place);
+    return st;
+}
+
+qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err)
+{
+    qni_lower l = {.order = order, .how = how, .workers = order->workers, .stages = order->stages, .items = order->items};
+    qn_plan *p = NULL;
+    qn_span_time *time = NULL;
+    qn_status st = QN_OK;
+    QN_TRY(st, check_how(order, how, err), out);
+    QN_TRY(st, check_order(&l, err), out);
+    QN_TRY(st, qni_lower_values(&l, err), out);
+    for (int32_t w = 0; w < order->workers; w++) qni_lower_compute(&l, w);
+    if (how->step_tasks && l.training) qni_lower_step(&l);
+    QN_TRY(st, qni_lower_frees(&l, err), out);
+    qni_lower_slot_sizes(&l);
+    QN_TRY(st, order_messages(&p, &time, &l, err), out);
+    const int64_t *limit = how->arena_limit != NULL ? how->arena_limit : order->arena_limit;
+    for (int32_t w = 0; limit != NULL && w < p->workers; w++) p->arena_limit[w] = limit[w];
+    QN_TRY(st, qni_lower_slots(p, time, err), out);
+    QN_TRY(st, qn_plan_validate(p, err), out);
+    *out = p;
+    p = NULL;
+out:
+    qn_free(time);
+    qn_plan_close(p);
+    lower_fini(&l);
+    return st;
+}

@@ -1,0 +1,54 @@
+/* The passes of lowering and the state they hand on. Private to lower*.c. */
+#ifndef QN_SCHEDULE_LOWER_H
+#define QN_SCHEDULE_LOWER_H
+
+#include "schedule_internal.h"
+
+typedef struct qni_message {
+    int32_t channel, send, recv; /* builder ids */
+    int32_t from, to;            /* values: the sender's and the receiver's */
+} qni_message;
+
+typedef struct qni_lower {
+    const qn_order *order;
+    const qn_lowering *how;
+    qni_builder b;
+    int32_t workers, stages, items;
+    bool training;
+    int32_t *pos;                                                    /* [workers]: comp tasks so far */
+    bool *has_r;                                                     /* [stages * items]: is recomputed */
+    int32_t *act_in, *act_out, *grad_in, *grad_out, *wstash, *stash; /* [stages * items] values at their reader and at their
+                              writer. grad: of this stage's output; its writer is the next stage. stash: what backward reads */
+    int32_t *param, *pgrad;                                          /* [stages] values */
+    bool *packed;                                                    /* [stages]: has its PACK */
+    int32_t *act_channel, *grad_channel;                             /* [stages]: into stage s; from stage s to s - 1 */
+    qni_message *message;
+    int32_t messages, message_cap;
+} qni_lower;
+
+static inline size_t qni_cell(const qni_lower *l, int32_t stage, int32_t item)
+{
+    return (size_t)stage * (size_t)l->items + (size_t)item;
+}
+
+/* A compute or step task at the end of its worker's comp lane. */
+int32_t qni_lower_comp(qni_lower *l, int32_t op, int32_t stage, int32_t item, int32_t worker);
+/* A message: value from, written by task producer, goes to value to. Adds SEND and RECV. */
+void qni_lower_message(qni_lower *l, int32_t channel, int32_t producer, int32_t from, int32_t to, uint64_t tag);
+int32_t qni_lower_channel(qni_lower *l, int32_t from, int32_t to, int32_t cls, int32_t edge);
+
+/* lower_compute.c: which items are recomputed; the worker's comp lane with values. */
+qn_status qni_lower_values(qni_lower *l, qn_err *err) QN_MUST_USE;
+void qni_lower_compute(qni_lower *l, int32_t worker);
+/* lower_step.c: PACK before a stage's first forward; all that comes after the last backward. */
+void qni_lower_step(qni_lower *l);
+/* lower_messages.c: places of SENDs and RECVs in their lanes, sizes of slots, who frees what. arrival: [builder tasks] keys or
+ * NULL. */
+qn_status qni_lower_place_messages(qni_lower *l, const int64_t *arrival, qn_err *err) QN_MUST_USE;
+qn_status qni_lower_frees(qni_lower *l, qn_err *err) QN_MUST_USE;
+void qni_lower_slot_sizes(qni_lower *l);
+/* lower_slots.c: offsets of all values in their arenas and what that makes tasks wait for. */
+struct qn_span_time;
+qn_status qni_lower_slots(qn_plan *p, const struct qn_span_time *time, qn_err *err) QN_MUST_USE;
+
+#endif

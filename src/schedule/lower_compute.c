@@ -1,0 +1,191 @@
+/* Lowering, passes bind and recompute: the comp lane of each worker and the values that its tasks read and write.
+ *
+ *   F   in act(s)                          out act(s + 1), stash(s); with R to come the stash lives during F only
+ *   R   in act(s)                          out stash(s)
+ *   B   in grad(s), act(s), stash(s)       out grad(s - 1), wstash(s)
+ *   W   in act(s), stash(s), wstash(s)     acc pgrad(s)
+ *   BW  in grad(s), act(s), stash(s)       out grad(s - 1), acc pgrad(s)
+ *
+ * Stage 0 has no act, the last stage no grad. A value that crosses workers exists twice: at its writer and at its reader. */
+#include <string.h>
+
+#include "core/alloc.h"
+#include "lower.h"
+
+static bool is_backward(int32_t op)
+{
+    return op == QN_OP_B || op == QN_OP_BW;
+}
+
+/* The items whose activations are made again, for one stage: all, or all but those whose backward follows right after their
+ * forward (or, where there is none, the one whose backward comes first). An R written in the order counts as asked for. */
+static void mark_recompute(qni_lower *l, int32_t s)
+{
+    const qn_order *o = l->order;
+    const int32_t w = o->worker_of[s];
+    const qn_order_task *list = o->task[w];
+    int32_t kept = 0, first_backward = QN_NONE;
+    for (int32_t i = 0; i < o->count[w]; i++) {
+        if (list[i].stage != s) continue;
+        bool *r = &l->has_r[qni_cell(l, s, list[i].item)];
+        if (list[i].op == QN_OP_R) *r = true;
+        if (!is_backward(list[i].op) || l->how->recompute == QN_RECOMPUTE_NONE) continue;
+        if (first_backward == QN_NONE) first_backward = list[i].item;
+        const bool follows = i > 0 && list[i - 1].op == QN_OP_F && list[i - 1].stage == s && list[i - 1].item == list[i].item;
+        if (follows && l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST)
+            kept++;
+        else
+            *r = true;
+    }
+    if (l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST && kept == 0 && first_backward != QN_NONE)
+        l->has_r[qni_cell(l, s, first_backward)] = false;
+}
+
+static int64_t size_of(const int64_t *given, const int64_t *said, int32_t s)
+{
+    return given != NULL ? given[s] : said != NULL ? said[s] : 1;
+}
+
+static qn_status check_sizes(const qni_lower *l, qn_err *err)
+{
+    const qn_order *o = l->order;
+    for (int32_t s = 0; s < l->stages; s++) {
+        const int64_t size[] = {size_of(l->how->act_bytes, o->act_bytes, s), size_of(l->how->stash_bytes, o->stash_bytes, s),
+                                size_of(l->how->wstash_bytes, o->wstash_bytes, s)};
+        for (int32_t k = 0; k < 3; k++) {
+            if (size[k] < 0 || size[k] > INT64_MAX / 4096)
+                return QN_FAIL(err, QN_ERANGE, "stage %d: a value of %lld bytes is out of range", s, (long long)size[k]);
+        }
+    }
+    return QN_OK;
+}
+
+/* One (stage, item): its values. */
+static void add_values(qni_lower *l, int32_t s, int32_t m)
+{
+    const qn_order *o = l->order;
+    qni_builder *b = &l->b;
+    const size_t c = qni_cell(l, s, m);
+    const int32_t w = o->worker_of[s];
+    if (s > 0) {
+        const int64_t bytes = size_of(l->how->act_bytes, o->act_bytes, s);
+        const int32_t before = o->worker_of[s - 1];
+        l->act_in[c] = qni_add_value(b, QN_V_ACT, s, m, w, bytes);
+        l->act_out[c] = before == w ? l->act_in[c] : qni_add_value(b, QN_V_ACT, s, m, before, bytes);
+        if (l->training) { /* of the output of stage s - 1, as large as the input of s */
+            const size_t g = qni_cell(l, s - 1, m);
+            l->grad_in[g] = qni_add_value(b, QN_V_GRAD, s - 1, m, before, bytes);
+            l->grad_out[g] = before == w ? l->grad_in[g] : qni_add_value(b, QN_V_GRAD, s - 1, m, w, bytes);
+        }
+    }
+    l->stash[c] = qni_add_value(b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, o->stash_bytes, s));
+}
+
+qn_status qni_lower_values(qni_lower *l, qn_err *err)
+{
+    const size_t cells = (size_t)l->stages * (size_t)l->items;
+    int32_t **const table[] = {&l->act_in, &l->act_out, &l->grad_in, &l->grad_out, &l->wstash, &l->stash};
+    bool room = true;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
+        room = (*table[i] = qn_calloc(cells, sizeof(int32_t))) != NULL && room;
+    l->has_r = qn_calloc(cells, sizeof *l->has_r);
+    l->param = qn_calloc((size_t)l->stages, sizeof *l->param);
+    l->pgrad = qn_calloc((size_t)l->stages, sizeof *l->pgrad);
+    l->act_channel = qn_calloc((size_t)l->stages, sizeof *l->act_channel);
+    l->grad_channel = qn_calloc((size_t)l->stages, sizeof *l->grad_channel);
+    l->packed = qn_calloc((size_t)l->stages, sizeof *l->packed);
+    l->pos = qn_calloc((size_t)l->workers, sizeof *l->pos);
+    if (!room || l->has_r == NULL || l->param == NULL || l->pgrad == NULL || l->act_channel == NULL || l->grad_channel == NULL ||
+        l->packed == NULL || l->pos == NULL)
+        return QN_FAIL(err, QN_ENOMEM, "plan of %d stages and %d micro-batches", l->stages, l->items);
+    qn_status st = check_sizes(l, err);
+    if (st != QN_OK) return st;
+    for (int32_t s = 0; s < l->stages; s++) {
+        const int32_t w = l->order->worker_of[s];
+        if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
+        if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, w, 0);
+        if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
+        if (s > 0 && l->order->worker_of[s - 1] != w) {
+            l->act_channel[s] = qni_lower_channel(l, l->order->worker_of[s - 1], w, QN_V_ACT, s);
+            if (l->training) l->grad_channel[s] = qni_lower_channel(l, w, l->order->worker_of[s - 1], QN_V_GRAD, s);
+        }
+        for (int32_t m = 0; m < l->items; m++) add_values(l, s, m);
+        if (l->training) mark_recompute(l, s);
+    }
+    return QN_OK;
+}
+
+static uint64_t tag_of(int32_t cls, int32_t stage, int32_t item)
+{
+    return (uint64_t)(uint32_t)cls << 48 | (uint64_t)(uint32_t)stage << 32 | (uint32_t)item;
+}
+
+static void add_forward(qni_lower *l, int32_t s, int32_t m)
+{
+    const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, QN_OP_F, s, m, w);
+    const size_t c = qni_cell(l, s, m);
+    if (s > 0) qni_add_link(&l->b, t, QNI_IN, l->act_in[c]);
+    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
+    if (s < l->stages - 1) {
+        const size_t next = qni_cell(l, s + 1, m);
+        qni_add_link(&l->b, t, QNI_OUT, l->act_out[next]);
+        if (l->act_out[next] != l->act_in[next])
+            qni_lower_message(l, l->act_channel[s + 1], t, l->act_out[next], l->act_in[next], tag_of(QN_V_ACT, s + 1, m));
+    }
+    const int64_t bytes = l->b.failed ? 0 : l->b.value[l->stash[c]].bytes;
+    qni_add_link(&l->b, t, QNI_OUT, l->has_r[c] ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
+}
+
+static void add_recompute(qni_lower *l, int32_t s, int32_t m)
+{
+    const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, l->order->worker_of[s]);
+    if (s > 0) qni_add_link(&l->b, t, QNI_IN, l->act_in[qni_cell(l, s, m)]);
+    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
+    qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, s, m)]);
+}
+
+static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
+{
+    const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, op, s, m, w);
+    const size_t c = qni_cell(l, s, m);
+    qni_builder *b = &l->b;
+    if (op != QN_OP_W && s < l->stages - 1) qni_add_link(b, t, QNI_IN, l->grad_in[c]);
+    if (s > 0) qni_add_link(b, t, QNI_IN, l->act_in[c]);
+    qni_add_link(b, t, QNI_IN, l->stash[c]);
+    if (op == QN_OP_W) qni_add_link(b, t, QNI_IN, l->wstash[c]);
+    if (l->how->step_tasks) qni_add_link(b, t, QNI_IN, l->param[s]);
+    if (op != QN_OP_W && s > 0) {
+        const size_t before = qni_cell(l, s - 1, m);
+        qni_add_link(b, t, QNI_OUT, l->grad_out[before]);
+        if (l->grad_out[before] != l->grad_in[before])
+            qni_lower_message(l, l->grad_channel[s], t, l->grad_out[before], l->grad_in[before], tag_of(QN_V_GRAD, s - 1, m));
+    }
+    if (op == QN_OP_B) {
+        l->wstash[c] = qni_add_value(b, QN_V_WSTASH, s, m, w, size_of(l->how->wstash_bytes, l->order->wstash_bytes, s));
+        qni_add_link(b, t, QNI_OUT, l->wstash[c]);
+    }
+    if (op != QN_OP_B) qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
+}
+
+void qni_lower_compute(qni_lower *l, int32_t w)
+{
+    const qn_order *o = l->order;
+    for (int32_t i = 0; i < o->count[w]; i++) {
+        const qn_order_task *t = &o->task[w][i];
+        const size_t c = qni_cell(l, t->stage, t->item);
+        if (t->op == QN_OP_F) {
+            if (l->how->step_tasks && !l->packed[t->stage]) { /* before its first use */
+                l->packed[t->stage] = true;
+                const int32_t pack = qni_lower_comp(l, QN_OP_PACK, t->stage, QN_NONE, w);
+                qni_add_link(&l->b, pack, QNI_OUT, l->param[t->stage]);
+            }
+            add_forward(l, t->stage, t->item);
+        } else if (t->op == QN_OP_R) {
+            add_recompute(l, t->stage, t->item);
+            l->has_r[c] = false; /* written out: none to insert */
+        } else if (l->training) {
+            if (is_backward(t->op) && l->has_r[c]) add_recompute(l, t->stage, t->item);
+            add_backward(l, t->op, t->stage, t->item);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+/* Untimed execution: lanes move tokens until nothing moves. Shares nothing with the validator's graph, which it judges. Messages
+ * travel slot by slot, as the runtime moves them. */
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "schedule_internal.h"
+#include "trace.h"
+
+typedef struct channel_state {
+    int64_t pushed, popped;   /* slots */
+    int32_t sender, receiver; /* tasks at the heads of their lanes that are in progress, or QN_NONE */
+} channel_state;
+
+typedef struct game {
+    const qn_plan *p;
+    bool *done;
+    int64_t *moved; /* [tasks]: slots of this message that went through */
+    channel_state *channel;
+    int32_t (*head)[QN_LANES];
+    int32_t depth;
+} game;
+
+static bool ready(const game *g, int32_t t)
+{
+    const qn_span w = g->p->task[t].wait;
+    for (int32_t i = 0; i < w.count; i++) {
+        if (!g->done[g->p->ref[w.first + i]]) return false;
+    }
+    return true;
+}
+
+static int64_t slots_of(const game *g, int32_t t)
+{
+    const qn_task *task = &g->p->task[t];
+    const qn_span s = task->op == QN_OP_SEND ? task->in : task->out;
+    const int64_t slot = g->p->channel[task->channel].slot_bytes;
+    if (s.count < 1 || slot < 1) return 1;
+    const int64_t bytes = g->p->value[g->p->ref[s.first]].bytes;
+    return qn_max64(1, bytes / slot + (bytes % slot != 0));
+}
+
+/* One slot of a message, if it can move. Returns whether it did. */
+static bool move_slot(game *g, int32_t t)
+{
+    const qn_task *task = &g->p->task[t];
+    channel_state *c = &g->channel[task->channel];
+    const int32_t depth = g->depth != 0 ? g->depth : g->p->channel[task->channel].depth;
+    if (task->op == QN_OP_SEND) {
+        c->sender = t;
+        if (depth == 0) { /* rendezvous: goes over when both are there */
+            if (c->receiver == QN_NONE) return false;
+            g->moved[t]++;
+            if (++g->moved[c->receiver] >= slots_of(g, c->receiver)) c->receiver = QN_NONE;
+            return true;
+        }
+        if (c->pushed - c->popped >= depth) return false;
+        c->pushed++;
+    } else {
+        c->receiver = t;
+        if (depth == 0 || c->pushed == c->popped) return false;
+        c->popped++;
+    }
+    g->moved[t]++;
+    return true;
+}
+
+/* Advances the head of a lane by one step. */
+static bool step(game *g, int32_t w, int32_t lane)
+{
+    const qn_plan *p = g->p;
+    int32_t *head = &g->head[w][lane];
+    if (*head == p->lane[w][lane][1]) return false;
+    const int32_t t = p->lane[w][lane][0] + *head;
+    if (!ready(g, t)) return false;
+    const qn_task *task = &p->task[t];
+    if (task->channel >= 0 && task->channel < p->channels && (task->op == QN_OP_SEND || task->op == QN_OP_RECV)) {
+        channel_state *c = &g->channel[task->channel];
+        const int64_t all = slots_of(g, t);
+        const bool moved = g->moved[t] < all && move_slot(g, t);
+        if (g->moved[t] < all) return moved;
+        if (c->sender == t) c->sender = QN_NONE;
+        if (c->receiver == t) c->receiver = QN_NONE;
+    }
+    g->done[t] = true;
+    (*head)++;
+    return true;
+}
+
+bool qn_token_game(const qn_plan *p, int32_t depth)
+{
+    game g = {.p = p, .depth = depth};
+    int32_t finished = 0;
+    bool moved = true, all = false;
+    g.done = qn_calloc((size_t)p->tasks, sizeof *g.done);
+    g.moved = qn_calloc((size_t)p->tasks, sizeof *g.moved);
+    g.channel = qn_calloc((size_t)p->channels, sizeof *g.channel);
+    g.head = qn_calloc((size_t)p->workers, sizeof *g.head);
+    if (g.done == NULL || g.moved == NULL || g.channel == NULL || g.head == NULL) goto out;
+    for (int32_t c = 0; c < p->channels; c++) g.channel[c].sender = g.channel[c].receiver = QN_NONE;
+    while (moved) {
+        moved = false;
+        for (int32_t w = 0; w < p->workers; w++) {
+            for (int32_t l = 0; l < QN_LANES; l++) {
+                while (step(&g, w, l)) moved = true;
+            }
+        }
+    }
+    for (int32_t t = 0; t < p->tasks; t++) finished += g.done[t];
+    all = finished == p->tasks;
+out:
+    qn_free(g.done);
+    qn_free(g.moved);
+    qn_free(g.channel);
+    qn_free(g.head);
+    return all;
+}

@@ -1,0 +1,117 @@
+/* What the files of this folder share: the builder that all plans come from, the graph that validator and simulator walk, and the
+ * checks that lowering runs early. Not for other modules. */
+#ifndef QN_SCHEDULE_INTERNAL_H
+#define QN_SCHEDULE_INTERNAL_H
+
+#include <stddef.h>
+
+#include "ir.h"
+
+/* --- names */
+const char *qni_op_name(int32_t op);
+const char *qni_class_name(int32_t cls);
+const char *qni_lane_name(int32_t lane);
+/* "act 1.0 @2" */
+const char *qni_value_text(char *buf, size_t cap, const qn_plan *p, int32_t value);
+enum { QNI_NAME = 64 }; /* room for any task or value text */
+
+static inline bool qni_is_compute(int32_t op)
+{
+    return op >= QN_OP_F && op <= QN_OP_R;
+}
+
+/* --- growable text; a failed append sticks */
+typedef struct qni_text {
+    char *at;
+    size_t used, cap;
+    bool failed;
+} qni_text;
+void qni_text_add(qni_text *t, const char *fmt, ...) QN_PRINTF(2, 3);
+/* Hands the text over; QN_ENOMEM when an append failed. */
+qn_status qni_text_done(char **out, qni_text *t, qn_err *err) QN_MUST_USE;
+
+/* --- builder: tasks, values and channels in any order; links say which task reads, writes, adds to, frees or waits for what. */
+typedef enum qni_link_kind { QNI_IN, QNI_OUT, QNI_ACC, QNI_FREE, QNI_WAIT, QNI_LINK_KINDS } qni_link_kind;
+
+typedef struct qni_link {
+    int32_t task, kind, id; /* id: a value, for QNI_WAIT a task */
+} qni_link;
+
+typedef struct qni_builder {
+    qn_task *task;
+    int64_t *key; /* [tasks]: place in its lane; equal keys stand in the order of their making */
+    qn_value *value;
+    qn_channel *channel;
+    qni_link *link;
+    int32_t tasks, values, channels, links;
+    int32_t task_cap, key_cap, value_cap, channel_cap, link_cap;
+    bool failed; /* out of memory; sticks */
+} qni_builder;
+
+void qni_builder_fini(qni_builder *b);
+/* Each returns the new index, 0 after a failure (whose writes go nowhere). */
+int32_t qni_add_task(qni_builder *b, int32_t op, int32_t stage, int32_t item, int32_t worker, int32_t lane);
+int32_t qni_add_value(qni_builder *b, int32_t cls, int32_t stage, int32_t item, int32_t worker, int64_t bytes);
+int32_t qni_add_channel(qni_builder *b, qn_channel c);
+void qni_add_link(qni_builder *b, int32_t task, qni_link_kind kind, int32_t id);
+/* A plan of what was added, tasks sorted by worker, lane and key; neither finished nor checked. worker_of is copied; the builder
+ * stays as it is. place, when not NULL: [tasks], the plan's index of each task added. Errors: QN_ENOMEM. */
+qn_status qni_builder_plan(qn_plan **out, const qni_builder *b, int32_t workers, int32_t stages, int32_t items,
+                           const int32_t *worker_of, int32_t *place, qn_err *err) QN_MUST_USE;
+
+/* Grows *p to hold at least want elements of size bytes. */
+bool qni_grow(void *p, int32_t *cap, int32_t want, size_t size);
+
+/* qn_plan_finish with more to wait for: extra[task][lane] is an index in that lane of the task's worker, or QN_NONE. NULL:
+ * nothing. */
+qn_status qni_plan_finish(qn_plan *p, const int32_t (*extra)[QN_LANES], qn_err *err) QN_MUST_USE;
+
+static inline int32_t qni_lane_index(const qn_plan *p, int32_t task)
+{
+    return task - p->lane[p->task[task].worker][p->task[task].lane][0];
+}
+
+/* --- checks */
+/* Compute tasks of an order or a plan, by worker in lane order. */
+typedef struct qni_compute {
+    int32_t op, stage, item, worker;
+} qni_compute;
+/* Complete and in an order that makes sense within a worker: each F once; a training item has BW, or B and W, once; F, R, B, W in
+ * this order; gradients added in ascending item order. Errors: QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, int32_t stages, int32_t items,
+                            const int32_t *worker_of, qn_err *err) QN_MUST_USE;
+
+/* --- graph: who must be complete before whom. Predecessors of a task: the one before it in its lane, its waits, a RECV's SEND,
+ * and for a SEND the RECV that frees its channel slot. A pair on a rendezvous channel is one node. */
+typedef struct qni_graph {
+    const qn_plan *plan;
+    int32_t *peer;  /* [tasks]: a SEND's RECV, a RECV's SEND, or QN_NONE */
+    int32_t *frees; /* [tasks]: the RECV that must be complete before this SEND, or QN_NONE */
+    int32_t *node;  /* [tasks]: itself; for a RECV on a rendezvous channel its SEND */
+    int32_t *order; /* [ordered] nodes, each after all its predecessors */
+    int32_t ordered, nodes;
+    bool *stuck; /* [tasks]: can never run: a RECV nobody sends to, a SEND whose slot nobody empties */
+    bool *done;  /* [tasks], by node: is in order */
+    bool free_recv;
+} qni_graph;
+
+/* depth overrides every channel's depth in slots; 0: as planned, INT32_MAX: unbounded. A channel holds as many whole messages as
+ * its depth has room for slots of its largest message. */
+enum { QNI_GRAPH_FREE_RECV = 1 }; /* receives do not wait for each other, channels are unbounded */
+qn_status qni_graph_open(qni_graph *g, const qn_plan *plan, int32_t depth, int32_t flags, qn_err *err) QN_MUST_USE;
+void qni_graph_close(qni_graph *g);
+/* QN_ESCHEDULE with the tasks that wait for each other, unless all nodes are in order. */
+qn_status qni_graph_live(const qni_graph *g, qn_err *err) QN_MUST_USE;
+/* Start and end of each task as soon as possible. cost: [tasks] or NULL. */
+struct qn_span_time;
+void qni_graph_times(const qni_graph *g, struct qn_span_time *time, int64_t latency, const int64_t *cost);
+
+/* Per task and lane of its worker: the last index that is complete before the task starts, by lanes and waits alone (not by
+ * messages over other workers: what a worker relies on must be visible on it). QN_NONE: nothing. *out [tasks] is freed with
+ * qn_free. The graph must be live. */
+qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err) QN_MUST_USE;
+/* Memory of a live plan: values that may be alive at once share no bytes; nothing beyond the arenas; arenas within limits.
+ * Errors: QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qni_check_memory(const qn_plan *p, const qni_graph *g, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;
+
+#endif
