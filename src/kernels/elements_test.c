@@ -450,6 +450,121 @@ static void check_table(const char *isa, qn_mode mode)
     near_teams_close(&teams);
 }
 
+/* --- what does not fit the list of ops */
+static const qn_kernels *table_of(const char *isa, qn_mode mode)
+{
+    const qn_kernels *k;
+    assert_int_equal(setenv("QUERN_ISA", isa, 1), 0);
+    return qn_kernels_get(&k, mode, NULL) == QN_OK ? k : NULL;
+}
+
+static const char *const ISAS[] = {"portable", "avx2", "avx512"};
+
+/* Doubles of n / 64 terms a slice: relative error below n 2^-53. The slices depend on n alone, so threads change no bit. */
+static void sumsq_of_any_length(void **state)
+{
+    (void)state;
+    static const int64_t sizes[] = {0, 1, 7, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 65536, 200003};
+    const qn_kernels *reference = table_of("portable", QN_MODE_REF_F32);
+    near_teams teams;
+    near_teams_open(&teams);
+    for (size_t i = 0; i < QN_COUNT(sizes); i++) {
+        near_array g = near_open(QN_F32, sizes[i], 60, -1, 1);
+        const double want = reference->sumsq(&teams.ex[0], g.p, g.n);
+        for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
+            const qn_kernels *k = table_of(ISAS[s], QN_MODE_F32);
+            if (k == NULL) continue;
+            const double got = k->sumsq(&teams.ex[0], g.p, g.n);
+            assert_true(near_within(got, want, want * ((double)g.n + 1) * 0x1p-53));
+            for (int t = 1; t < NEAR_TEAMS; t++) assert_true(k->sumsq(&teams.ex[t], g.p, g.n) == got);
+        }
+        near_close(&g);
+    }
+    near_teams_close(&teams);
+}
+
+/* Where exponentials overflow, vanish or meet no number. silu(x) = swiglu(x, 1). */
+static void activations_at_extremes(void **state)
+{
+    (void)state;
+    static const float x[] = {0,   -0.0f, 1e-40f, -1e-40f, 20,    -20,   80,     -80,   88.7f,  -88.7f,   90,
+                              -90, 104,   -104,   1000,    -1000, 1e19f, -1e19f, 3e38f, -3e38f, INFINITY, NAN};
+    enum { N = QN_COUNT(x) };
+    float one[N], y[N], up[N], want[N], want_up[N];
+    for (int i = 0; i < N; i++) one[i] = 1;
+    const qn_kernels *reference = table_of("portable", QN_MODE_REF_F32);
+    for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
+        const qn_kernels *k = table_of(ISAS[s], QN_MODE_F32);
+        if (k == NULL) continue;
+        const qn_exec ex = {0};
+        for (int which = 0; which < 4; which++) {
+            float *const out[] = {y, want};
+            const qn_kernels *const tables[] = {k, reference};
+            for (int t = 0; t < 2; t++) {
+                if (which == 0) tables[t]->gelu_forward(&ex, out[t], x, N);
+                if (which == 1) tables[t]->gelu_backward(&ex, out[t], one, x, N);
+                if (which == 2) tables[t]->swiglu_forward(&ex, out[t], x, one, N);
+                if (which == 3) tables[t]->swiglu_backward(&ex, out[t], t == 0 ? up : want_up, one, x, one, N);
+            }
+            /* relative where the result is large, else the denormals that the vectors flush */
+            for (int i = 0; i < N; i++) {
+                if (which == 1 && x[i] == INFINITY) continue; /* inf - inf in the definition, 1 in the limit */
+                if (which == 3 && x[i] == INFINITY) continue;
+                if (!near_within(y[i], want[i], fabs((double)want[i]) * 64 * U + 1e-34))
+                    fail_msg("%s which %d at %g: %.9g, want %.9g", k->name, which, (double)x[i], (double)y[i], (double)want[i]);
+            }
+        }
+    }
+}
+
+/* A share of dropped elements near p, and forward and backward dropping the same ones. */
+static void masks_agree(void **state)
+{
+    (void)state;
+    enum { B = 3, N = 20001 };
+    const qn_rng_key key = {.seed = near_seed(), .step = 1, .sample = 5};
+    near_teams teams;
+    near_teams_open(&teams);
+    near_array a = near_open(QN_F32, B * N, 61, 1, 2), y = near_open(QN_F32, B * N, 62, 0, 1),
+               d = near_open(QN_F32, B * N, 63, 0, 1);
+    memset(a.p, 0, near_bytes(&a));
+    for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
+        const qn_kernels *k = table_of(ISAS[s], QN_MODE_F32);
+        if (k == NULL) continue;
+        k->residual_forward(&teams.ex[1], y.p, a.p, a.f, B, N, 0.25, &key);
+        k->residual_backward(&teams.ex[2], d.p, a.f, B, N, 0.25, &key);
+        assert_memory_equal(y.p, d.p, near_bytes(&y));
+        int64_t dropped = 0;
+        for (int64_t i = 0; i < B * N; i++) dropped += ((float *)y.p)[i] == 0;
+        assert_in_range(dropped, B * N / 4 - 600, B * N / 4 + 600); /* 5.7 standard deviations */
+    }
+    near_close(&a), near_close(&y), near_close(&d);
+    near_teams_close(&teams);
+}
+
+/* Narrowing as qn_f32_to_bf16, for every upper half and the lower halves around each border. */
+static void bf16_rounds_as_scalar(void **state)
+{
+    (void)state;
+    static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+    enum { N = 65536 * QN_COUNT(low) };
+    float *a = calloc(N, sizeof(*a));
+    qn_bf16 *y = calloc(N, sizeof(*y));
+    assert_true(a != NULL && y != NULL);
+    for (uint32_t i = 0; i < N; i++) {
+        const uint32_t bits = i / QN_COUNT(low) << 16 | low[i % QN_COUNT(low)];
+        memcpy(&a[i], &bits, sizeof(bits));
+    }
+    for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
+        const qn_kernels *k = table_of(ISAS[s], QN_MODE_BF16);
+        if (k == NULL) continue;
+        const qn_exec ex = {0};
+        k->residual_backward(&ex, y, a, 1, N, 0, NULL);
+        for (uint32_t i = 0; i < N; i++) assert_int_equal(y[i], qn_f32_to_bf16(a[i]));
+    }
+    free(a), free(y);
+}
+
 #define TABLE_TEST(isa, mode)                                                                                                    \
     static void isa##_##mode(void **state)                                                                                       \
     {                                                                                                                            \
@@ -466,8 +581,16 @@ TABLE_TEST(avx512, BF16)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(portable_F32), cmocka_unit_test(portable_BF16), cmocka_unit_test(avx2_F32),
-        cmocka_unit_test(avx2_BF16),    cmocka_unit_test(avx512_F32),    cmocka_unit_test(avx512_BF16),
+        cmocka_unit_test(portable_F32),
+        cmocka_unit_test(portable_BF16),
+        cmocka_unit_test(avx2_F32),
+        cmocka_unit_test(avx2_BF16),
+        cmocka_unit_test(avx512_F32),
+        cmocka_unit_test(avx512_BF16),
+        cmocka_unit_test(sumsq_of_any_length),
+        cmocka_unit_test(activations_at_extremes),
+        cmocka_unit_test(masks_agree),
+        cmocka_unit_test(bf16_rounds_as_scalar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

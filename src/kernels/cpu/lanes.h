@@ -192,15 +192,30 @@ QN_INLINE float v_highest(vf v) /* NaN in a lane may or may not show */
 /* --- memory. Of the n elements that remain the first W are touched; missing lanes load as 0. */
 QN_INLINE vf v_widen(vh h)
 {
+#if defined(QN_ISA_avx512)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif defined(QN_ISA_avx2)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
     return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 
 /* As qn_f32_to_bf16 in every lane. */
 QN_INLINE vh v_narrow(vf v)
 {
     const vu u = (vu)v, rounded = u + 0x7fff + (u >> 16 & 1), quiet = u | 0x400000;
-    const vu nan = (vu)(v != v);
-    return __builtin_convertvector(((nan & quiet) | (~nan & rounded)) >> 16, vh);
+#if defined(QN_ISA_avx512)
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    return (vh)_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32((__m512i)rounded, nan, (__m512i)quiet), 16));
+#else
+    const vi nan = v != v, half = (vi)((quiet & (vu)nan) | (rounded & ~(vu)nan)) >> 16; /* signed, so that the packs are exact */
+#if defined(QN_ISA_avx2)
+    return (vh)_mm_packs_epi32(_mm256_castsi256_si128((__m256i)half), _mm256_extracti128_si256((__m256i)half, 1));
+#else
+    return __builtin_convertvector((vu)half, vh);
+#endif
+#endif
 }
 
 QN_INLINE vf v_load_f32(const float *p, int64_t n)
@@ -257,6 +272,37 @@ QN_INLINE void v_store_bf16(qn_bf16 *p, vf v, int64_t n)
 #define v_load(p, n)     _Generic((p), float * : v_load_f32, const float * : v_load_f32, default : v_load_bf16)(p, n)
 #define v_store(p, v, n) _Generic((p), float * : v_store_f32, default : v_store_bf16)(p, v, n)
 
+/* The lower and the upper half of the lanes in double. */
+typedef double vd __attribute__((vector_size(W * 4)));
+#if defined(QN_ISA_avx512)
+QN_INLINE vd v_low_double(vf v)
+{
+    return (vd)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+}
+QN_INLINE vd v_high_double(vf v)
+{
+    return (vd)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1));
+}
+#elif defined(QN_ISA_avx2)
+QN_INLINE vd v_low_double(vf v)
+{
+    return (vd)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+}
+QN_INLINE vd v_high_double(vf v)
+{
+    return (vd)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+}
+#else
+QN_INLINE vd v_low_double(vf v)
+{
+    return (vd){v[0], v[1]};
+}
+QN_INLINE vd v_high_double(vf v)
+{
+    return (vd){v[2], v[3]};
+}
+#endif
+
 /* --- functions. e^x: error below 2 units in the last place; above 88.72 infinity, below -87.34 zero (avx512: denormals, then
  * zero), NaN stays NaN. Reduction to |r| <= ln(2)/2 and the polynomial of Cephes' expf (Moshier). */
 QN_INLINE vf v_exp(vf x)
@@ -292,7 +338,19 @@ QN_INLINE vf v_sigmoid(vf x)
     return 1 / (1 + v_exp(-x));
 }
 
-/* --- work. Runs fn on the team, or here when elements are too few to pay for waking it. */
+/* --- work. What thread i of k does of n, in multiples of grain. */
+typedef struct share {
+    int64_t begin, end;
+} share;
+
+QN_INLINE share lanes_share(int64_t n, int64_t grain, int32_t thread, int32_t threads)
+{
+    int64_t begin, end;
+    qn_split(&begin, &end, n, grain, thread, threads);
+    return (share){begin, end};
+}
+
+/* Runs fn on the team, or here when elements are too few to pay for waking it. */
 QN_INLINE void lanes_run(const qn_exec *ex, qn_team_fn *fn, void *ctx, int64_t elements)
 {
     if (elements < 16384)

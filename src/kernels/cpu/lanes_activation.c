@@ -28,11 +28,10 @@ static void QN_LANES(gelu_part)(void *ctx, int32_t thread, int32_t threads)
     const job *j = ctx;
     QN_ACT *y = j->a;
     const QN_ACT *x = j->x;
-    int64_t i, end;
-    qn_split(&i, &end, j->n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
-        const vf v = v_load(x + i, end - i);
-        v_store(y + i, v * gelu_gate(v), end - i);
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        const vf v = v_load(x + i, part.end - i);
+        v_store(y + i, v * gelu_gate(v), part.end - i);
     }
 }
 
@@ -48,13 +47,12 @@ static void QN_LANES(gelu_backward_part)(void *ctx, int32_t thread, int32_t thre
     QN_ACT *dx = j->a;
     const QN_ACT *x = j->x;
     const float *dy = j->dy;
-    int64_t i, end;
-    qn_split(&i, &end, j->n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
         /* beyond 30 the derivative is 0 or 1, and nothing overflows before */
-        const vf v = v_max(v_of(-30), v_min(v_of(30), v_load(x + i, end - i))), s = gelu_gate(v);
+        const vf v = v_max(v_of(-30), v_min(v_of(30), v_load(x + i, part.end - i))), s = gelu_gate(v);
         const vf du = v_fma(v * v, v_of(3 * GELU_2K * GELU_CUBE), v_of(GELU_2K));
-        v_store(dx + i, v_load(dy + i, end - i) * v_fma(v * du, s * (1 - s), s), end - i);
+        v_store(dx + i, v_load(dy + i, part.end - i) * v_fma(v * du, s * (1 - s), s), part.end - i);
     }
 }
 
@@ -69,11 +67,10 @@ static void QN_LANES(swiglu_part)(void *ctx, int32_t thread, int32_t threads)
     const job *j = ctx;
     QN_ACT *y = j->a;
     const QN_ACT *gate = j->x, *up = j->up;
-    int64_t i, end;
-    qn_split(&i, &end, j->n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
-        const vf g = v_load(gate + i, end - i);
-        v_store(y + i, g * v_sigmoid(g) * v_load(up + i, end - i), end - i);
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        const vf g = v_load(gate + i, part.end - i);
+        v_store(y + i, g * v_sigmoid(g) * v_load(up + i, part.end - i), part.end - i);
     }
 }
 
@@ -89,12 +86,11 @@ static void QN_LANES(swiglu_backward_part)(void *ctx, int32_t thread, int32_t th
     QN_ACT *dgate = j->a, *dup = j->b;
     const QN_ACT *gate = j->x, *up = j->up;
     const float *dy = j->dy;
-    int64_t i, end;
-    qn_split(&i, &end, j->n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
-        const vf g = v_load(gate + i, end - i), s = v_sigmoid(g), ds = v_load(dy + i, end - i) * s;
-        v_store(dup + i, ds * g, end - i);
-        v_store(dgate + i, ds * v_load(up + i, end - i) * v_fma(g, 1 - s, v_of(1)), end - i);
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        const vf g = v_load(gate + i, part.end - i), s = v_sigmoid(g), ds = v_load(dy + i, part.end - i) * s;
+        v_store(dup + i, ds * g, part.end - i);
+        v_store(dgate + i, ds * v_load(up + i, part.end - i) * v_fma(g, 1 - s, v_of(1)), part.end - i);
     }
 }
 

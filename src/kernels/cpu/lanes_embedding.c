@@ -13,9 +13,8 @@ typedef struct job {
 static void forward_part(void *ctx, int32_t thread, int32_t threads)
 {
     const job *j = ctx;
-    int64_t r, end;
-    qn_split(&r, &end, j->R, 1, thread, threads);
-    for (; r < end; r++) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t r = part.begin; r < part.end; r++) {
         float *y = j->y + r * j->C;
         const float *t = j->wte + j->tok[r] * j->C, *p = j->wpe != NULL ? j->wpe + j->pos[r] * j->C : NULL;
         if (p == NULL)
@@ -41,13 +40,13 @@ QN_INLINE void add_row(float *a, const float *b, int64_t n)
 static void backward_part(void *ctx, int32_t thread, int32_t threads)
 {
     const job *j = ctx;
-    int64_t c, end;
-    qn_split(&c, &end, j->C, QN_CACHE_LINE, thread, threads);
-    if (c == end) return;
+    const share part = lanes_share(j->C, QN_CACHE_LINE, thread, threads);
+    const int64_t c = part.begin, n = part.end - c;
+    if (n == 0) return;
     for (int64_t r = 0; r < j->R; r++) {
         const float *dy = j->dy + r * j->C + c;
-        add_row(j->dwte + j->tok[r] * j->C + c, dy, end - c);
-        if (j->dwpe != NULL) add_row(j->dwpe + j->pos[r] * j->C + c, dy, end - c);
+        add_row(j->dwte + j->tok[r] * j->C + c, dy, n);
+        if (j->dwpe != NULL) add_row(j->dwpe + j->pos[r] * j->C + c, dy, n);
     }
 }
 

@@ -34,9 +34,8 @@ static void input_sums(float *sum_g, float *sum_gn, const input_job *j, const fl
 static void input_part(void *ctx, int32_t thread, int32_t threads)
 {
     const input_job *j = ctx;
-    int64_t r, end;
-    qn_split(&r, &end, j->R, 1, thread, threads);
-    for (; r < end; r++) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t r = part.begin; r < part.end; r++) {
         const float *dy = j->dy + r * j->C, *x = j->x + r * j->C, mean = j->mean[r], rstd = j->rstd[r];
         float *dx = j->dx + r * j->C, sum_g, sum_gn;
         input_sums(&sum_g, &sum_gn, j, dy, x, mean, rstd);
@@ -86,10 +85,9 @@ QN_INLINE void weight_rows(vf *sum_w, vf *sum_b, const weight_job *j, int64_t r,
 static void weight_part(void *ctx, int32_t thread, int32_t threads)
 {
     const weight_job *j = ctx;
-    int64_t begin, end;
-    qn_split(&begin, &end, j->C, QN_CACHE_LINE, thread, threads);
-    for (int64_t c = begin; c < end; c += STRIP) {
-        const int64_t n = qn_min64(STRIP, end - c);
+    const share part = lanes_share(j->C, QN_CACHE_LINE, thread, threads);
+    for (int64_t c = part.begin; c < part.end; c += STRIP) {
+        const int64_t n = qn_min64(STRIP, part.end - c);
         vf sum_w[STRIP / W] = {{0}}, sum_b[STRIP / W] = {{0}};
         int64_t r = 0;
         for (; r + 4 <= j->R; r += 4) weight_rows(sum_w, sum_b, j, r, 4, c, n);
@@ -125,18 +123,21 @@ static float row_mean(const float *x, int64_t C)
 
 static float row_variance(const float *x, float mean, int64_t C)
 {
-    vf a = {0}, b = {0};
+    vf a = {0}, b = {0}, d = {0}, e = {0};
     int64_t c = 0;
-    for (; c + 2 * W <= C; c += 2 * W) {
-        const vf u = v_load(x + c, W) - mean, v = v_load(x + c + W, W) - mean;
-        a = v_fma(u, u, a);
-        b = v_fma(v, v, b);
+    for (; c + 4 * W <= C; c += 4 * W) {
+        const vf p = v_load(x + c, W) - mean, q = v_load(x + c + W, W) - mean;
+        const vf r = v_load(x + c + 2 * W, W) - mean, s = v_load(x + c + 3 * W, W) - mean;
+        a = v_fma(p, p, a);
+        b = v_fma(q, q, b);
+        d = v_fma(r, r, d);
+        e = v_fma(s, s, e);
     }
     for (; c < C; c += W) {
-        const vf u = v_keep(v_below(C - c), v_load(x + c, C - c) - mean);
-        a = v_fma(u, u, a);
+        const vf p = v_keep(v_below(C - c), v_load(x + c, C - c) - mean);
+        a = v_fma(p, p, a);
     }
-    return v_sum(a + b) / (float)C;
+    return v_sum((a + b) + (d + e)) / (float)C;
 }
 
 typedef struct forward_job {
@@ -153,9 +154,8 @@ typedef struct forward_job {
 static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
 {
     const forward_job *j = ctx;
-    int64_t r, end;
-    qn_split(&r, &end, j->R, 1, thread, threads);
-    for (; r < end; r++) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t r = part.begin; r < part.end; r++) {
         const float *x = j->x + r * j->C;
         QN_ACT *y = (QN_ACT *)j->y + r * j->C;
         const float mean = row_mean(x, j->C), rstd = 1 / sqrtf(row_variance(x, mean, j->C) + j->eps);

@@ -3,8 +3,6 @@
 
 enum { GRAIN = 1024, SLICES = 64 }; /* elements, a multiple of every W; parts of a sum */
 
-typedef double vd __attribute__((vector_size(W * 8)));
-
 /* --- sumsq: the gradient is cut into SLICES by its length alone, each is summed in double, and the sums are added in order. */
 typedef struct sum_job {
     double sum[SLICES];
@@ -12,26 +10,28 @@ typedef struct sum_job {
     int64_t n;
 } sum_job;
 
+static double sum_slice(const float *g, int64_t begin, int64_t end)
+{
+    vd low = {0}, high = {0};
+    for (int64_t i = begin; i < end; i += W) {
+        const vf v = v_load(g + i, end - i);
+        const vd a = v_low_double(v), b = v_high_double(v);
+        low += a * a;
+        high += b * b;
+    }
+    low += high;
+    double sum = 0;
+    for (int k = 0; k < W / 2; k++) sum += low[k];
+    return sum;
+}
+
 static void sum_part(void *ctx, int32_t thread, int32_t threads)
 {
     sum_job *j = ctx;
-    int64_t s, last;
-    qn_split(&s, &last, SLICES, 1, thread, threads);
-    for (; s < last; s++) {
-        int64_t i, end;
-        qn_split(&i, &end, j->n, GRAIN, (int32_t)s, SLICES);
-        vd sum[2] = {{0}, {0}};
-        for (; i < end; i += 2 * W) {
-            const vd a = __builtin_convertvector(v_load(j->g + i, end - i), vd);
-            sum[0] += a * a;
-            if (i + W >= end) break;
-            const vd b = __builtin_convertvector(v_load(j->g + i + W, end - i - W), vd);
-            sum[1] += b * b;
-        }
-        const vd both = sum[0] + sum[1];
-        double total = 0;
-        for (int k = 0; k < W; k++) total += both[k];
-        j->sum[s] = total;
+    const share part = lanes_share(SLICES, 1, thread, threads);
+    for (int64_t s = part.begin; s < part.end; s++) {
+        const share slice = lanes_share(j->n, GRAIN, (int32_t)s, SLICES);
+        j->sum[s] = sum_slice(j->g, slice.begin, slice.end);
     }
 }
 
@@ -54,10 +54,9 @@ typedef struct adamw_job {
 static void adamw_part(void *ctx, int32_t thread, int32_t threads)
 {
     const adamw_job h = *(const adamw_job *)ctx;
-    int64_t i, end;
-    qn_split(&i, &end, h.n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
-        const int64_t n = end - i;
+    const share part = lanes_share(h.n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        const int64_t n = part.end - i;
         const vf g = v_load(h.g + i, n) * h.scale, p = v_load(h.p + i, n);
         const vf m = v_fma(v_load(h.m + i, n), v_of(h.beta1), g * h.rest1);
         const vf v = v_fma(v_load(h.v + i, n), v_of(h.beta2), g * g * h.rest2);
@@ -99,11 +98,10 @@ typedef struct fold_job {
 static void fold_part(void *ctx, int32_t thread, int32_t threads)
 {
     const fold_job *j = ctx;
-    int64_t i, end;
-    qn_split(&i, &end, j->n, GRAIN, thread, threads);
-    for (; i < end; i += W) {
-        v_store(j->a + i, v_load(j->a + i, end - i) + v_load(j->b + i, end - i), end - i);
-        v_store(j->b + i, (vf){0}, end - i);
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        v_store(j->a + i, v_load(j->a + i, part.end - i) + v_load(j->b + i, part.end - i), part.end - i);
+        v_store(j->b + i, (vf){0}, part.end - i);
     }
 }
 

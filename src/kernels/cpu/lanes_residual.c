@@ -16,6 +16,10 @@ QN_INLINE vu multiply(vu *low, vu a, uint32_t m)
     const __m256i b = _mm256_set1_epi32((int32_t)m), v = (__m256i)a;
     const __m256i even = _mm256_mul_epu32(v, b), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), b);
     return (vu)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#elif defined(__SSE2__)
+    const __m128i b = _mm_set1_epi32((int32_t)m), v = (__m128i)a;
+    const __m128i even = _mm_mul_epu32(v, b), odd = _mm_mul_epu32(_mm_srli_epi64(v, 32), b);
+    return (vu)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_and_si128(odd, _mm_set_epi32(-1, 0, -1, 0)));
 #else
     vu high;
     for (int i = 0; i < W; i++) high[i] = (uint32_t)((uint64_t)a[i] * m >> 32);
@@ -59,7 +63,7 @@ enum { UNIT = 4096 }; /* elements of one sample that a thread takes at a time: a
 
 typedef struct job {
     void *y;
-    const float *a; /* NULL: no sum */
+    const float *a; /* the sum's other part; backward: NULL */
     const void *x;
     int64_t n, units; /* elements and units of a sample */
     int64_t all;      /* units */
@@ -68,29 +72,25 @@ typedef struct job {
     qn_rng_key key;
 } job;
 
-/* y = a + drop(x), or drop(x), for the share of a thread. TO and FROM are the element types of y and x. Without dropout the whole
- * call counts as one sample. */
-#define DROP(TO, FROM)                                                                                                           \
-    const job *j = ctx;                                                                                                          \
-    int64_t unit, last;                                                                                                          \
-    qn_split(&unit, &last, j->all, 1, thread, threads);                                                                          \
-    for (; unit < last; unit++) {                                                                                                \
-        const int64_t first = unit % j->units * UNIT, end = qn_min64(first + UNIT, j->n), at = unit / j->units * j->n;           \
-        TO *y = (TO *)j->y + at;                                                                                                 \
-        const FROM *x = (const FROM *)j->x + at;                                                                                 \
-        const float *a = j->a != NULL ? j->a + at : NULL;                                                                        \
-        qn_rng_key key = j->key;                                                                                                 \
-        key.sample += (uint32_t)(unit / j->units);                                                                               \
-        for (int64_t e = first; e < end; e += 4 * W) {                                                                           \
-            vu word[4];                                                                                                          \
-            if (j->limit != 0) random_words(word, &key, (uint32_t)(e / 4));                                                      \
-            for (int64_t k = 0, i = e; k < 4 && i < end; k++, i += W) {                                                          \
-                vf v = v_load(x + i, end - i);                                                                                   \
-                if (j->limit != 0) v = v_keep((vi)(word[k] > (uint32_t)(j->limit - 1)), v * j->scale);                           \
-                v_store(y + i, a != NULL ? v_load(a + i, end - i) + v : v, end - i);                                             \
-            }                                                                                                                    \
-        }                                                                                                                        \
-    }
+/* The elements of unit u: they start `first` elements into a sample that starts at `at`. */
+typedef struct span {
+    int64_t at, first, end;
+    qn_rng_key key;
+} span;
+
+QN_INLINE span unit_span(const job *j, int64_t u)
+{
+    const int64_t sample = u / j->units, first = u % j->units * UNIT;
+    span s = {.at = sample * j->n, .first = first, .end = qn_min64(first + UNIT, j->n), .key = j->key};
+    s.key.sample += (uint32_t)sample;
+    return s;
+}
+
+/* drop(v), with the random words of its lanes */
+QN_INLINE vf drop(const job *j, vf v, vu word)
+{
+    return j->limit == 0 ? v : v_keep((vi)(word > (uint32_t)(j->limit - 1)), v * j->scale);
+}
 
 static void run(const qn_exec *ex, qn_team_fn *fn, void *y, const float *a, const void *x, int64_t B, int64_t n, double p,
                 const qn_rng_key *key)
@@ -105,22 +105,34 @@ static void run(const qn_exec *ex, qn_team_fn *fn, void *y, const float *a, cons
     if (j.all > 0) lanes_run(ex, fn, &j, B * j.n);
 }
 
-static void dropout_part(void *ctx, int32_t thread, int32_t threads)
-{
-    DROP(float, float)
-}
-
+/* Between arrays of res, dropout is the backward of f32. */
 void QN_LANES_F32(dropout)(const qn_exec *ex, void *y, const void *x, int64_t B, int64_t n, double p, const qn_rng_key *key)
 {
-    run(ex, dropout_part, y, NULL, x, B, n, p, key);
+    QN_LANES_F32(residual_backward)(ex, y, x, B, n, p, key);
 }
 
 #include "kernels/cpu/lanes_twice.h"
 #else
 
+/* y = a + drop(x) */
 static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
 {
-    DROP(float, QN_ACT)
+    const job *j = ctx;
+    const share part = lanes_share(j->all, 1, thread, threads);
+    for (int64_t u = part.begin; u < part.end; u++) {
+        const span s = unit_span(j, u);
+        float *y = (float *)j->y + s.at;
+        const float *a = j->a + s.at;
+        const QN_ACT *x = (const QN_ACT *)j->x + s.at;
+        for (int64_t e = s.first; e < s.end; e += 4 * W) {
+            vu word[4] = {{0}};
+            if (j->limit != 0) random_words(word, &s.key, (uint32_t)(e / 4));
+            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W) {
+                const vf v = drop(j, v_load(x + i, s.end - i), word[k]);
+                v_store(y + i, v_load(a + i, s.end - i) + v, s.end - i);
+            }
+        }
+    }
 }
 
 void QN_LANES(residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t B, int64_t n, double p,
@@ -129,9 +141,22 @@ void QN_LANES(residual_forward)(const qn_exec *ex, void *y, const void *a, const
     run(ex, QN_LANES(forward_part), y, a, b, B, n, p, key);
 }
 
+/* y = drop(x) */
 static void QN_LANES(backward_part)(void *ctx, int32_t thread, int32_t threads)
 {
-    DROP(QN_ACT, float)
+    const job *j = ctx;
+    const share part = lanes_share(j->all, 1, thread, threads);
+    for (int64_t u = part.begin; u < part.end; u++) {
+        const span s = unit_span(j, u);
+        QN_ACT *y = (QN_ACT *)j->y + s.at;
+        const float *x = (const float *)j->x + s.at;
+        for (int64_t e = s.first; e < s.end; e += 4 * W) {
+            vu word[4] = {{0}};
+            if (j->limit != 0) random_words(word, &s.key, (uint32_t)(e / 4));
+            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W)
+                v_store(y + i, drop(j, v_load(x + i, s.end - i), word[k]), s.end - i);
+        }
+    }
 }
 
 void QN_LANES(residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t B, int64_t n, double p,

@@ -26,9 +26,8 @@ static float input_sum(const float *dy, const float *w, const float *x, int64_t 
 static void input_part(void *ctx, int32_t thread, int32_t threads)
 {
     const input_job *j = ctx;
-    int64_t r, end;
-    qn_split(&r, &end, j->R, 1, thread, threads);
-    for (; r < end; r++) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t r = part.begin; r < part.end; r++) {
         const float *dy = j->dy + r * j->C, *x = j->x + r * j->C, rstd = j->rstd[r];
         float *dx = j->dx + r * j->C;
         const float mean_gn = input_sum(dy, j->w, x, j->C) * rstd / (float)j->C;
@@ -74,10 +73,9 @@ QN_INLINE void weight_rows(vf *sum, const weight_job *j, int64_t r, int rows, in
 static void weight_part(void *ctx, int32_t thread, int32_t threads)
 {
     const weight_job *j = ctx;
-    int64_t begin, end;
-    qn_split(&begin, &end, j->C, QN_CACHE_LINE, thread, threads);
-    for (int64_t c = begin; c < end; c += STRIP) {
-        const int64_t n = qn_min64(STRIP, end - c);
+    const share part = lanes_share(j->C, QN_CACHE_LINE, thread, threads);
+    for (int64_t c = part.begin; c < part.end; c += STRIP) {
+        const int64_t n = qn_min64(STRIP, part.end - c);
         vf sum[STRIP / W] = {{0}};
         int64_t r = 0;
         for (; r + 4 <= j->R; r += 4) weight_rows(sum, j, r, 4, c, n);
@@ -122,9 +120,8 @@ typedef struct forward_job {
 static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
 {
     const forward_job *j = ctx;
-    int64_t r, end;
-    qn_split(&r, &end, j->R, 1, thread, threads);
-    for (; r < end; r++) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t r = part.begin; r < part.end; r++) {
         const float *x = j->x + r * j->C;
         QN_ACT *y = (QN_ACT *)j->y + r * j->C;
         const float rstd = 1 / sqrtf(row_squares(x, j->C) / (float)j->C + j->eps);

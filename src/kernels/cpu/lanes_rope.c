@@ -53,14 +53,13 @@ static void QN_LANES(part)(void *ctx, int32_t thread, int32_t threads)
 {
     const job *j = ctx;
     const int64_t half = j->D / 2;
-    int64_t begin, end;
-    qn_split(&begin, &end, j->R, 1, thread, threads);
-    for (int64_t d = 0; d < half && begin < end; d += PAIRS) {
+    const share part = lanes_share(j->R, 1, thread, threads);
+    for (int64_t d = 0; d < half && part.begin < part.end; d += PAIRS) {
         const int64_t n = qn_min64(PAIRS, half - d);
         double turn[PAIRS];
         float sine[PAIRS], cosine[PAIRS];
         for (int64_t i = 0; i < n; i++) turn[i] = pow(j->theta, -2 * (double)(d + i) / (double)j->D) / 6.28318530717958647693;
-        for (int64_t r = begin; r < end; r++) {
+        for (int64_t r = part.begin; r < part.end; r++) {
             sine_cosine(sine, cosine, turn, j->pos[r], n, j->inverse);
             for (int64_t h = 0; h < j->H; h++) {
                 QN_ACT *y = (QN_ACT *)j->y + r * j->ld + h * j->D + d;
