@@ -19,30 +19,30 @@ typedef enum qn_arch { QN_ARCH_GPT2, QN_ARCH_LLAMA } qn_arch;
 
 typedef struct qn_model_config {
     qn_arch arch;
-    int32_t layers;    /* L: blocks */
+    int32_t layers;          /* L: blocks */
     int32_t heads, kv_heads; /* kv_heads 0: as many as heads */
-    int32_t width;     /* C */
-    int32_t hidden;    /* F; 0: 4 C for GPT-2; for LLaMA 2/3 of 4 C, rounded up to a multiple of 32 */
-    int32_t context;   /* the most positions */
-    int32_t vocab;     /* V */
-    bool tied;         /* the head reads the embedding table */
-    double norm_eps;   /* 0: 1e-5 */
-    double rope_theta; /* 0: 10000; LLaMA only */
-    double dropout;    /* on the embedding and each residual branch, 0 <= p < 1 */
+    int32_t width;           /* C */
+    int32_t hidden;          /* F; 0: 4 C for GPT-2; for LLaMA 2/3 of 4 C, rounded up to a multiple of 32 */
+    int32_t context;         /* the most positions */
+    int32_t vocab;           /* V */
+    bool tied;               /* the head reads the embedding table */
+    double norm_eps;         /* 0: 1e-5 */
+    double rope_theta;       /* 0: 10000; LLaMA only */
+    double dropout;          /* on the embedding and each residual branch, 0 <= p < 1 */
 } qn_model_config;
 
 typedef enum qn_init { QN_INIT_ZERO, QN_INIT_ONE, QN_INIT_NORMAL } qn_init;
 
 typedef struct qn_param {
-    char name[96];       /* "transformer.h.0.attn.c_attn.weight" */
-    int32_t layer;       /* of its first use: the layer that owns it */
+    char name[96]; /* "transformer.h.0.attn.c_attn.weight" */
+    int32_t layer; /* of its first use: the layer that owns it */
     int32_t rank;
-    int64_t dim[2];      /* as held in memory: matrices are [out, in] */
+    int64_t dim[2];       /* as held in memory: matrices are [out, in] */
     bool file_transposed; /* the file holds [in, out] (GPT-2's Conv1D) */
-    bool decay;          /* weight decay applies (matrices) */
+    bool decay;           /* weight decay applies (matrices) */
     qn_init init;
     double init_std;
-    int64_t count;       /* elements */
+    int64_t count; /* elements */
 } qn_param;
 
 typedef struct qn_use {
@@ -51,8 +51,8 @@ typedef struct qn_use {
 
 typedef struct qn_model qn_model;
 
-/* Checks the sizes and lays out layers, parameters and uses. Errors: QN_EINVAL (heads that do not divide the width, odd head width
- * with rotary embedding, sizes below 1, ...), QN_ENOMEM. */
+/* Checks the sizes and lays out layers, parameters and uses. Errors: QN_EINVAL (heads that do not divide the width, odd head
+ * width with rotary embedding, sizes below 1, ...), QN_ENOMEM. */
 qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *err) QN_MUST_USE;
 void qn_model_close(qn_model *m);
 
@@ -62,20 +62,20 @@ int32_t qn_model_params(const qn_model *m);
 const qn_param *qn_model_param(const qn_model *m, int32_t i);
 int32_t qn_model_uses(const qn_model *m); /* in layer order; a parameter's first use is in its own layer */
 const qn_use *qn_model_use(const qn_model *m, int32_t i);
-int64_t qn_model_param_count(const qn_model *m); /* elements, a tied weight once */
+int64_t qn_model_param_count(const qn_model *m);   /* elements, a tied weight once */
 int64_t qn_model_matmul_params(const qn_model *m); /* elements in matrix products: no embedding look-ups, a tied head once */
 
-/* Initial value of parameter i: a function of (seed, i, element) only. GPT-2's scheme: normal 0.02, residual projections divided by
- * sqrt(2 L). value: [count] of the kernels' param type. */
+/* Initial value of parameter i: a function of (seed, i, element) only. GPT-2's scheme: normal 0.02, residual projections divided
+ * by sqrt(2 L). value: [count] of the kernels' param type. */
 void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype dtype, void *value);
 
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */
 typedef struct qn_stage qn_stage;
 
 typedef struct qn_stage_limits {
-    int64_t B, T;        /* the most samples and tokens of a micro-batch */
-    bool train;          /* false: infer only */
-    int64_t cache_len;   /* positions of KV cache per sample when inferring; 0: none */
+    int64_t B, T;      /* the most samples and tokens of a micro-batch */
+    bool train;        /* false: infer only */
+    int64_t cache_len; /* positions of KV cache per sample when inferring; 0: none */
 } qn_stage_limits;
 
 /* Bytes that the runtime must give. All are known before start; the plan adds them up. */
@@ -93,21 +93,22 @@ typedef struct qn_stage_need {
 typedef struct qn_stage_binding {
     void *const *value;
     void *const *grad;
-    void *packed; /* packed_bytes */
+    void *packed;   /* packed_bytes */
 } qn_stage_binding; /* qn_stage_bind copies the entries it needs: bind again after they change. grad may be NULL for infer */
 
 /* One micro-batch (an item) as a layer sees it. */
 typedef struct qn_mb {
-    int64_t B, T;           /* this item's samples and tokens, 0 <= B * T */
-    const int32_t *tokens;  /* [B, T]; read by the embedding; NULL on stages without it */
-    const int32_t *targets; /* [B, T]; read by the head; -1: no loss here */
-    uint64_t seed;          /* dropout key */
+    int64_t B, T;                /* this item's samples and tokens, 0 <= B * T */
+    const int32_t *tokens;       /* [B, T]; read by the embedding; NULL on stages without it */
+    const int32_t *targets;      /* [B, T]; read by the head; -1: no loss here */
+    uint64_t seed;               /* dropout key */
     uint32_t step, first_sample; /* index of the item's first sample in the global batch */
-    double *loss;           /* the head adds the item's loss sum here */
+    double *loss;                /* the head adds the item's loss sum here */
 } qn_mb;
 
 /* ex: borrowed until close; its scratch holds need.scratch_bytes. Errors: QN_ENOMEM, QN_EINVAL. */
-qn_status qn_stage_open(qn_stage **out, const qn_model *m, int32_t first, int32_t count, const qn_kernels *k, const qn_exec *ex, const qn_stage_limits *limits, qn_err *err) QN_MUST_USE;
+qn_status qn_stage_open(qn_stage **out, const qn_model *m, int32_t first, int32_t count, const qn_kernels *k, const qn_exec *ex,
+                        const qn_stage_limits *limits, qn_err *err) QN_MUST_USE;
 void qn_stage_close(qn_stage *s);
 const qn_stage_need *qn_stage_need_of(const qn_stage *s);
 bool qn_stage_has_use(const qn_stage *s, int32_t use);
@@ -116,13 +117,13 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b);
 /* Packs the weights for this step (PACK task). what: QN_PACK_FORWARD, or both copies when training. */
 void qn_stage_pack(qn_stage *s);
 
-/* F: y = stage(x), filling stash. x [B*T, C] res (NULL for a stage that starts with the embedding), y likewise (NULL when the stage ends with
- * the head, whose loss is computed in backward). stash: stash_bytes of this item. Calling it again with the same arguments
- * gives the same bits (R task: y may then be NULL). A stage of 0 layers copies x to y. */
+/* F: y = stage(x), filling stash. x [B*T, C] res (NULL for a stage that starts with the embedding), y likewise (NULL when the
+ * stage ends with the head, whose loss is computed in backward). stash: stash_bytes of this item. Calling it again with the same
+ * arguments gives the same bits (R task: y may then be NULL). A stage of 0 layers copies x to y. */
 void qn_stage_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 
-/* B or BW: dx [B*T, C] res from dy (NULL when the stage has the head; dx NULL when it has the embedding). x and stash as forward left them.
- * wstash NULL: the weight gradients are added on the way (BW). Otherwise what W needs is kept there. */
+/* B or BW: dx [B*T, C] res from dy (NULL when the stage has the head; dx NULL when it has the embedding). x and stash as forward
+ * left them. wstash NULL: the weight gradients are added on the way (BW). Otherwise what W needs is kept there. */
 void qn_stage_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash);
 /* W: adds the weight gradients. */
 void qn_stage_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const void *stash, const void *wstash);
@@ -130,12 +131,12 @@ void qn_stage_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const
 /* Forward without memory of it: the loss of an item is added to *mb->loss (evaluation). stash is temporary. */
 void qn_stage_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 
-/* Infer: T new tokens of each of B samples at positions past .. past + T - 1, appended to cache [B] x cache_bytes. The head writes
- * logits [B, V] f32 of each sample's last row. */
+/* Infer: T new tokens of each of B samples at positions past .. past + T - 1, appended to cache [B] x cache_bytes. The head
+ * writes logits [B, V] f32 of each sample's last row. */
 void qn_stage_infer(qn_stage *s, const qn_mb *mb, int64_t past, void *y, const void *x, void *cache, float *logits);
 
-/* A pass that may stop between any two operations: pre-emption and per-operation costs. begin as forward/backward above; step runs
- * one operation and returns false after the last; name says which comes next ("2.attention"). */
+/* A pass that may stop between any two operations: pre-emption and per-operation costs. begin as forward/backward above; step
+ * runs one operation and returns false after the last; name says which comes next ("2.attention"). */
 typedef struct qn_pass {
     qn_stage *stage;
     int32_t kind; /* private */

@@ -1,6 +1,9 @@
 /* The parameter table (names, shapes, order, counts), initial values, refusals, and what a stage asks for. */
 #include "model_rig.h"
 
+#include "core/alloc.h"
+#include "model/cost.h"
+
 static const qn_model_config gpt2_124m = {
     .arch = QN_ARCH_GPT2, .layers = 12, .heads = 12, .width = 768, .context = 1024, .vocab = 50257, .tied = true};
 static const qn_model_config llama_7b = {
@@ -200,6 +203,40 @@ static void initial_values_follow_the_scheme(void **state)
     qn_model_close(m);
 }
 
+/* Every allocation of opening a model and a stage fails once: an error, nothing leaked, nothing half-built handed out. */
+static void failed_allocations_are_reported(void **state)
+{
+    (void)state;
+    const qn_model_config c = {
+        .arch = QN_ARCH_LLAMA, .layers = 9, .heads = 2, .width = 8, .context = 8, .vocab = 9, .tied = true};
+    const qn_stage_limits limits = {.B = 2, .T = 4, .train = true, .cache_len = 8};
+    const qn_kernels *k;
+    qn_arena scratch = {0};
+    const qn_exec ex = {.scratch = &scratch};
+    qn_err err;
+    rig_ok(qn_kernels_get(&k, QN_MODE_REF_F32, &err), &err);
+    int32_t failures = 0;
+    qn_status st = QN_ENOMEM;
+    for (long n = 1; st != QN_OK; n++) {
+        qn_model *m = NULL;
+        qn_stage *s = NULL;
+        int32_t cut[4];
+        qni_fault_arm(QN_FAULT_ALLOC, n);
+        st = qn_model_open(&m, &c, &err);
+        if (st == QN_OK) st = qn_stage_open(&s, m, 0, qn_model_layers(m), k, &ex, &limits, &err);
+        if (st == QN_OK) st = qn_model_default_cuts(m, 2, 4, 3, cut, &err);
+        qni_fault_arm(QN_FAULT_ALLOC, 0);
+        if (st != QN_OK) {
+            assert_int_equal(st, QN_ENOMEM);
+            assert_true(strlen(err.text) > 10);
+            failures++;
+        }
+        qn_stage_close(s);
+        qn_model_close(m);
+    }
+    assert_true(failures > 10);
+}
+
 /* What backward keeps of GPT-2 124M per token, counted by hand: see the table in README.md. */
 static void stash_of_gpt2_is_as_counted(void **state)
 {
@@ -241,6 +278,7 @@ int main(void)
         cmocka_unit_test(wrong_configurations_are_refused),
         cmocka_unit_test(wrong_stages_are_refused),
         cmocka_unit_test(initial_values_follow_the_scheme),
+        cmocka_unit_test(failed_allocations_are_reported),
         cmocka_unit_test(stash_of_gpt2_is_as_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

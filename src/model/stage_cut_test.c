@@ -4,7 +4,7 @@
 
 #include "core/alloc.h"
 
-enum { B = 3, T = 5, ROWS = B * T, LAYERS = 4 };
+enum { B = 3, T = 5, LAYERS = 4, LARGE_T = 67, ROWS = B * LARGE_T };
 
 typedef struct result {
     double loss;
@@ -17,12 +17,13 @@ typedef struct batch {
     qn_mb mb;
 } batch;
 
-static void make_batch(batch *b, int32_t V)
+static void make_batch(batch *b, int32_t V, int64_t samples, int64_t length)
 {
     rig_tokens(b->tokens, ROWS, V, 21);
     rig_tokens(b->targets, ROWS, V, 22);
     b->targets[4] = -1;
-    b->mb = (qn_mb){.B = B, .T = T, .tokens = b->tokens, .targets = b->targets, .seed = 77, .step = 9, .first_sample = 4};
+    b->mb =
+        (qn_mb){.B = samples, .T = length, .tokens = b->tokens, .targets = b->targets, .seed = 77, .step = 9, .first_sample = 4};
 }
 
 static result take(rig *r)
@@ -41,16 +42,22 @@ static result take(rig *r)
     return out;
 }
 
-static result compute(rig *r, int32_t stages, const int32_t *cut, const qn_stage_limits *limits, unsigned how)
+static result compute_rows(rig *r, int32_t stages, const int32_t *cut, const qn_stage_limits *limits, int64_t length,
+                           unsigned how)
 {
     batch b;
-    make_batch(&b, qn_model_config_of(r->m)->vocab);
+    make_batch(&b, qn_model_config_of(r->m)->vocab, B, length);
     rig_cut(r, stages, cut, limits);
     rig_clear_grads(r);
     (void)rig_step(r, &b.mb, how);
     const result out = take(r);
     rig_uncut(r);
     return out;
+}
+
+static result compute(rig *r, int32_t stages, const int32_t *cut, const qn_stage_limits *limits, unsigned how)
+{
+    return compute_rows(r, stages, cut, limits, T, how);
 }
 
 static void assert_same(result want, result got)
@@ -136,7 +143,7 @@ static void preempted(rig *r)
 {
     batch b;
     const result want = compute(r, 1, uncut, &exact, 0);
-    make_batch(&b, qn_model_config_of(r->m)->vocab);
+    make_batch(&b, qn_model_config_of(r->m)->vocab, B, T);
     rig_cut(r, 1, uncut, &exact);
     rig_clear_grads(r);
     const size_t one = r->scratch.cap;
@@ -182,7 +189,7 @@ static void a_pass_may_be_overtaken_between_operations(void **state)
 static void evaluated(rig *r)
 {
     batch b;
-    make_batch(&b, qn_model_config_of(r->m)->vocab);
+    make_batch(&b, qn_model_config_of(r->m)->vocab, B, T);
     double loss[2] = {0, 0};
     for (int i = 0; i < 2; i++) {
         const int32_t cut[3] = {0, i == 0 ? 0 : 2, LAYERS};
@@ -221,7 +228,7 @@ static void nothing_to_do(rig *r)
     for (size_t i = 0; i < got.bytes; i++) assert_int_equal(got.grads[i], 0);
     free(got.grads);
     batch b;
-    make_batch(&b, qn_model_config_of(r->m)->vocab);
+    make_batch(&b, qn_model_config_of(r->m)->vocab, B, T);
     (void)rig_step(r, &b.mb, 0);
     qni_no_alloc_begin();
     (void)rig_step(r, &b.mb, RIG_SEPARATE);
@@ -253,6 +260,40 @@ static void two_threads_give_the_same_bits(void **state)
             const result want = compute(&one, 1, uncut, &exact, 0);
             assert_same(want, compute(&two, 1, uncut, &exact, 0));
             assert_same(want, compute(&two, 1, uncut, &exact, RIG_SEPARATE));
+            free(want.grads);
+            rig_close(&one);
+            rig_close(&two);
+        }
+    }
+}
+
+/* Sizes that are cut into blocks and shares inside the kernels, with remainders. */
+static void larger_sizes_give_the_same_bits(void **state)
+{
+    (void)state;
+    static const qn_mode modes[] = {QN_MODE_F32, QN_MODE_BF16};
+    static const qn_model_config large[] = {
+        {.arch = QN_ARCH_GPT2, .layers = 2, .heads = 4, .width = 128, .context = 80, .vocab = 1003, .tied = true, .dropout = 0.1},
+        {.arch = QN_ARCH_LLAMA, .layers = 2, .heads = 6, .kv_heads = 2, .width = 96, .context = 80, .vocab = 515},
+    };
+    const qn_stage_limits limits = {.B = B, .T = LARGE_T, .train = true}, roomy = {.B = B + 1, .T = LARGE_T + 5, .train = true};
+    const int32_t cut[4] = {0, 1, 3, LAYERS};
+    for (size_t i = 0; i < QN_COUNT(modes); i++) {
+        const qn_kernels *k;
+        qn_err err;
+        if (qn_kernels_get(&k, modes[i], &err) != QN_OK) {
+            print_message("skipped: %s\n", err.text);
+            continue;
+        }
+        for (size_t c = 0; c < QN_COUNT(large); c++) {
+            rig one, two;
+            rig_open(&one, &large[c], modes[i], 1);
+            rig_open(&two, &large[c], modes[i], 2);
+            const result want = compute_rows(&one, 1, uncut, &limits, LARGE_T, 0);
+            assert_same(want, compute_rows(&two, 1, uncut, &limits, LARGE_T, 0));
+            assert_same(want, compute_rows(&two, 3, cut, &limits, LARGE_T, RIG_SEPARATE));
+            assert_same(want, compute_rows(&one, 3, cut, &roomy, LARGE_T, RIG_RECOMPUTE));
+            assert_same(want, compute_rows(&two, 3, cut, &roomy, LARGE_T, RIG_SEPARATE | RIG_RECOMPUTE));
             free(want.grads);
             rig_close(&one);
             rig_close(&two);
@@ -317,6 +358,7 @@ int main(void)
         cmocka_unit_test(evaluation_gives_the_loss_without_dropout),
         cmocka_unit_test(no_rows_and_no_allocation),
         cmocka_unit_test(two_threads_give_the_same_bits),
+        cmocka_unit_test(larger_sizes_give_the_same_bits),
         cmocka_unit_test(every_mode_is_close_to_double),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
