@@ -1,0 +1,150 @@
+/* Results do not depend on how they were computed: losses of 20 steps and the final state, bit for bit, for any schedule, number
+ * of workers and threads, recomputation and order of arrival. */
+#include "trainer_rig.h"
+
+enum { STEPS = 20 };
+
+typedef struct outcome {
+    double loss[STEPS], norm[STEPS];
+    char *state;
+    size_t bytes;
+} outcome;
+
+static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
+{
+    outcome out;
+    qn_err err;
+    qn_trainer *t = rig_open(m, mode, way, items);
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        out.loss[step] = r.loss;
+        out.norm[step] = r.grad_norm;
+    }
+    out.bytes = rig_state_bytes(m, rig_element(mode));
+    out.state = malloc(out.bytes);
+    assert_non_null(out.state);
+    rig_state(out.state, t, m, rig_element(mode), 0);
+    qn_trainer_close(t);
+    return out;
+}
+
+static const rig_way base_way = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self"};
+
+static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items, const outcome *want)
+{
+    outcome got = compute(m, mode, way, items);
+    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
+                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
+    if (!same) {
+        int32_t step = 0;
+        while (step < STEPS - 1 && memcmp(&got.loss[step], &want->loss[step], sizeof(double)) == 0) step++;
+        print_error("%s on %d workers of %d threads, recompute %d, %s (seed %llu), %d items, mode %d: loss of step %d is %.17g, "
+                    "wanted %.17g\n",
+                    way->schedule, way->workers, way->threads, (int)way->recompute, way->transport, (unsigned long long)way->seed,
+                    items, (int)mode, step, got.loss[step], want->loss[step]);
+    }
+    free(got.state);
+    assert_true(same);
+}
+
+static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "split"};
+static const char *const transports[] = {"thread", "self", "sim"};
+
+/* Every schedule on 1 to 4 workers; threads, recomputation and transport take turns, so that over all models and item counts each
+ * meets each. */
+static void sweep(const qn_model *m, qn_mode mode, int32_t items, int32_t *turn)
+{
+    outcome want = compute(m, mode, &base_way, items);
+    assert_true(want.loss[STEPS - 1] < want.loss[0]); /* and it learns */
+    for (size_t s = 0; s < QN_COUNT(schedules); s++) {
+        for (int32_t P = 1; P <= 4; P++, (*turn)++) {
+            const rig_way way = {.schedule = schedules[s],
+                                 .workers = P,
+                                 .threads = 1 + *turn % 2,
+                                 .recompute = (qn_recompute)(*turn % 3),
+                                 .transport = transports[*turn / 2 % 3],
+                                 .seed = *turn / 2 % 3 == 2 ? 1000u + (uint64_t)*turn : 0};
+            assert_same(m, mode, &way, items, &want);
+        }
+    }
+    free(want.state);
+}
+
+static void all_models(qn_mode mode, const int32_t *items, int32_t count)
+{
+    int32_t turn = 0;
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        for (int32_t i = 0; i < count; i++, turn++) sweep(m, mode, items[i], &turn);
+        qn_model_close(m);
+    }
+}
+
+static void fast_kernels_give_the_same_bits_for_any_way(void **unused)
+{
+    static const int32_t items[] = {1, 3, 4};
+    (void)unused;
+    all_models(QN_MODE_F32, items, QN_COUNT(items));
+}
+
+static void reference_kernels_give_the_same_bits_for_any_way(void **unused)
+{
+    static const int32_t items[] = {4};
+    (void)unused;
+    all_models(QN_MODE_REF_F32, items, QN_COUNT(items));
+}
+
+static void bf16_gives_the_same_bits_for_any_way(void **unused)
+{
+    static const int32_t items[] = {3};
+    (void)unused;
+    const qn_kernels *k;
+    qn_err err;
+    if (qn_kernels_get(&k, QN_MODE_BF16, &err) != QN_OK) {
+        print_message("skipped: %s\n", err.text);
+        skip();
+    }
+    all_models(QN_MODE_BF16, items, QN_COUNT(items));
+}
+
+/* More items than samples: the last ones are empty. */
+static void uneven_and_empty_items(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[0]);
+    for (int32_t items = 2; items <= 10; items++) {
+        const rig_way way = {
+            .schedule = "1f1b", .workers = 2, .threads = 1, .recompute = QN_RECOMPUTE_EXCEPT_LAST, .transport = "thread"};
+        outcome want = compute(m, QN_MODE_F32, &base_way, items);
+        assert_same(m, QN_MODE_F32, &way, items, &want);
+        free(want.state);
+    }
+    qn_model_close(m);
+}
+
+static void every_order_of_arrival(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[0]);
+    outcome want = compute(m, QN_MODE_F32, &base_way, 4);
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        const rig_way way = {
+            .schedule = schedules[seed % 4], .workers = 2 + (int32_t)(seed % 3), .threads = 1, .transport = "sim", .seed = seed};
+        assert_same(m, QN_MODE_F32, &way, 4, &want);
+    }
+    free(want.state);
+    qn_model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fast_kernels_give_the_same_bits_for_any_way),
+        cmocka_unit_test(reference_kernels_give_the_same_bits_for_any_way),
+        cmocka_unit_test(bf16_gives_the_same_bits_for_any_way),
+        cmocka_unit_test(uneven_and_empty_items),
+        cmocka_unit_test(every_order_of_arrival),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,161 @@
+/* What the trainer's tests share: a tiny deterministic source, small models, cuts, orders, and runs whose every bit is compared.
+ */
+#ifndef QN_RUNTIME_TRAINER_RIG_H
+#define QN_RUNTIME_TRAINER_RIG_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/compiler.h"
+#include "core/rng.h"
+#include "runtime/trainer.h"
+#include "schedule/gen/gen.h"
+
+enum { RIG_T = 6, RIG_BATCH = 7, RIG_VOCAB = 23, RIG_MAX_STAGES = 16 };
+
+/* --- source: a function of (step, sample), where the next token mostly follows from the one before; some targets do not count */
+static void rig_read(const qn_source *s, int64_t step, int64_t sample, int32_t *inputs, int32_t *targets)
+{
+    qn_rng rng = qn_rng_of((qn_rng_key){.seed = 99, .step = (uint32_t)step, .sample = (uint32_t)sample});
+    int32_t token = (int32_t)qn_rng_below(&rng, (uint64_t)s->vocab);
+    for (int64_t t = 0; t < s->T; t++) {
+        inputs[t] = token;
+        const int32_t stray = (int32_t)qn_rng_below(&rng, 8 * (uint64_t)s->vocab);
+        token = stray < s->vocab ? stray : (5 * token + 3) % s->vocab;
+        targets[t] = (sample + t) % 5 == 4 ? -1 : token;
+    }
+}
+
+static const qn_source_ops rig_source_ops = {.read = rig_read};
+static const qn_source rig_source = {.ops = &rig_source_ops, .T = RIG_T, .batch = RIG_BATCH, .vocab = RIG_VOCAB};
+
+/* --- models */
+static const qn_model_config rig_config[] = {
+    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
+    {.arch = QN_ARCH_LLAMA,
+     .layers = 3,
+     .heads = 4,
+     .kv_heads = 2,
+     .width = 32,
+     .context = 8,
+     .vocab = RIG_VOCAB,
+     .dropout = 0.1},
+    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB},
+    {.arch = QN_ARCH_LLAMA, .layers = 3, .heads = 4, .kv_heads = 2, .width = 32, .context = 8, .vocab = RIG_VOCAB, .tied = true},
+};
+enum { RIG_CONFIGS = sizeof(rig_config) / sizeof(rig_config[0]) };
+
+static inline void rig_ok(qn_status st, const qn_err *err)
+{
+    if (st != QN_OK) print_error("%s: %s\n", qn_status_name(st), err->text);
+    assert_int_equal(st, QN_OK);
+}
+
+static inline qn_model *rig_model(const qn_model_config *c)
+{
+    qn_model *m;
+    qn_err err;
+    rig_ok(qn_model_open(&m, c, &err), &err);
+    return m;
+}
+
+/* Even cuts; with more stages than layers those between the first and the last are empty where they must be. */
+static inline void rig_cut(int32_t *first, int32_t stages, int32_t layers)
+{
+    for (int32_t s = 0; s <= stages; s++) first[s] = s * layers / stages;
+    if (stages <= layers) return;
+    for (int32_t s = 1; s < stages; s++) first[s] = 1 + (s - 1) * (layers - 2) / (stages - 2);
+}
+
+/* --- one way of computing a run */
+typedef struct rig_way {
+    const char *schedule; /* a generator's name, or "split": B and W apart, by hand */
+    int32_t workers, threads;
+    qn_recompute recompute;
+    const char *transport; /* thread: a thread per worker; self, sim: the loop */
+    uint64_t seed;         /* of the simulated delays */
+} rig_way;
+
+static inline qn_order *rig_split_order(int32_t workers, int32_t items)
+{
+    qn_order *o;
+    qn_err err;
+    rig_ok(qn_order_open(&o, workers, workers, items, &err), &err);
+    for (int32_t s = 0; s < workers; s++) {
+        for (int32_t i = 0; i < items; i++) qn_order_push(o, s, QN_OP_F, s, i);
+        for (int32_t i = 0; i < items; i++) {
+            qn_order_push(o, s, QN_OP_B, s, items - 1 - i); /* input gradients in any order, weight gradients ascending */
+        }
+        for (int32_t i = 0; i < items; i++) qn_order_push(o, s, QN_OP_W, s, i);
+    }
+    rig_ok(qn_order_done(o, &err), &err);
+    return o;
+}
+
+static inline qn_order *rig_order(const rig_way *way, int32_t items)
+{
+    qn_order *o;
+    qn_err err;
+    if (strcmp(way->schedule, "split") == 0) return rig_split_order(way->workers, items);
+    const qn_pattern pattern = {
+        .workers = way->workers, .items = items, .chunks = strcmp(way->schedule, "interleaved") == 0 ? 2 : 1};
+    rig_ok(qn_generate(&o, way->schedule, &pattern, &err), &err);
+    return o;
+}
+
+static const qn_hyper rig_hyper = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .clip = 0.05};
+static const double RIG_LR = 1e-2;
+
+static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
+{
+    qn_trainer *t;
+    qn_err err;
+    int32_t first[RIG_MAX_STAGES + 1];
+    qn_order *order = rig_order(way, items);
+    rig_cut(first, order->stages, qn_model_layers(m));
+    const qn_trainer_desc d = {.model = m,
+                               .order = order,
+                               .first_layer = first,
+                               .recompute = way->recompute,
+                               .mode = mode,
+                               .threads = way->threads,
+                               .source = &rig_source,
+                               .hyper = rig_hyper,
+                               .seed = 5,
+                               .transport = qn_transport_find(way->transport),
+                               .driver = strcmp(way->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
+                               .faults = {.seed = way->seed, .max_delay = way->seed != 0 ? 50 : 0, .dead_worker = -1}};
+    rig_ok(qn_trainer_open(&t, &d, &err), &err);
+    qn_order_close(order);
+    return t;
+}
+
+/* --- the whole state: values, m and v of all parameters, one after the other */
+static inline size_t rig_state_bytes(const qn_model *m, size_t element)
+{
+    return (size_t)qn_model_param_count(m) * 3 * element;
+}
+
+static inline void rig_state(char *state, qn_trainer *t, const qn_model *m, size_t element, int into)
+{
+    for (int32_t p = 0; p < qn_model_params(m); p++) {
+        const qn_param_home h = qn_trainer_home(t, p);
+        void *part[3] = {h.value, h.m, h.v};
+        const size_t n = (size_t)qn_model_param(m, p)->count * element;
+        for (int i = 0; i < 3; i++, state += n) memcpy(into ? part[i] : state, into ? state : part[i], n);
+    }
+    if (into) qn_trainer_refresh(t);
+}
+
+static inline size_t rig_element(qn_mode mode)
+{
+    return mode == QN_MODE_REF_F64 ? sizeof(double) : sizeof(float);
+}
+
+#endif
