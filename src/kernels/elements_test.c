@@ -519,6 +519,25 @@ static void activations_at_extremes(void **state)
     }
 }
 
+/* silu(x) / x is the sigmoid: exp within 4 units, a sum, a quotient and a product of one each, so 8 of U relative. */
+static void sigmoid_is_accurate(void **state)
+{
+    (void)state;
+    enum { N = 100000 };
+    near_array x = near_open(QN_F32, N, 64, -80, 30), one = near_open(QN_F32, N, 65, 1, 1), y = near_open(QN_F32, N, 66, 0, 1);
+    table_of("portable", QN_MODE_REF_F32)->swiglu_forward(NULL, y.f, x.p, one.p, N);
+    for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
+        const qn_kernels *k = table_of(ISAS[s], QN_MODE_F32);
+        if (k == NULL) continue;
+        double worst = 0;
+        k->swiglu_forward(NULL, y.p, x.p, one.p, N);
+        for (int64_t i = 0; i < N; i++) worst = fmax(worst, fabs(near_get(&y, i) / y.f[i] - 1) / U);
+        print_message("%s: %.2f\n", k->name, worst);
+        assert_true(worst <= 8);
+    }
+    near_close(&x), near_close(&one), near_close(&y);
+}
+
 /* A share of dropped elements near p, and forward and backward dropping the same ones. */
 static void masks_agree(void **state)
 {
@@ -591,6 +610,7 @@ int main(void)
         cmocka_unit_test(avx512_BF16),
         cmocka_unit_test(sumsq_of_any_length),
         cmocka_unit_test(activations_at_extremes),
+        cmocka_unit_test(sigmoid_is_accurate),
         cmocka_unit_test(masks_agree),
         cmocka_unit_test(bf16_rounds_as_scalar),
     };
