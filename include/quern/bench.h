@@ -21,8 +21,9 @@ typedef struct qn_bench_options {
 
 extern const qn_table qn_bench_table;
 
-/* Lines (JSON objects or text) as they are measured. */
 typedef void qn_line_fn(void *ctx, const char *line);
+
+/* Each gives lines (JSON objects or text) as they are measured. Errors: QN_EINVAL, QN_ENOMEM. */
 qn_status qn_bench_train(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_kernels(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_pipeline(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;

@@ -25,7 +25,9 @@ typedef struct qn_schedule_options {
 
 extern const qn_table qn_schedule_table;
 
-/* Each returns text through *out (freed with qn_text_free): lines for people, or with json one object a line. */
+/* Each returns text through *out (freed with qn_text_free): lines for people, or with json one object a line.
+ * Errors: QN_EINVAL (unknown name with the nearest, numbers the schedule cannot do), QN_ENOENT, QN_EFORMAT (line and column), QN_ESCHEDULE (the
+ * tasks at fault), QN_EIO, QN_ENOMEM. */
 qn_status qn_schedule_list(char **out, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t columns, qn_err *err) QN_MUST_USE;  /* order text and a drawing */
 qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;

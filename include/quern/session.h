@@ -102,6 +102,7 @@ typedef struct qn_generate_done {
     int64_t prompt_tokens, tokens;
     double prefill_s, decode_s;
 } qn_generate_done;
+/* Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt longer than the context), QN_ENOMEM. */
 qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *opt, qn_text_fn *text, void *ctx, qn_err *err) QN_MUST_USE;
 
 /* --- eval */
@@ -117,6 +118,7 @@ typedef struct qn_eval_done {
     double loss, perplexity, bits_per_byte;
     int64_t tokens, bytes;
 } qn_eval_done;
+/* Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT, QN_ERANGE (text too short, context too long), QN_ENOMEM. */
 qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *err) QN_MUST_USE;
 
 /* --- convert: another tool's files to a Hugging Face directory */
@@ -127,6 +129,7 @@ typedef struct qn_convert_options {
 } qn_convert_options;
 
 extern const qn_table qn_convert_table;
+/* Errors: QN_EINVAL, QN_EEXIST, QN_ENOENT, QN_EFORMAT (what was found and wanted), QN_EIO. */
 qn_status qn_convert(const qn_convert_options *opt, qn_err *err) QN_MUST_USE;
 
 /* --- tokenize train */
@@ -138,9 +141,11 @@ typedef struct qn_tokenize_options {
 } qn_tokenize_options;
 
 extern const qn_table qn_tokenize_table;
+/* progress may be NULL. Errors: QN_EINVAL, QN_EEXIST, QN_EFORMAT (not UTF-8: where), QN_ERANGE (vocabulary too small or too large), QN_EIO. */
 qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx, qn_err *err) QN_MUST_USE;
 
-/* --- info: what a model, checkpoint, run, tokenizer, safetensors file or schedule holds. json: one object; else lines for people. */
+/* --- info: what a model, checkpoint, run, tokenizer, safetensors file or schedule holds. json: one object; else lines for people.
+ * *out is freed with qn_text_free. Errors: QN_ENOENT, QN_EFORMAT (nothing that Quern knows), QN_ENOMEM. */
 qn_status qn_info(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;
 
 #ifdef __cplusplus
