@@ -11,7 +11,7 @@
 #include "core/team.h"
 
 enum { TEXT = 96 };
-static const int64_t PATIENCE_NS = 1000000000; /* how long the loop waits for a transport that says nothing */
+static const int64_t PATIENCE_NS = 250000000; /* how long a bell may be silent before we ask whether anybody can move at all */
 
 /* Nothing can move any more: says what each worker stands at. */
 static qn_status stuck(const qn_executor *ex, qn_err *err)
@@ -36,6 +36,35 @@ static void pin(qni_worker *w)
 
 /* --- threads */
 
+/* True when no worker will ever move again: all are idle, and no bell has rung since each of them looked. Only workers that move
+ * ring bells, and a worker that woke up meanwhile shows in wakes. */
+static bool nobody_can_move(qn_executor *ex)
+{
+    const uint64_t wakes = atomic_load(&ex->wakes);
+    if (atomic_load(&ex->idle) != ex->plan->workers) return false;
+    for (int32_t i = 0; i < ex->plan->workers; i++) {
+        qni_worker *w = &ex->worker[i];
+        if (!atomic_load(&w->ended) && ex->transport->look(ex->world, i) != atomic_load(&w->seen)) return false;
+    }
+    return atomic_load(&ex->wakes) == wakes;
+}
+
+/* Nothing to do since the bell was seen: sleeps until it rings. QN_ESTATE when it never will. */
+static qn_status wait_for_bell(qni_worker *w, uint32_t seen)
+{
+    qn_executor *ex = w->ex;
+    const qn_transport *t = ex->transport;
+    qn_status st = t->wait(ex->world, w->index, seen, PATIENCE_NS, &w->err);
+    if (st != QN_OK || t->look(ex->world, w->index) != seen) return st;
+    atomic_store(&w->seen, seen);
+    atomic_fetch_add(&ex->idle, 1);
+    while (st == QN_OK && t->look(ex->world, w->index) == seen)
+        st = nobody_can_move(ex) ? QN_ESTATE : t->wait(ex->world, w->index, seen, PATIENCE_NS, &w->err);
+    atomic_fetch_add(&ex->wakes, 1);
+    atomic_fetch_sub(&ex->idle, 1);
+    return st;
+}
+
 /* One worker through one step. */
 static void work(qni_worker *w)
 {
@@ -47,13 +76,14 @@ static void work(qni_worker *w)
         const qni_lane_result r = qni_worker_round(w);
         if (r == QNI_LANE_RAN) continue;
         if (r == QNI_LANE_FAILED) qni_worker_failed(w, w->st);
-        if (r != QNI_LANE_WAITS) return;
-        const qn_status st = ex->transport->wait(ex->world, w->index, seen, -1, &w->err);
-        if (st != QN_OK) {
-            qni_worker_failed(w, st == QN_ESTATE ? stuck(ex, &w->err) : st);
-            return;
-        }
+        if (r != QNI_LANE_WAITS) break;
+        const qn_status st = wait_for_bell(w, seen);
+        if (st == QN_OK) continue;
+        qni_worker_failed(w, st == QN_ESTATE ? stuck(ex, &w->err) : st);
+        break;
     }
+    atomic_store(&w->ended, true);
+    atomic_fetch_add(&ex->idle, 1);
 }
 
 static void *thread_main(void *arg)
@@ -88,6 +118,7 @@ void qni_threads_close(qn_executor *ex)
 void qni_threads_step(qn_executor *ex)
 {
     atomic_store_explicit(&ex->left, ex->threads, memory_order_relaxed);
+    atomic_store_explicit(&ex->idle, 0, memory_order_relaxed);
     for (int32_t i = 1; i <= ex->threads; i++) qn_bell_ring(&ex->worker[i].start);
     work(&ex->worker[0]);
     for (;;) {

@@ -202,6 +202,30 @@ static void wrong_plans(void **state)
     }
 }
 
+/* A plan whose tasks wait for each other is found out, whoever runs it, and whatever the others still do. */
+static void deadlock_is_reported(void **state)
+{
+    (void)state;
+    for (size_t c = 0; c < QN_COUNT(WORLD); c++)
+        for (int32_t stuck = 0; stuck < 3; stuck++) {
+            hand_plan h;
+            fake f;
+            qn_err err = {0};
+            qn_plan *p = hand_chain(&h, 3, 3, 64, 64, 2);
+            const int32_t last = hand_task(&h, stuck, QN_LANE_COMP, 2), lane = stuck == 0 ? QN_LANE_SEND : QN_LANE_RECV;
+            const int32_t other = hand_task(&h, stuck, lane, 2);
+            p->task[last].wait = hand_ref(&h, 1, &other);
+            p->task[other].wait = hand_ref(&h, 1, &last);
+            open_fake(&f, p, &WORLD[c], 0, false);
+            for (int i = 0; i < 2; i++) {
+                assert_int_equal(fake_step(&f, NULL, &err), QN_EINTERNAL);
+                assert_non_null(strstr(err.text, "no lane can move"));
+            }
+            close_fake(&f);
+            hand_free(&h);
+        }
+}
+
 static void refused_at_open(void **state)
 {
     (void)state;
@@ -273,7 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chains_run),       cmocka_unit_test(any_task_may_fail),       cmocka_unit_test(any_task_may_cancel),
         cmocka_unit_test(nth_message_lost), cmocka_unit_test(dead_worker_is_reported), cmocka_unit_test(wrong_plans),
-        cmocka_unit_test(refused_at_open),  cmocka_unit_test(steps_allocate_nothing),
+        cmocka_unit_test(refused_at_open),  cmocka_unit_test(deadlock_is_reported),    cmocka_unit_test(steps_allocate_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

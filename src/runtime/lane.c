@@ -265,6 +265,7 @@ void qni_worker_reset(qni_worker *w, bool clean)
     w->st = QN_OK;
     w->err.code = QN_OK;
     w->finished = false;
+    atomic_store_explicit(&w->ended, false, memory_order_relaxed);
 }
 
 bool qni_step_stopped(const qn_executor *ex)

@@ -41,6 +41,9 @@ typedef struct qni_worker {
     qn_err err;
     bool finished; /* all lanes are at their end */
     bool pinned;
+    /* For finding out that nobody can move (driver.c). */
+    _Atomic bool ended;    /* this step is over for the worker */
+    _Atomic uint32_t seen; /* its bell when it last found nothing to do */
     pthread_t thread;
 } qni_worker;
 
@@ -64,6 +67,8 @@ struct qn_executor {
     int64_t began_ns;
     qn_bell done;                  /* rung by the last thread to finish a step */
     _Atomic int32_t left;          /* threads still in the step */
+    _Atomic int32_t idle;          /* workers that ended the step, or found nothing to do for long */
+    _Atomic uint64_t wakes;        /* how often a worker was idle no more */
     _Atomic int32_t first_failure; /* worker that failed first, -1: none */
 };
 
