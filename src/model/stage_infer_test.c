@@ -91,7 +91,28 @@ static void token_by_token_equals_all_at_once(void **state)
     }
 }
 
-/* In double: the stream that enters the head, row by row, against the training forward, to 1e-12. */
+/* In double: the stream that enters the head, row by row, against the training forward, to 1e-12; in chunks of every size. */
+static void check_stream(rig *r, const int32_t *tokens, const double *want, int64_t chunk)
+{
+    const int64_t C = qn_model_config_of(r->m)->width;
+    int32_t now[B * T];
+    double *got = rig_bytes((size_t)(B * T * C) * 8);
+    char *cache = rig_bytes(B * qn_stage_need_of(r->stage[0])->cache_bytes);
+    for (int64_t past = 0; past < T; past += chunk) {
+        const int64_t n = past + chunk <= T ? chunk : T - past;
+        for (int64_t b = 0; b < B; b++) memcpy(now + b * n, tokens + b * T + past, (size_t)n * sizeof(*now));
+        const qn_mb mb = {.B = B, .T = n, .tokens = now};
+        qn_stage_infer(r->stage[0], &mb, past, got, NULL, cache, NULL);
+        for (int64_t i = 0; i < B * n * C; i++) {
+            const int64_t row = i / C, b = row / n, t = row % n;
+            const double w = want[(b * T + past + t) * C + i % C];
+            assert_true(fabs(got[i] - w) <= 1e-12 * fmax(1.0, fabs(w)));
+        }
+    }
+    free(got);
+    free(cache);
+}
+
 static void cached_stream_equals_forward_in_double(void **state)
 {
     (void)state;
@@ -99,29 +120,17 @@ static void cached_stream_equals_forward_in_double(void **state)
         qn_model_config config = configs[c];
         config.dropout = 0;
         rig r;
-        int32_t tokens[B * T], now[B];
+        int32_t tokens[B * T];
         const int32_t cut[2] = {0, LAYERS - 1};
-        const int64_t C = config.width;
         const qn_stage_limits limits = {.B = B, .T = T, .train = true, .cache_len = 8};
         rig_open(&r, &config, QN_MODE_REF_F64, 1);
         rig_tokens(tokens, B * T, config.vocab, 41);
         rig_cut(&r, 1, cut, &limits);
-        double *want = rig_bytes((size_t)(B * T * C) * 8), *got = rig_bytes((size_t)(B * C) * 8);
-        char *cache = rig_bytes(B * qn_stage_need_of(r.stage[0])->cache_bytes);
+        double *want = rig_bytes((size_t)(B * T * config.width) * 8);
         const qn_mb all = {.B = B, .T = T, .tokens = tokens};
         qn_stage_forward(r.stage[0], &all, want, NULL, r.stash[0]);
-        for (int64_t t = 0; t < T; t++) {
-            for (int64_t b = 0; b < B; b++) now[b] = tokens[b * T + t];
-            const qn_mb one = {.B = B, .T = 1, .tokens = now};
-            qn_stage_infer(r.stage[0], &one, t, got, NULL, cache, NULL);
-            for (int64_t i = 0; i < B * C; i++) {
-                const double w = want[(i / C * T + t) * C + i % C];
-                assert_true(fabs(got[i] - w) <= 1e-12 * fmax(1.0, fabs(w)));
-            }
-        }
+        for (int64_t chunk = 1; chunk <= T; chunk++) check_stream(&r, tokens, want, chunk);
         free(want);
-        free(got);
-        free(cache);
         rig_close(&r);
     }
 }
