@@ -13,12 +13,12 @@
  * brackets after a name says which: y [R, C] act.
  *
  * Letters: B samples, T tokens of a sample, R = B * T rows, C width, O outputs, F hidden width of the MLP, H heads, K key/value
- * heads, D width of a head, V vocabulary, P positions already in a cache. All arrays are row-major, the last index fastest, not overlapping
- * unless said. Every kernel accepts R = 0 and allocates nothing; temporary memory comes from ex->scratch.
+ * heads, D width of a head, V vocabulary, P positions already in a cache. All arrays are row-major, the last index fastest, not
+ * overlapping unless said. Every kernel accepts R = 0 and allocates nothing; temporary memory comes from ex->scratch.
  *
  * Results do not depend on the number of threads: work is split by output element, and every reduction has a fixed order. A row's
- * result does not depend on how many other rows are in the call. Functions whose name ends in _backward_weight ADD to the gradient
- * (a left fold over micro-batches, design: idea 5); the optimizer clears it. */
+ * result does not depend on how many other rows are in the call. Functions whose name ends in _backward_weight ADD to the
+ * gradient (a left fold over micro-batches, design: idea 5); the optimizer clears it. */
 #ifndef QN_KERNELS_H
 #define QN_KERNELS_H
 
@@ -36,9 +36,9 @@ typedef enum qn_mode { QN_MODE_F32, QN_MODE_BF16, QN_MODE_REF_F32, QN_MODE_REF_F
  * one worker at a time. */
 typedef struct qn_linear qn_linear;
 typedef struct qn_linear_shape {
-    int64_t in, out;  /* C, O */
-    int64_t rows;     /* the most rows of a call */
-    int32_t threads;  /* of the exec it will be used with */
+    int64_t in, out; /* C, O */
+    int64_t rows;    /* the most rows of a call */
+    int32_t threads; /* of the exec it will be used with */
 } qn_linear_shape;
 
 enum { QN_PACK_FORWARD = 1, QN_PACK_BACKWARD = 2 }; /* which copies a pack holds */
@@ -51,9 +51,9 @@ enum {
 };
 
 typedef struct qn_attention_shape {
-    int64_t B, T, H, K, D;        /* H % K == 0: grouped queries */
-    int64_t ldq, ldk, ldv, ldo;   /* row strides in elements of q, k, v, o (and of their gradients) */
-    double scale;                 /* usually 1 / sqrt(D) */
+    int64_t B, T, H, K, D;      /* H % K == 0: grouped queries */
+    int64_t ldq, ldk, ldv, ldo; /* row strides in elements of q, k, v, o (and of their gradients) */
+    double scale;               /* usually 1 / sqrt(D) */
 } qn_attention_shape;
 
 /* AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with the constants of one step. */
@@ -64,25 +64,33 @@ typedef struct qn_adamw {
 } qn_adamw;
 
 typedef struct qn_kernels {
-    const char *name;    /* "f32/avx512" */
+    const char *name; /* "f32/avx512" */
     qn_mode mode;
     qn_dtype act, res, param;
 
     /* --- embedding: y [R, C] res = wte[tok[r]] + wpe[pos[r]]; wte [V, C], wpe [*, C] param (NULL: none); tok, pos [R], in range
      * (the caller checked). Backward adds rows in ascending r. */
-    void (*embedding_forward)(const qn_exec *ex, void *y, const int32_t *tok, const int32_t *pos, const void *wte, const void *wpe, int64_t R, int64_t C);
-    void (*embedding_backward_weight)(const qn_exec *ex, void *dwte, void *dwpe, const int32_t *tok, const int32_t *pos, const void *dy, int64_t R, int64_t C);
+    void (*embedding_forward)(const qn_exec *ex, void *y, const int32_t *tok, const int32_t *pos, const void *wte,
+                              const void *wpe, int64_t R, int64_t C);
+    void (*embedding_backward_weight)(const qn_exec *ex, void *dwte, void *dwpe, const int32_t *tok, const int32_t *pos,
+                                      const void *dy, int64_t R, int64_t C);
 
     /* --- LayerNorm (Ba et al. 2016, arXiv:1607.06450): y [R, C] act, mean and rstd [R] res, x [R, C] res, w, b [C] param.
      * backward_input: dx [R, C] res (= or +=), dy [R, C] res. */
-    void (*layernorm_forward)(const qn_exec *ex, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b, int64_t R, int64_t C, double eps);
-    void (*layernorm_backward_input)(const qn_exec *ex, void *dx, const void *dy, const void *x, const void *mean, const void *rstd, const void *w, int64_t R, int64_t C, bool add);
-    void (*layernorm_backward_weight)(const qn_exec *ex, void *dw, void *db, const void *dy, const void *x, const void *mean, const void *rstd, int64_t R, int64_t C);
+    void (*layernorm_forward)(const qn_exec *ex, void *y, void *mean, void *rstd, const void *x, const void *w, const void *b,
+                              int64_t R, int64_t C, double eps);
+    void (*layernorm_backward_input)(const qn_exec *ex, void *dx, const void *dy, const void *x, const void *mean,
+                                     const void *rstd, const void *w, int64_t R, int64_t C, bool add);
+    void (*layernorm_backward_weight)(const qn_exec *ex, void *dw, void *db, const void *dy, const void *x, const void *mean,
+                                      const void *rstd, int64_t R, int64_t C);
 
     /* --- RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467): as LayerNorm without mean and b. */
-    void (*rmsnorm_forward)(const qn_exec *ex, void *y, void *rstd, const void *x, const void *w, int64_t R, int64_t C, double eps);
-    void (*rmsnorm_backward_input)(const qn_exec *ex, void *dx, const void *dy, const void *x, const void *rstd, const void *w, int64_t R, int64_t C, bool add);
-    void (*rmsnorm_backward_weight)(const qn_exec *ex, void *dw, const void *dy, const void *x, const void *rstd, int64_t R, int64_t C);
+    void (*rmsnorm_forward)(const qn_exec *ex, void *y, void *rstd, const void *x, const void *w, int64_t R, int64_t C,
+                            double eps);
+    void (*rmsnorm_backward_input)(const qn_exec *ex, void *dx, const void *dy, const void *x, const void *rstd, const void *w,
+                                   int64_t R, int64_t C, bool add);
+    void (*rmsnorm_backward_weight)(const qn_exec *ex, void *dw, const void *dy, const void *x, const void *rstd, int64_t R,
+                                    int64_t C);
 
     /* --- linear. Packed weights are made once per step and serve all its micro-batches.
      * forward: y [R, O] act = x [R, C] act * W^T + b [O] param (NULL: none).
@@ -93,38 +101,50 @@ typedef struct qn_kernels {
     size_t (*linear_packed_bytes)(const qn_linear *lin, unsigned copies);
     size_t (*linear_scratch)(const qn_linear *lin);
     void (*linear_pack)(const qn_exec *ex, qn_linear *lin, void *packed, const void *w, unsigned copies);
-    void (*linear_forward)(const qn_exec *ex, qn_linear *lin, void *y, const void *x, const void *packed, const void *bias, int64_t R);
-    void (*linear_backward_input)(const qn_exec *ex, qn_linear *lin, void *dx, const void *dy, const void *packed, int64_t R, bool add);
-    void (*linear_backward_weight)(const qn_exec *ex, qn_linear *lin, void *dw, void *db, const void *dy, const void *x, int64_t R);
+    void (*linear_forward)(const qn_exec *ex, qn_linear *lin, void *y, const void *x, const void *packed, const void *bias,
+                           int64_t R);
+    void (*linear_backward_input)(const qn_exec *ex, qn_linear *lin, void *dx, const void *dy, const void *packed, int64_t R,
+                                  bool add);
+    void (*linear_backward_weight)(const qn_exec *ex, qn_linear *lin, void *dw, void *db, const void *dy, const void *x,
+                                   int64_t R);
 
     /* --- classifier on a linear with O = V: loss sum of softmax cross-entropy over the rows whose target >= 0, in ascending
      * row order, added to *loss (a double sum); dx [R, C] res = (softmax - onehot) W; dw [V, C] += . Gradients are those of the
-     * SUM; the step divides once. Any combination of what gives the same bits for each of its results. packed holds both copies. */
+     * SUM; the step divides once. Any combination of what gives the same bits for each of its results. packed holds both copies.
+     */
     size_t (*classifier_scratch)(const qn_linear *lin);
-    void (*classifier)(const qn_exec *ex, qn_linear *lin, double *loss, void *dx, void *dw, const void *x, const void *packed, const int32_t *target, int64_t R, unsigned what);
+    void (*classifier)(const qn_exec *ex, qn_linear *lin, double *loss, void *dx, void *dw, const void *x, const void *packed,
+                       const int32_t *target, int64_t R, unsigned what);
 
     /* --- activations, n elements. gelu: tanh form (Hendrycks and Gimpel 2016). x, y, dx act; dy res.
      * swiglu: y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202). */
     void (*gelu_forward)(const qn_exec *ex, void *y, const void *x, int64_t n);
     void (*gelu_backward)(const qn_exec *ex, void *dx, const void *dy, const void *x, int64_t n);
     void (*swiglu_forward)(const qn_exec *ex, void *y, const void *gate, const void *up, int64_t n);
-    void (*swiglu_backward)(const qn_exec *ex, void *dgate, void *dup, const void *dy, const void *gate, const void *up, int64_t n);
+    void (*swiglu_backward)(const qn_exec *ex, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                            int64_t n);
 
     /* --- rotary embedding (Su et al. 2021, arXiv:2104.09864), pairs (d, d + D/2) as Hugging Face stores them; y, x [R, H, D] act
      * (may be the same array) with row stride ld; pos [R]. inverse rotates back: it is the backward. */
-    void (*rope)(const qn_exec *ex, void *y, const void *x, const int32_t *pos, int64_t R, int64_t H, int64_t D, int64_t ld, double theta, bool inverse);
+    void (*rope)(const qn_exec *ex, void *y, const void *x, const int32_t *pos, int64_t R, int64_t H, int64_t D, int64_t ld,
+                 double theta, bool inverse);
 
     /* --- causal attention in blocks, online softmax; no [B, H, T, T] array (Dao et al. 2022, arXiv:2205.14135).
      * q, o [B*T, H*D], k, v [B*T, K*D] act; lse [B, H, T] res. backward: dq, dk, dv act (set, not added), dO res.
-     * infer: T new rows of one sample at positions P .. P + T - 1; kcache, vcache [P + T, K*D] act (row stride K*D) hold the new rows already. */
+     * infer: T new rows of one sample at positions P .. P + T - 1; kcache, vcache [P + T, K*D] act (row stride K*D) hold the new
+     * rows already. */
     size_t (*attention_scratch)(const qn_attention_shape *s, int32_t threads);
-    void (*attention_forward)(const qn_exec *ex, void *o, void *lse, const void *q, const void *k, const void *v, const qn_attention_shape *s);
-    void (*attention_backward)(const qn_exec *ex, void *dq, void *dk, void *dv, const void *dO, const void *o, const void *lse, const void *q, const void *k, const void *v, const qn_attention_shape *s);
-    void (*attention_infer)(const qn_exec *ex, void *o, const void *q, const void *kcache, const void *vcache, const qn_attention_shape *s, int64_t P);
+    void (*attention_forward)(const qn_exec *ex, void *o, void *lse, const void *q, const void *k, const void *v,
+                              const qn_attention_shape *s);
+    void (*attention_backward)(const qn_exec *ex, void *dq, void *dk, void *dv, const void *dO, const void *o, const void *lse,
+                               const void *q, const void *k, const void *v, const qn_attention_shape *s);
+    void (*attention_infer)(const qn_exec *ex, void *o, const void *q, const void *kcache, const void *vcache,
+                            const qn_attention_shape *s, int64_t P);
 
-    /* --- residual join with inverted dropout on the branch: y [B, n] res = a [B, n] res + drop(b [B, n] act); sample i of the call has
-     * key->sample + i. p = 0: a plain sum. y may be a. backward: db act = drop(dy res); da is dy itself. */
-    void (*residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t B, int64_t n, double p, const qn_rng_key *key);
+    /* --- residual join with inverted dropout on the branch: y [B, n] res = a [B, n] res + drop(b [B, n] act); sample i of the
+     * call has key->sample + i. p = 0: a plain sum. y may be a. backward: db act = drop(dy res); da is dy itself. */
+    void (*residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t B, int64_t n, double p,
+                             const qn_rng_key *key);
     void (*residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t B, int64_t n, double p, const qn_rng_key *key);
     /* dropout on the residual stream itself (after the embedding): y, x [B, n] res, y may be x; it is its own backward. */
     void (*dropout)(const qn_exec *ex, void *y, const void *x, int64_t B, int64_t n, double p, const qn_rng_key *key);

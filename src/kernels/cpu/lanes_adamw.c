@@ -1,4 +1,4 @@
-/* Optimizer kernels, fast: one pass over memory. Definition: optimizer.c. */
+/* Optimizer kernels, fast: one pass over memory. Definition: adamw.c. */
 #include "kernels/cpu/lanes.h"
 
 enum { GRAIN = 1024, SLICES = 64 }; /* elements, a multiple of every W; parts of a sum */

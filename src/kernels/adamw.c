@@ -1,6 +1,6 @@
 /* AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), the squared norm of a gradient, and the fold of two accumulators. */
 #ifndef QN_REAL
-#define QN_SELF "optimizer.c"
+#define QN_SELF "adamw.c"
 #include "reference.h"
 #else
 
