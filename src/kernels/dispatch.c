@@ -10,8 +10,7 @@
 
 /* Where the entries of a fast table come from. Kernels that do not touch act are the same in both modes. */
 #define ELEMENTS(act, isa) QN_RES_ENTRIES(QN_ENTRY_FILL, f32_##isa) QN_ACT_ENTRIES(QN_ENTRY_FILL, act##_##isa)
-#define ATTENTION_f32(isa) QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32)
-#define ATTENTION_bf16(isa)
+#define ATTENTION(act, isa) QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, act##_##isa)
 #define PRODUCTS(act)                                                                                                            \
     .linear_open = qni_dnnl_linear_open_##act, .linear_close = qni_dnnl_linear_close,                                            \
     .linear_packed_bytes = qni_dnnl_linear_packed_bytes, .linear_scratch = qni_dnnl_linear_scratch,                              \
@@ -22,11 +21,11 @@
 #define TYPES(mode_, act_, rest) .mode = mode_, .act = act_, .res = rest, .param = rest
 #define FAST_F32(isa)                                                                                                            \
     {                                                                                                                            \
-        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION_f32(isa) PRODUCTS(f32)             \
+        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION(f32, isa) PRODUCTS(f32)             \
     }
 #define FAST_BF16(isa)                                                                                                           \
     {                                                                                                                            \
-        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION_bf16(isa) PRODUCTS(bf16)       \
+        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION(bf16, isa) PRODUCTS(bf16)       \
     }
 
 static const qn_kernels reference_f32 = {

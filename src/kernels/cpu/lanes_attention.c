@@ -1,0 +1,466 @@
+/* Causal attention in blocks of QB queries by KB keys with online softmax, and its backward (Dao et al. 2022, arXiv:2205.14135).
+ * Definition: attention.c.
+ *
+ * All products run in f32 on register tiles of MR rows by one panel; a panel is 2 W columns wide and lies in memory as its rows,
+ * one after the other, so that the right-hand side of every product streams. Keys are packed transposed, values as they are, once
+ * per head and block. Blocks and tiles above the diagonal are skipped.
+ *
+ * A query's result is one chain of fused multiply-adds in ascending order inside blocks that start at multiples of KB, whatever
+ * tile it was computed in; masked keys add exact zeros. So attention_forward and attention_infer give a row the same bits, for
+ * any number of rows in a call. Threads split (sample, key/value head), or heads where those are too few (forward only): no sum
+ * crosses them. */
+#ifndef QN_ACT
+#define QN_SELF "lanes_attention.c"
+#include "kernels/cpu/lanes.h"
+
+enum { QB = 64, KB = 64, PANEL = 2 * W, MR = W == 16 ? 8 : 4, ROW_PANELS = 4 };
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+QN_INLINE vf whole(const float *p)
+{
+    return *(const vf_any *)p;
+}
+
+/* --- products. c [mr, np panels] = or += a [mr, k] b [k, np panels]; a's element (i, j) is a[i * am + j * ak]. */
+QN_INLINE void tile(float *c, int64_t ldc, const float *a, int64_t am, int64_t ak, const float *b, int64_t bp, int64_t k,
+                    bool add, const int mr, const int np)
+{
+    vf acc[MR > 1 ? MR : 1][2 * ROW_PANELS];
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] =
+        add ? whole(c + i * ldc + j * W) : v_of(0);
+    for (int64_t n = 0; n < k; n++) {
+        vf row[2 * ROW_PANELS];
+        UNROLL for (int j = 0; j < 2 * np; j++) row[j] = whole(b + n * PANEL + j / 2 * bp + j % 2 * W);
+        UNROLL for (int i = 0; i < mr; i++)
+        {
+            const vf x = v_of(a[i * am + n * ak]);
+            UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] = v_fma(x, row[j], acc[i][j]);
+        }
+    }
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < 2 * np; j++) * (vf_any *)(c + i * ldc + j * W) = acc[i][j];
+}
+
+static QN_NOINLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k, bool add)
+{
+    tile(c, ldc, a, lda, 1, b, 0, k, add, MR, 1);
+}
+
+static QN_NOINLINE void tile_columns(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k, bool add)
+{
+    tile(c, ldc, a, 1, lda, b, 0, k, add, MR, 1);
+}
+
+static QN_NOINLINE void row_wide(float *c, const float *a, int64_t ak, const float *b, int64_t bp, int64_t k, bool add)
+{
+    tile(c, 0, a, 0, ak, b, bp, k, add, 1, ROW_PANELS);
+}
+
+static QN_NOINLINE void row_narrow(float *c, const float *a, int64_t ak, const float *b, int64_t k, bool add)
+{
+    tile(c, 0, a, 0, ak, b, 0, k, add, 1, 1);
+}
+
+/* m rows: MR of them, or any smaller number one by one. bp: from a panel of b to the next. */
+static void product(float *c, int64_t ldc, const float *a, int64_t am, int64_t ak, const float *b, int64_t bp, int64_t m,
+                    int64_t panels, int64_t k, bool add)
+{
+    if (m == MR) {
+        for (int64_t p = 0; p < panels; p++)
+            if (ak == 1)
+                tile_rows(c + p * PANEL, ldc, a, am, b + p * bp, k, add);
+            else
+                tile_columns(c + p * PANEL, ldc, a, ak, b + p * bp, k, add);
+        return;
+    }
+    for (int64_t i = 0; i < m; i++) {
+        int64_t p = 0;
+        for (; p + ROW_PANELS <= panels; p += ROW_PANELS)
+            row_wide(c + i * ldc + p * PANEL, a + i * am, ak, b + p * bp, bp, k, add);
+        for (; p < panels; p++) row_narrow(c + i * ldc + p * PANEL, a + i * am, ak, b + p * bp, k, add);
+    }
+}
+
+static int64_t padded(int64_t n)
+{
+    return (n + PANEL - 1) / PANEL * PANEL;
+}
+
+/* Rows of the next tile when left remain. */
+static int64_t tile_height(int64_t left)
+{
+    return left >= MR ? MR : left;
+}
+
+/* W x W, in place: log2(W) perfect shuffles of the rows. */
+QN_INLINE void transpose(vf *r)
+{
+    vf t[W];
+    UNROLL for (int step = 1; step < W; step *= 2)
+    {
+        UNROLL for (int i = 0; i < W / 2; i++)
+        {
+            t[2 * i] = QN_ZIP_LOW(r[i], r[i + W / 2]);
+            t[2 * i + 1] = QN_ZIP_HIGH(r[i], r[i + W / 2]);
+        }
+        UNROLL for (int i = 0; i < W; i++) r[i] = t[i];
+    }
+}
+
+/* --- the softmax of a row ------------------------------------------------------------------------------------------------ */
+
+typedef struct online {
+    float max, sum; /* of exp(score - max) so far */
+} online;
+
+/* Row s [width] of q.k: n of them count (at most width, maybe none). Leaves exp(score - max) in s, zeros after n, and rescales o.
+ */
+static void online_row(online *st, float *s, float *o, int64_t n, int64_t width, int64_t wide_o, float scale)
+{
+    vf top = v_of(-INFINITY), sum = v_of(0);
+    if (n <= 0) {
+        memset(s, 0, (size_t)width * sizeof(*s));
+        return;
+    }
+    for (int64_t j = 0; j < width; j += W) {
+        const vf t = v_select(v_below(qn_max64(0, n - j)), whole(s + j) * scale, v_of(-INFINITY));
+        *(vf_any *)(s + j) = t;
+        top = v_max(t, top);
+    }
+    const float high = v_highest(top), max = high > st->max ? high : st->max;
+    const float shrink = v_exp(v_of(st->max - max))[0];
+    for (int64_t j = 0; j < width; j += W) {
+        const vf p = v_exp(whole(s + j) - max);
+        *(vf_any *)(s + j) = p;
+        sum += p;
+    }
+    const float part = st->sum * shrink; /* one rounding here, one below: the compiler must not choose */
+    st->sum = v_fma(v_of(part), v_of(1), v_of(v_sum(sum)))[0];
+    st->max = max;
+    if (shrink == 1) return;
+    for (int64_t d = 0; d < wide_o; d += W) *(vf_any *)(o + d) *= shrink;
+}
+
+/* n queries q [n, D] against keys of one block: row r sees the first visible + r of them. o [n, wide_o] += p v. */
+static void attend_block(online *st, float *o, float *s, const float *q, int64_t ldq, const float *kt, const float *v, int64_t n,
+                         int64_t keys, int64_t visible, int64_t D, float scale)
+{
+    const int64_t wide_o = padded(D);
+    for (int64_t r = 0, rows; r < n; r += rows) {
+        rows = tile_height(n - r);
+        const int64_t most = qn_min64(visible + r + rows - 1, keys), width = padded(most);
+        if (most <= 0) continue;
+        product(s, KB, q + r * ldq, ldq, 1, kt, D * PANEL, rows, width / PANEL, D, false);
+        for (int64_t i = 0; i < rows; i++)
+            online_row(&st[r + i], s + i * KB, o + (r + i) * wide_o, qn_min64(visible + r + i, keys), width, wide_o, scale);
+        product(o + r * wide_o, wide_o, s, KB, 1, v, KB * PANEL, rows, wide_o / PANEL, most, true);
+    }
+}
+
+/* --- the backward of a block ---------------------------------------------------------------------------------------------- */
+
+typedef struct back_rows { /* a block of queries of one head */
+    const float *q, *dO;   /* [n, D], row strides ldq and ldo */
+    const float *qp, *dOp; /* the same in panels of QB rows */
+    const float *lse;
+    float *dq, *delta; /* [n, wide], [n] */
+    int64_t n, ldq, ldo;
+} back_rows;
+
+typedef struct back_keys { /* all keys of one head */
+    float *kt, *vt;        /* panels of transposed keys and values [D, PANEL] */
+    float *kp;             /* keys in panels of room rows */
+    float *dk, *dv;        /* [T, wide] */
+    int64_t room;
+} back_keys;
+
+/* In place: s = q.k becomes p, dp = dO.v becomes ds; zeros from n on. p <= 1, whatever the rounding of a huge score. */
+static void back_row(float *s, float *dp, int64_t n, int64_t width, float lse, float delta, float scale)
+{
+    for (int64_t j = 0; j < width; j += W) {
+        const vi seen = v_below(qn_max64(0, n - j));
+        const vf p = v_keep(seen, v_exp(v_min(v_of(0), v_fma(whole(s + j), v_of(scale), v_of(-lse)))));
+        const vf ds = p * ((whole(dp + j) - delta) * scale);
+        *(vf_any *)(s + j) = p;
+        *(vf_any *)(dp + j) = v_keep(seen, ds);
+    }
+}
+
+/* Queries at q0 .. q0 + n - 1 against keys from k0 <= q0 on. p, ds [QB, KB] are scratch. */
+static void back_block(const back_rows *b, const back_keys *k, float *p, float *ds, int64_t q0, int64_t k0, int64_t D,
+                       float scale)
+{
+    const int64_t wide = padded(D), keys = qn_min64(KB, q0 + b->n - k0);
+    for (int64_t r = 0, rows; r < b->n; r += rows) {
+        rows = tile_height(b->n - r);
+        const int64_t most = qn_min64(keys, q0 + r + rows - k0), width = padded(most);
+        product(p + r * KB, KB, b->q + r * b->ldq, b->ldq, 1, k->kt + k0 * D, D * PANEL, rows, width / PANEL, D, false);
+        product(ds + r * KB, KB, b->dO + r * b->ldo, b->ldo, 1, k->vt + k0 * D, D * PANEL, rows, width / PANEL, D, false);
+        for (int64_t i = r; i < r + rows; i++)
+            back_row(p + i * KB, ds + i * KB, qn_min64(keys, q0 + i + 1 - k0), width, b->lse[i], b->delta[i], scale);
+        product(b->dq + r * wide, wide, ds + r * KB, KB, 1, k->kp + k0 * PANEL, k->room * PANEL, rows, wide / PANEL, most, true);
+    }
+    for (int64_t j = 0, rows; j < keys; j += rows) { /* a key is seen by the queries from its own position on */
+        rows = tile_height(keys - j);
+        const int64_t from = qn_max64(0, k0 + j - q0), n = b->n - from, at = from * KB + j;
+        product(k->dv + (k0 + j) * wide, wide, p + at, 1, KB, b->dOp + from * PANEL, QB * PANEL, rows, wide / PANEL, n, true);
+        product(k->dk + (k0 + j) * wide, wide, ds + at, 1, KB, b->qp + from * PANEL, QB * PANEL, rows, wide / PANEL, n, true);
+    }
+}
+
+/* --- a call ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct attention_call {
+    const qn_attention_shape *s;
+    const void *q, *k, *v, *o, *dO;
+    void *out, *dq, *dk, *dv;
+    float *lse;          /* NULL: not wanted */
+    int64_t P, ldk, ldv; /* positions before the first query; row strides of keys and values */
+    int64_t heads;       /* query heads of an item of work */
+    char *scratch;
+    size_t thread_bytes;
+} attention_call;
+
+typedef struct forward_room {
+    float *o, *q, *kt, *v, *s;
+    online *st;
+} forward_room;
+
+static void forward_layout(forward_room *f, qn_arena *a, const qn_attention_shape *s)
+{
+    const size_t wide = (size_t)padded(s->D), rows = (size_t)(s->T * (s->H / s->K));
+    f->o = qn_arena_push(a, rows * wide, sizeof(float), QN_CACHE_LINE);
+    f->st = qn_arena_push(a, rows, sizeof(online), QN_CACHE_LINE);
+    f->q = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
+    f->kt = qn_arena_push(a, (size_t)(KB * s->D), sizeof(float), QN_CACHE_LINE);
+    f->v = qn_arena_push(a, KB * wide, sizeof(float), QN_CACHE_LINE);
+    f->s = qn_arena_push(a, MR * KB, sizeof(float), QN_CACHE_LINE);
+}
+
+typedef struct backward_room {
+    back_keys keys;
+    float *q, *qp, *dOp, *dq, *delta, *p, *ds;
+} backward_room;
+
+static void backward_layout(backward_room *b, qn_arena *a, const qn_attention_shape *s)
+{
+    const size_t wide = (size_t)padded(s->D), room = (size_t)padded(s->T), D = (size_t)s->D;
+    float **const packed[] = {&b->keys.kt, &b->keys.vt}, **const keys[] = {&b->keys.kp, &b->keys.dk, &b->keys.dv};
+    float **const rows[] = {&b->q, &b->qp, &b->dOp, &b->dq}, **const blocks[] = {&b->p, &b->ds};
+    for (size_t i = 0; i < QN_COUNT(packed); i++) *packed[i] = qn_arena_push(a, room * D, sizeof(float), QN_CACHE_LINE);
+    for (size_t i = 0; i < QN_COUNT(keys); i++) *keys[i] = qn_arena_push(a, room * wide, sizeof(float), QN_CACHE_LINE);
+    for (size_t i = 0; i < QN_COUNT(rows); i++) *rows[i] = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
+    for (size_t i = 0; i < QN_COUNT(blocks); i++) *blocks[i] = qn_arena_push(a, QB * KB, sizeof(float), QN_CACHE_LINE);
+    b->delta = qn_arena_push(a, QB, sizeof(float), QN_CACHE_LINE);
+    b->keys.room = (int64_t)room;
+}
+
+static size_t room_bytes(const qn_attention_shape *s)
+{
+    qn_arena forward = QN_ARENA_PROBE, backward = QN_ARENA_PROBE;
+    forward_room f;
+    backward_room b;
+    forward_layout(&f, &forward, s);
+    backward_layout(&b, &backward, s);
+    return ((forward.used > backward.used ? forward.used : backward.used) + QN_CACHE_LINE) / QN_CACHE_LINE * QN_CACHE_LINE;
+}
+
+static qn_arena thread_room(const attention_call *c, int32_t thread)
+{
+    return (qn_arena){.base = c->scratch + (size_t)thread * c->thread_bytes, .cap = c->thread_bytes};
+}
+
+static void run(const qn_exec *ex, attention_call *c, qn_team_fn *fn)
+{
+    const size_t mark = qn_arena_mark(ex->scratch);
+    c->thread_bytes = room_bytes(c->s);
+    c->scratch = qn_arena_push(ex->scratch, (size_t)qn_exec_threads(ex), c->thread_bytes, QN_CACHE_LINE);
+    QN_ASSERT(c->scratch != NULL);
+    qn_exec_run(ex, fn, c);
+    qn_arena_release(ex->scratch, mark);
+}
+
+/* Items of work of the forward: whole groups of heads, or single heads where groups are fewer than threads. */
+static void choose_heads(attention_call *c, const qn_exec *ex, int64_t samples)
+{
+    c->heads = samples * c->s->K >= qn_exec_threads(ex) ? c->s->H / c->s->K : 1;
+}
+
+#include "kernels/cpu/lanes_twice.h"
+#else
+
+/* n rows of D, f32, row stride ld_out. */
+static void QN_LANES(widen)(float *out, int64_t ld_out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
+{
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t d = 0; d < D; d += W) v_store(out + r * ld_out + d, v_load(x + r * ld + d, D - d), D - d);
+}
+
+/* Panels along D of n rows, each room rows long; zeros beyond D. */
+static void QN_LANES(pack_rows)(float *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D, int64_t room)
+{
+    for (int64_t d = 0; d < padded(D); d += W) {
+        float *to = out + d / PANEL * room * PANEL + d % PANEL;
+        for (int64_t r = 0; r < n; r++) *(vf_any *)(to + r * PANEL) = d < D ? v_load(x + r * ld + d, D - d) : v_of(0);
+    }
+}
+
+/* Panels along n of the transpose, each D rows long; zeros beyond n. */
+static void QN_LANES(pack_columns)(float *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
+{
+    for (int64_t r = 0; r < padded(n); r += W) {
+        float *to = out + r / PANEL * D * PANEL + r % PANEL;
+        for (int64_t d = 0; d < D; d += W) {
+            vf block[W];
+            for (int i = 0; i < W; i++) block[i] = r + i < n ? v_load(x + (r + i) * ld + d, D - d) : v_of(0);
+            transpose(block);
+            for (int i = 0; i < W && d + i < D; i++) *(vf_any *)(to + (d + i) * PANEL) = block[i];
+        }
+    }
+}
+
+/* Rows of one head, given as (first row of the sample, head). */
+static void QN_LANES(forward_head)(const attention_call *c, const forward_room *f, float *o, online *st, int64_t row, int64_t h,
+                                   int64_t k0, int64_t keys)
+{
+    const qn_attention_shape *s = c->s;
+    const int64_t D = s->D, wide = padded(D), first = qn_max64(0, k0 - c->P) / QB * QB;
+    for (int64_t t = first; t < s->T; t += QB) {
+        const int64_t n = qn_min64(QB, s->T - t);
+        const QN_ACT *q = (const QN_ACT *)c->q + (row + t) * s->ldq + h * D;
+        if (c->P + t + n <= k0) continue;
+        QN_LANES(widen)(f->q, wide, q, s->ldq, n, D);
+        attend_block(st + t, o + t * wide, f->s, f->q, wide, f->kt, f->v, n, keys, c->P + t + 1 - k0, D, (float)s->scale);
+    }
+}
+
+static void QN_LANES(forward_store)(const attention_call *c, const float *o, const online *st, int64_t b, int64_t h)
+{
+    const qn_attention_shape *s = c->s;
+    const int64_t D = s->D, wide = padded(D);
+    for (int64_t t = 0; t < s->T; t++) {
+        QN_ACT *out = (QN_ACT *)c->out + (b * s->T + t) * s->ldo + h * D;
+        const float inverse = 1 / st[t].sum;
+        for (int64_t d = 0; d < D; d += W) v_store(out + d, whole(o + t * wide + d) * inverse, D - d);
+        if (c->lse != NULL) c->lse[(b * s->H + h) * s->T + t] = (float)((double)st[t].max + log((double)st[t].sum));
+    }
+}
+
+static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
+{
+    const attention_call *c = ctx;
+    const qn_attention_shape *s = c->s;
+    const int64_t D = s->D, wide = padded(D), T = s->T, group = s->H / s->K, items = s->B * s->H / c->heads;
+    int64_t begin, end;
+    qn_arena a = thread_room(c, thread);
+    forward_room f;
+    forward_layout(&f, &a, s);
+    qn_split(&begin, &end, items, 1, thread, threads);
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t b = i * c->heads / s->H, h = i * c->heads % s->H, kv = h / group * D;
+        memset(f.o, 0, (size_t)(c->heads * T * wide) * sizeof(float));
+        for (int64_t r = 0; r < c->heads * T; r++) f.st[r] = (online){-INFINITY, 0};
+        for (int64_t k0 = 0; k0 < c->P + T; k0 += KB) {
+            const int64_t keys = qn_min64(KB, c->P + T - k0), row = b * T + k0;
+            QN_LANES(pack_columns)(f.kt, (const QN_ACT *)c->k + row * c->ldk + kv, c->ldk, keys, D);
+            QN_LANES(pack_rows)(f.v, (const QN_ACT *)c->v + row * c->ldv + kv, c->ldv, keys, D, KB);
+            for (int64_t g = 0; g < c->heads; g++)
+                QN_LANES(forward_head)(c, &f, f.o + g * T * wide, f.st + g * T, b * T, h + g, k0, keys);
+        }
+        for (int64_t g = 0; g < c->heads; g++) QN_LANES(forward_store)(c, f.o + g * T * wide, f.st + g * T, b, h + g);
+    }
+}
+
+size_t QN_LANES(attention_scratch)(const qn_attention_shape *s, int32_t threads)
+{
+    return (size_t)threads * room_bytes(s) + QN_CACHE_LINE;
+}
+
+void QN_LANES(attention_forward)(const qn_exec *ex, void *o, void *lse, const void *q, const void *k, const void *v,
+                                 const qn_attention_shape *s)
+{
+    if (s->B == 0 || s->T == 0) return;
+    attention_call c = {.s = s, .q = q, .k = k, .v = v, .out = o, .lse = lse, .ldk = s->ldk, .ldv = s->ldv};
+    choose_heads(&c, ex, s->B);
+    run(ex, &c, QN_LANES(forward_part));
+}
+
+void QN_LANES(attention_infer)(const qn_exec *ex, void *o, const void *q, const void *kcache, const void *vcache,
+                               const qn_attention_shape *s, int64_t P)
+{
+    if (s->T == 0) return;
+    qn_attention_shape one = *s;
+    one.B = 1;
+    attention_call c = {.s = &one, .q = q, .k = kcache, .v = vcache, .out = o, .P = P};
+    c.ldk = c.ldv = s->K * s->D;
+    choose_heads(&c, ex, 1);
+    run(ex, &c, QN_LANES(forward_part));
+}
+
+/* One head's queries against the packed keys of its group. */
+static void QN_LANES(backward_head)(const attention_call *c, const backward_room *w, int64_t b, int64_t h)
+{
+    const qn_attention_shape *s = c->s;
+    const int64_t D = s->D, wide = padded(D);
+    for (int64_t q0 = 0; q0 < s->T; q0 += QB) {
+        const int64_t n = qn_min64(QB, s->T - q0), row = b * s->T + q0;
+        const QN_ACT *q = (const QN_ACT *)c->q + row * s->ldq + h * D, *o = (const QN_ACT *)c->o + row * s->ldo + h * D;
+        const float *dO = (const float *)c->dO + row * s->ldo + h * D;
+        const back_rows rows = {w->q, dO, w->qp, w->dOp, c->lse + (b * s->H + h) * s->T + q0, w->dq, w->delta, n, wide, s->ldo};
+        QN_LANES(widen)(w->q, wide, q, s->ldq, n, D);
+        QN_LANES(pack_rows)(w->qp, q, s->ldq, n, D, QB);
+        QN_LANES_F32(pack_rows)(w->dOp, dO, s->ldo, n, D, QB);
+        for (int64_t i = 0; i < n; i++) {
+            vf sum = v_of(0);
+            for (int64_t d = 0; d < D; d += W)
+                sum = v_fma(v_load(dO + i * s->ldo + d, D - d), v_load(o + i * s->ldo + d, D - d), sum);
+            w->delta[i] = v_sum(sum);
+        }
+        memset(w->dq, 0, (size_t)(n * wide) * sizeof(float));
+        for (int64_t k0 = 0; k0 < q0 + n; k0 += KB) back_block(&rows, &w->keys, w->p, w->ds, q0, k0, D, (float)s->scale);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t d = 0; d < D; d += W)
+                v_store((QN_ACT *)c->dq + (row + i) * s->ldq + h * D + d, whole(w->dq + i * wide + d), D - d);
+    }
+}
+
+static void QN_LANES(backward_part)(void *ctx, int32_t thread, int32_t threads)
+{
+    const attention_call *c = ctx;
+    const qn_attention_shape *s = c->s;
+    const int64_t D = s->D, wide = padded(D), T = s->T, group = s->H / s->K;
+    int64_t begin, end;
+    qn_arena a = thread_room(c, thread);
+    backward_room w;
+    backward_layout(&w, &a, s);
+    qn_split(&begin, &end, s->B * s->K, 1, thread, threads);
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t b = i / s->K, kv = i % s->K, row = b * T;
+        const QN_ACT *k = (const QN_ACT *)c->k + row * s->ldk + kv * D, *v = (const QN_ACT *)c->v + row * s->ldv + kv * D;
+        QN_LANES(pack_columns)(w.keys.kt, k, s->ldk, T, D);
+        QN_LANES(pack_columns)(w.keys.vt, v, s->ldv, T, D);
+        QN_LANES(pack_rows)(w.keys.kp, k, s->ldk, T, D, w.keys.room);
+        memset(w.keys.dk, 0, (size_t)(T * wide) * sizeof(float));
+        memset(w.keys.dv, 0, (size_t)(T * wide) * sizeof(float));
+        for (int64_t h = kv * group; h < (kv + 1) * group; h++) QN_LANES(backward_head)(c, &w, b, h);
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t d = 0; d < D; d += W) {
+                v_store((QN_ACT *)c->dk + (row + t) * s->ldk + kv * D + d, whole(w.keys.dk + t * wide + d), D - d);
+                v_store((QN_ACT *)c->dv + (row + t) * s->ldv + kv * D + d, whole(w.keys.dv + t * wide + d), D - d);
+            }
+    }
+}
+
+void QN_LANES(attention_backward)(const qn_exec *ex, void *dq, void *dk, void *dv, const void *dO, const void *o, const void *lse,
+                                  const void *q, const void *k, const void *v, const qn_attention_shape *s)
+{
+    if (s->B == 0 || s->T == 0) return;
+    attention_call c = {.s = s, .q = q, .k = k, .v = v, .o = o, .dO = dO, .dq = dq, .dk = dk, .dv = dv, .lse = (float *)lse};
+    run(ex, &c, QN_LANES(backward_part));
+}
+
+#endif
