@@ -51,7 +51,8 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
                            qni_value_text(name, sizeof name, p, v), (long long)x->bytes, (long long)x->offset);
         const bool slot = x->cls == QN_V_ACT || x->cls == QN_V_GRAD || x->cls == QN_V_STASH || x->cls == QN_V_WSTASH;
         if (slot && x->offset == QN_NONE)
-            return QN_FAIL(err, QN_ESCHEDULE, "value %d (%s) has no place in its worker's arena", v, qni_value_text(name, sizeof name, p, v));
+            return QN_FAIL(err, QN_ESCHEDULE, "value %d (%s) has no place in its worker's arena", v,
+                           qni_value_text(name, sizeof name, p, v));
     }
     return QN_OK;
 }
