@@ -119,6 +119,17 @@ function(qn_tests)
   endif()
 endfunction()
 
+# bench/*.c: programs that print measurements as text.
+function(qn_bench)
+  file(GLOB programs CONFIGURE_DEPENDS bench/*.c)
+  foreach(program ${programs})
+    get_filename_component(base ${program} NAME_WE)
+    add_executable(bench_${base} ${program})
+    target_include_directories(bench_${base} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
+    target_link_libraries(bench_${base} PRIVATE quern)
+  endforeach()
+endfunction()
+
 function(qn_install)
   include(GNUInstallDirs)
   install(TARGETS quern ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
