@@ -20,6 +20,7 @@ typedef struct fake {
     unsigned char **home; /* [values] for those without a place in an arena */
     int32_t *last_item;   /* [values] of the accumulations in this step */
     _Atomic int64_t ran;
+    int32_t *log;          /* NULL, or [tasks]: compute tasks in the order in which they ran */
     _Atomic int32_t wrong; /* first task that found something wrong, -1 */
     _Atomic int32_t wrong_value;
     int32_t fail_task, cancel_task; /* -1: none */
@@ -89,7 +90,8 @@ static qn_status fake_run(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
     /* Once more: nobody may have written over it meanwhile. */
     if (f->sleep_us > 0) usleep((useconds_t)f->sleep_us);
     for (int32_t i = 0; i < t->in.count; i++) fake_check(f, task, p->ref[t->in.first + i]);
-    atomic_fetch_add(&f->ran, 1);
+    const int64_t at = atomic_fetch_add(&f->ran, 1);
+    if (f->log != NULL) f->log[at] = task;
     return QN_OK;
 }
 
