@@ -112,6 +112,31 @@ static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err
     return st;
 }
 
+/* A task that stands in its lane before the one that writes what it reads can never run. The graph does not see this: a lane is
+ * in order. */
+static qn_status check_lanes(const qn_plan *p, qn_err *err)
+{
+    char a[QNI_NAME], b[QNI_NAME], c[QNI_NAME];
+    qn_status st = QN_OK;
+    int32_t *writer = qn_malloc((size_t)p->values, sizeof *writer);
+    if (writer == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d values", p->values);
+    for (int32_t v = 0; v < p->values; v++) writer[v] = QN_NONE;
+    for (int32_t t = 0; t < p->tasks; t++) {
+        for (int32_t i = 0; i < p->task[t].out.count; i++) writer[p->ref[p->task[t].out.first + i]] = t;
+    }
+    for (int32_t t = 0; t < p->tasks && st == QN_OK; t++) {
+        const qn_task *x = &p->task[t];
+        for (int32_t i = 0; i < x->in.count && st == QN_OK; i++) {
+            const int32_t v = p->ref[x->in.first + i], from = writer[v];
+            if (from == QN_NONE || p->task[from].lane != x->lane || from < t) continue;
+            st = QN_FAIL(err, QN_ESCHEDULE, "deadlock: %s needs %s from %s, which stands behind it",
+                         qn_task_text(a, sizeof a, p, t), qni_value_text(b, sizeof b, p, v), qn_task_text(c, sizeof c, p, from));
+        }
+    }
+    qn_free(writer);
+    return st;
+}
+
 /* Receives in order of need, else of arrival; *time is the simulated order that slots rely on. */
 static qn_status order_messages(qn_plan **p, qn_span_time **time, qni_lower *l, qn_err *err)
 {
@@ -122,6 +147,7 @@ static qn_status order_messages(qn_plan **p, qn_span_time **time, qni_lower *l, 
     if (place == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
     QN_TRY(st, qni_lower_place_messages(l, NULL, err), out);
     QN_TRY(st, build(p, l, place, err), out);
+    QN_TRY(st, check_lanes(*p, err), out);
     QN_TRY(st, try_order(time, &live, *p, 0, l->how->one_lane, err), out);
     if (live) goto out;
     QN_TRY(st, try_order(time, &live, *p, QNI_GRAPH_FREE_RECV, true, err), out);

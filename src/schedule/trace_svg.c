@@ -1,0 +1,224 @@
+/* Traces as a self-contained SVG: one row per worker, time to the right.
+ *
+ *   title                                  bubble 27.3 %
+ *   worker 0 |F0|F1|F2|...   |B0|...
+ *   worker 1    |F0|F1|...|B0|...
+ *            0        10        20   ticks
+ *   legend
+ *
+ * Colour says what is done (forward, backward, input gradient, weight gradient, recompute); chunks of a worker are shades of it,
+ * later chunks lighter. Micro-batch numbers stand where there is room. */
+#include "trace.h"
+
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "schedule_internal.h"
+
+enum { WIDTH = 1200, LEFT = 92, RIGHT = 24, ROW = 30, GAP = 6, TITLE = 44, AXIS = 34, LEGEND = 34, PANEL_GAP = 14 };
+
+typedef struct hue {
+    int32_t r, g, b;
+    const char *text;
+} hue;
+
+static const hue hues[] = {
+    [QN_OP_F] = {59, 115, 190, "forward"},         [QN_OP_B] = {46, 150, 120, "input gradient"},
+    [QN_OP_W] = {219, 158, 53, "weight gradient"}, [QN_OP_BW] = {43, 145, 96, "backward"},
+    [QN_OP_R] = {150, 120, 190, "recompute"},
+};
+
+typedef struct panel {
+    qni_text *out;
+    const qn_trace *t;
+    int64_t makespan;
+    int32_t chunks;     /* most stages on one worker */
+    int32_t *chunk_of;  /* [stages] */
+    double y, row, gap; /* top of the first row */
+    bool used[QN_OP_R + 1];
+} panel;
+
+static double at_x(const panel *p, int64_t tick)
+{
+    return LEFT + (double)tick / (double)p->makespan * (WIDTH - LEFT - RIGHT);
+}
+
+static void colour_of(char buf[8], const panel *p, int32_t op, int32_t stage)
+{
+    const double light = p->chunks > 1 ? 0.5 * p->chunk_of[stage] / (p->chunks - 1) : 0;
+    const hue h = hues[op];
+    snprintf(buf, 8, "#%02x%02x%02x", (unsigned)(h.r + light * (255 - h.r)) & 255u, (unsigned)(h.g + light * (255 - h.g)) & 255u,
+             (unsigned)(h.b + light * (255 - h.b)) & 255u);
+}
+
+static void draw_task(panel *p, int32_t task, double y)
+{
+    const qn_task *t = &p->t->plan->task[task];
+    const qn_span_time x = p->t->time[task];
+    const double left = at_x(p, x.start), width = at_x(p, x.end) - left;
+    const double line = width > 3 ? 0.8 : 0; /* a hair of background between neighbours */
+    char colour[8], name[QNI_NAME];
+    colour_of(colour, p, t->op, t->stage);
+    p->used[t->op] = true;
+    qni_text_add(
+        p->out, "<rect x='%.2f' y='%.1f' width='%.2f' height='%.1f' rx='%.1f' fill='%s'><title>%s: %lld to %lld</title></rect>\n",
+        left, y, width - line > 0.3 ? width - line : 0.3, p->row, width > 8 ? 2.0 : 0.0, colour,
+        qn_task_text(name, sizeof name, p->t->plan, task), (long long)x.start, (long long)x.end);
+    const double need = t->item < 10 ? 8 : t->item < 100 ? 14 : 20;
+    if (width < need || p->row < 12) return;
+    const bool dark = p->chunks > 1 && p->chunk_of[t->stage] * 2 > p->chunks - 1 && p->chunk_of[t->stage] > 0;
+    qni_text_add(p->out, "<text class='n' x='%.2f' y='%.1f' fill='%s'>%d</text>\n", left + width / 2, y + p->row / 2 + 3.8,
+                 dark ? "#1d2733" : "#ffffff", t->item);
+}
+
+static void draw_rows(panel *p)
+{
+    const qn_plan *plan = p->t->plan;
+    for (int32_t w = 0; w < plan->workers; w++) {
+        const double y = p->y + w * (p->row + p->gap);
+        if (p->row >= 9)
+            qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>worker %d</text>\n", LEFT - 10, y + p->row / 2 + 4, w);
+        qni_text_add(p->out, "<rect x='%d' y='%.1f' width='%d' height='%.1f' rx='2' fill='#eef1f5'/>\n", LEFT, y,
+                     WIDTH - LEFT - RIGHT, p->row);
+        const int32_t first = plan->lane[w][QN_LANE_COMP][0], count = plan->lane[w][QN_LANE_COMP][1];
+        for (int32_t i = first; i < first + count; i++) {
+            if (qni_is_compute(plan->task[i].op) && p->t->time[i].end > p->t->time[i].start) draw_task(p, i, y);
+        }
+    }
+}
+
+/* Round steps: 1, 2 or 5 times a power of ten, about ten of them. */
+static int64_t tick_step(int64_t makespan)
+{
+    int64_t step = 1;
+    while (makespan / step > 12) {
+        if (makespan / (step * 2) <= 12) return step * 2;
+        if (makespan / (step * 5) <= 12) return step * 5;
+        step *= 10;
+    }
+    return step;
+}
+
+static void draw_axis(panel *p, double y)
+{
+    const int64_t step = tick_step(p->makespan);
+    for (int64_t k = 0; k <= p->makespan; k += step) {
+        const double x = at_x(p, k);
+        qni_text_add(
+            p->out,
+            "<line x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f' stroke='#b8c1cc'/><text class='a' x='%.1f' y='%.1f'>%lld</text>\n", x,
+            y, x, y + 5, x, y + 18, (long long)k);
+    }
+}
+
+static void draw_legend(panel *p, double y)
+{
+    double x = LEFT;
+    for (int32_t op = QN_OP_F; op <= QN_OP_R; op++) {
+        if (!p->used[op]) continue;
+        const int32_t shades = qn_min32(p->chunks, 6);
+        for (int32_t c = 0; c < shades; c++) {
+            const double light = shades > 1 ? 0.5 * c / (shades - 1) : 0;
+            const hue h = hues[op];
+            qni_text_add(p->out, "<rect x='%.1f' y='%.1f' width='14' height='12' rx='2' fill='#%02x%02x%02x'/>\n", x, y,
+                         (unsigned)(h.r + light * (255 - h.r)) & 255u, (unsigned)(h.g + light * (255 - h.g)) & 255u,
+                         (unsigned)(h.b + light * (255 - h.b)) & 255u);
+            x += 16;
+        }
+        qni_text_add(p->out, "<text class='l' x='%.1f' y='%.1f'>%s</text>\n", x + 4, y + 10.5, hues[op].text);
+        x += 120;
+    }
+    qni_text_add(p->out,
+                 "<rect x='%.1f' y='%.1f' width='14' height='12' rx='2' fill='#eef1f5' stroke='#d5dbe3'/><text class='l' "
+                 "x='%.1f' y='%.1f'>idle</text>\n",
+                 x, y, x + 20, y + 10.5);
+    x += 90;
+    if (p->chunks > 1)
+        qni_text_add(p->out, "<text class='l' x='%.1f' y='%.1f'>lighter: later chunk of the model</text>\n", x, y + 10.5);
+}
+
+/* Titles come from outside: markup is kept as text. */
+static void add_escaped(qni_text *out, const char *s)
+{
+    for (; *s != '\0'; s++) {
+        const char *as = *s == '<' ? "&lt;" : *s == '>' ? "&gt;" : *s == '&' ? "&amp;" : *s == '\'' ? "&#39;" : NULL;
+        if (as != NULL)
+            qni_text_add(out, "%s", as);
+        else if ((unsigned char)*s >= ' ')
+            qni_text_add(out, "%c", *s);
+    }
+}
+
+static double row_height(const qn_plan *p)
+{
+    return p->workers <= 16 ? ROW : p->workers <= 64 ? 14 : 6;
+}
+
+static double panel_height(const qn_plan *p)
+{
+    const double row = row_height(p);
+    return TITLE + p->workers * (row + (row >= ROW ? GAP : 2)) + AXIS + LEGEND + PANEL_GAP;
+}
+
+/* One trace; y is its top. */
+static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title, double y, qn_err *err)
+{
+    const qn_plan *plan = t->plan;
+    panel p = {.out = out, .t = t, .row = row_height(plan), .y = y + TITLE};
+    qn_trace_summary *sum = qn_malloc(1, sizeof *sum);
+    int32_t *seen = qn_calloc((size_t)plan->workers, sizeof *seen);
+    qn_status st = QN_OK;
+    p.gap = p.row >= ROW ? GAP : 2;
+    p.chunk_of = qn_calloc((size_t)plan->stages, sizeof *p.chunk_of);
+    if (sum == NULL || seen == NULL || p.chunk_of == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "picture of a trace");
+        goto out;
+    }
+    qn_trace_summarize(sum, t);
+    p.makespan = qn_max64(sum->makespan, 1);
+    for (int32_t s = 0; s < plan->stages; s++) {
+        p.chunk_of[s] = seen[plan->worker_of[s]]++;
+        p.chunks = qn_max32(p.chunks, seen[plan->worker_of[s]]);
+    }
+    qni_text_add(out, "<text class='t' x='%d' y='%.1f'>", LEFT, y + 26);
+    add_escaped(out, title != NULL ? title : "");
+    qni_text_add(out, "</text><text class='s' x='%d' y='%.1f'>%d micro-batches, %d stages on %d workers, bubble %.1f %%</text>\n",
+                 WIDTH - RIGHT, y + 26, plan->items, plan->stages, plan->workers, 100 * sum->bubble);
+    draw_rows(&p);
+    const double bottom = p.y + plan->workers * (p.row + p.gap);
+    draw_axis(&p, bottom);
+    draw_legend(&p, bottom + AXIS);
+out:
+    qn_free(sum);
+    qn_free(seen);
+    qn_free(p.chunk_of);
+    return st;
+}
+
+qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, qn_err *err)
+{
+    qni_text text = {0};
+    qn_status st = QN_OK;
+    double height = 8, y = 4;
+    for (int32_t i = 0; i < n; i++) height += panel_height(traces[i]->plan);
+    qni_text_add(
+        &text,
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %.0f' width='%d' height='%.0f' font-family='system-ui, "
+        "-apple-system, Segoe UI, "
+        "Roboto, DejaVu Sans, "
+        "sans-serif'>\n<style>.t{font-size:17px;font-weight:600;fill:#1d2733}.s{font-size:13px;fill:#5b6775;text-anchor:end}"
+        ".w{font-size:12px;fill:#3c4754;text-anchor:end}.n{font-size:11px;text-anchor:middle}.a{font-size:11px;fill:#5b6775;text-"
+        "anchor:middle}"
+        ".l{font-size:12px;fill:#3c4754}</style>\n<rect width='100%%' height='100%%' fill='#ffffff'/>\n",
+        WIDTH, height, WIDTH, height);
+    for (int32_t i = 0; i < n; i++) {
+        QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, err), out);
+        y += panel_height(traces[i]->plan);
+    }
+    qni_text_add(&text, "</svg>\n");
+    st = qni_text_done(out, &text, err);
+out:
+    if (st != QN_OK) qn_free(text.at);
+    return st;
+}
