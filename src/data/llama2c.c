@@ -96,7 +96,7 @@ static bool lay_out(qn_llama2c *f, size_t *floats)
 
 qn_status qni_llama2c_open_memory(qn_llama2c **out, const void *data, size_t bytes, const char *name, qn_err *err)
 {
-    qn_cursor c = qn_cursor_of(data, bytes);
+    qn_cursor c = qn_cursor_of(bytes > 0 ? data : "", bytes);
     size_t floats = 0, wanted = 0;
     *out = NULL;
     qn_llama2c *f = qn_calloc(1, sizeof(*f));

@@ -3,7 +3,7 @@
  *   0 "QNTOKENS" | 8 u32 version | 12 u32 width | 16 u64 count | 24 u32 vocabulary | 28 u32 CRC-32 | 32 tokens, little endian
  *
  * A shard that opened has been read once: its size, its checksum and every token were right at that moment. */
-#include "data/dataset/shards.h"
+#include "data/dataset/shards_internal.h"
 
 #include <inttypes.h>
 #include <stdbool.h>
@@ -94,10 +94,10 @@ static int32_t token(const qn_tokens *t, int64_t i)
     return (int32_t)((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
 }
 
-/* Fills t from its map. */
-static qn_status check(qn_tokens *t, const char *path, qn_err *err)
+/* Fills t from the bytes of a shard. */
+static qn_status check(qn_tokens *t, const void *data, size_t bytes, const char *path, qn_err *err)
 {
-    qn_cursor c = qn_cursor_of(t->map.data, t->map.bytes);
+    qn_cursor c = qn_cursor_of(bytes > 0 ? data : "", bytes);
     const void *found = qn_cursor_take(&c, sizeof(magic));
     const uint32_t version = qn_cursor_u32(&c), width = qn_cursor_u32(&c);
     const uint64_t count = qn_cursor_u64(&c);
@@ -133,17 +133,30 @@ static qn_status check(qn_tokens *t, const char *path, qn_err *err)
     return QN_OK;
 }
 
-qn_status qn_tokens_open(qn_tokens **out, const char *path, qn_err *err)
+qn_status qni_tokens_open_memory(qn_tokens **out, const void *data, size_t bytes, const char *name, qn_err *err)
 {
     *out = NULL;
     qn_tokens *t = qn_calloc(1, sizeof(*t));
-    if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the shard %s", path);
-    qn_status st = qn_map_open(&t->map, path, err);
-    if (st == QN_OK) st = check(t, path, err);
+    if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the shard %s", name);
+    const qn_status st = check(t, data, bytes, name, err);
     if (st == QN_OK)
         *out = t;
     else
         qn_tokens_close(t);
+    return st;
+}
+
+qn_status qn_tokens_open(qn_tokens **out, const char *path, qn_err *err)
+{
+    qn_map map;
+    *out = NULL;
+    qn_status st = qn_map_open(&map, path, err);
+    if (st != QN_OK) return st;
+    st = qni_tokens_open_memory(out, map.data, map.bytes, path, err);
+    if (st == QN_OK)
+        (*out)->map = map;
+    else
+        qn_map_close(&map);
     return st;
 }
 

@@ -141,7 +141,7 @@ static qn_status make_room(qn_safetensors *f, size_t more, qn_err *err)
 /* Adds the tensors of one file to f, which takes a reference to the header. */
 static qn_status add_file(qn_safetensors *f, const uint8_t *data, size_t bytes, const char *file, qn_err *err)
 {
-    qn_cursor c = qn_cursor_of(data, bytes);
+    qn_cursor c = qn_cursor_of(bytes > 0 ? (const void *)data : "", bytes);
     const uint64_t length = qn_cursor_u64(&c);
     json_error_t why;
     const char *name;

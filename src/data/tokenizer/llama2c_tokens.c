@@ -21,7 +21,7 @@ typedef struct scored {
 
 int32_t qni_llama2c_entries(const void *data, size_t bytes)
 {
-    qn_cursor c = qn_cursor_of(data, bytes);
+    qn_cursor c = qn_cursor_of(bytes > 0 ? data : "", bytes);
     int32_t n = 0;
     (void)qn_cursor_u32(&c);
     while (!c.failed && qn_cursor_left(&c) > 0 && n < QNI_MAX_ID) {
@@ -35,7 +35,7 @@ int32_t qni_llama2c_entries(const void *data, size_t bytes)
 
 static qn_status read_tokens(qn_tokenizer *t, scored *s, const void *data, size_t bytes, int32_t vocab, qn_err *err)
 {
-    qn_cursor c = qn_cursor_of(data, bytes);
+    qn_cursor c = qn_cursor_of(bytes > 0 ? data : "", bytes);
     const uint32_t longest = qn_cursor_u32(&c);
     if (longest > MAX_TOKEN)
         return QN_FAIL(err, QN_EFORMAT, "llama2.c tokenizer: a longest token of %" PRIu32 " bytes; at most %d are accepted",
