@@ -227,6 +227,16 @@ out:
     return st;
 }
 
+static qn_metrics_row row_at(sqlite3_stmt *s)
+{
+    return (qn_metrics_row){.step = sqlite3_column_int64(s, 0),
+                            .loss = column(s, 1),
+                            .grad_norm = column(s, 2),
+                            .lr = column(s, 3),
+                            .tokens_per_s = column(s, 4),
+                            .step_ms = column(s, 5)};
+}
+
 int64_t qn_metrics_read(const char *path, qn_metrics_row *rows, int64_t cap, qn_err *err)
 {
     sqlite3 *db = NULL;
@@ -235,16 +245,33 @@ int64_t qn_metrics_read(const char *path, qn_metrics_row *rows, int64_t cap, qn_
     if (open_query(&db, &s, path, "SELECT step, loss, grad_norm, lr, tokens_per_s, step_ms FROM steps ORDER BY step LIMIT ?", cap,
                    err) == QN_OK) {
         int rc = SQLITE_DONE;
-        for (n = 0; n < cap && (rc = sqlite3_step(s)) == SQLITE_ROW; n++)
-            rows[n] = (qn_metrics_row){.step = sqlite3_column_int64(s, 0),
-                                       .loss = column(s, 1),
-                                       .grad_norm = column(s, 2),
-                                       .lr = column(s, 3),
-                                       .tokens_per_s = column(s, 4),
-                                       .step_ms = column(s, 5)};
+        for (n = 0; n < cap && (rc = sqlite3_step(s)) == SQLITE_ROW; n++) rows[n] = row_at(s);
         if (n < cap && rc != SQLITE_DONE) {
             (void)fail_sql(err, db, "cannot be read");
             n = -1;
+        }
+    }
+    sqlite3_finalize(s);
+    sqlite3_close(db);
+    return n;
+}
+
+int64_t qn_metrics_last(const char *path, qn_metrics_row *row, qn_err *err)
+{
+    static const char sql[] = "SELECT step, loss, grad_norm, lr, tokens_per_s, step_ms, (SELECT count(*) FROM steps) FROM steps "
+                              "ORDER BY step DESC LIMIT ?";
+    sqlite3 *db = NULL;
+    sqlite3_stmt *s = NULL;
+    int64_t n = -1;
+    if (open_query(&db, &s, path, sql, 1, err) == QN_OK) {
+        const int rc = sqlite3_step(s);
+        if (rc == SQLITE_ROW) {
+            *row = row_at(s);
+            n = sqlite3_column_int64(s, 6);
+        } else if (rc == SQLITE_DONE) {
+            n = 0;
+        } else {
+            (void)fail_sql(err, db, "cannot be read");
         }
     }
     sqlite3_finalize(s);

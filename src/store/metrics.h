@@ -24,6 +24,8 @@ qn_status qn_metrics_flush(qn_metrics *m, qn_err *err) QN_MUST_USE;
 
 /* Rows in step order, at most cap; evals as rows whose loss is the validation loss. Returns the count, or -1. */
 int64_t qn_metrics_read(const char *path, qn_metrics_row *rows, int64_t cap, qn_err *err);
+/* The row of the last step, and how many there are: 0 leaves *row alone, -1 is a failure. */
+int64_t qn_metrics_last(const char *path, qn_metrics_row *row, qn_err *err);
 int64_t qn_metrics_read_evals(const char *path, int64_t *step, double *val_loss, int64_t cap, qn_err *err);
 
 #endif

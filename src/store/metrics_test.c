@@ -91,6 +91,10 @@ static void rows_come_back(void **state)
         same_row(&rows[s - 1], &want);
     }
     assert_int_equal(qn_metrics_read(path, rows, 7, NULL), 7);
+    qn_metrics_row last;
+    const qn_metrics_row want_last = row_of(STEPS);
+    assert_int_equal(qn_metrics_last(path, &last, NULL), STEPS);
+    same_row(&last, &want_last);
     assert_int_equal(qn_metrics_read_evals(path, eval_step, eval_loss, 32, NULL), 10);
     assert_true(eval_step[9] == 1000 && eval_loss[9] == 2.0 + 1.0 / 1000);
 }
@@ -132,6 +136,7 @@ static void a_resumed_run_writes_its_steps_again(void **state)
     assert_int_equal(qn_metrics_open(&m, path, -1, NULL), QN_OK);
     qn_metrics_close(m);
     assert_int_equal(qn_metrics_read(path, rows, 400, NULL), 0);
+    assert_int_equal(qn_metrics_last(path, rows, NULL), 0);
 }
 
 static void others_read_while_the_run_goes_on(void **state)

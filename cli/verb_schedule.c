@@ -1,0 +1,66 @@
+/* quern schedule list | show | check | simulate | compare */
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "quern/schedule.h"
+#include "quern/session.h"
+
+static int columns(void)
+{
+    struct winsize size;
+    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40 ? size.ws_col : 120;
+}
+
+static const char *const actions[] = {"list", "show", "check", "simulate", "compare"};
+enum { LIST, SHOW, CHECK, SIMULATE, COMPARE, ACTIONS };
+
+static qn_status act(char **out, int action, const qn_schedule_options *opt, const qn_list *paths, bool json, qn_err *err)
+{
+    switch (action) {
+    case LIST: return qn_schedule_list(out, json, err);
+    case SHOW: return qn_schedule_show(out, opt, columns(), err);
+    case CHECK:
+        if (paths->count != 1) return QN_FAIL(err, QN_EINVAL, "check wants one file: quern schedule check FILE");
+        return qn_schedule_check(out, paths->item[0], json, err);
+    case SIMULATE: return qn_schedule_simulate(out, opt, json, err);
+    default: return qn_schedule_compare(out, opt, json, err);
+    }
+}
+
+static int run(const cli_verb *verb, int argc, char **argv)
+{
+    int action = 0;
+    while (argc > 0 && action < ACTIONS && strcmp(argv[0], actions[action]) != 0) action++;
+    if (argc < 1 || action == ACTIONS) {
+        const char *near = argc < 1 ? NULL : qn_nearest(argv[0], actions, ACTIONS);
+        fprintf(stderr, "quern: schedule list, show, check, simulate or compare?%s%s\n", near ? " Did you mean " : "", near ? near : "");
+        return EXIT_USAGE;
+    }
+    argc--;
+    argv++;
+    qn_err err = {.code = QN_OK};
+    qn_config *config = NULL;
+    qn_schedule_options opt;
+    char *text = NULL;
+    const bool json = cli_take_json(&argc, argv);
+    if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc, argv, &err) != QN_OK) return cli_fail(&err);
+    const qn_list paths = qn_config_positional(config);
+    const int code = act(&text, action, &opt, &paths, json, &err) == QN_OK ? cli_print(text) : cli_fail(&err);
+    qn_config_close(config);
+    return code;
+}
+
+const cli_verb cli_schedule = {
+    .name = "schedule",
+    .summary = "list, show, check, simulate and compare pipeline schedules",
+    .examples = "  quern schedule list\n"
+                "  quern schedule show --schedule interleaved --workers 4 --micro-batches 8\n"
+                "  quern schedule check mine.txt\n"
+                "  quern schedule simulate --schedule 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
+                "  quern schedule compare --workers 4 --micro-batches 16\n",
+    .table = &qn_schedule_table,
+    .run = run,
+};

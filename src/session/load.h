@@ -1,0 +1,31 @@
+/* A model read from a directory with its tokenizer and values: what generate, eval, info and train --init start from. */
+#ifndef QN_SESSION_LOAD_H
+#define QN_SESSION_LOAD_H
+
+#include "data/tokenizer/tokenizer.h"
+#include "model/model.h"
+#include "quern/status.h"
+
+enum { QNI_PATH = 1024 };
+
+/* A model directory as it is; a run directory becomes its newest checkpoint. Errors: QN_ENOENT. */
+qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err) QN_MUST_USE;
+
+typedef struct qni_loaded {
+    char dir[QNI_PATH];
+    qn_model *model;
+    qn_tokenizer *tokenizer; /* NULL when the directory has none */
+    float **value;           /* [params], all in one block */
+    void *block;
+    size_t block_bytes;
+} qni_loaded;
+
+/* Errors: those of reading config, tensors and tokenizer. fini accepts a zeroed struct. */
+qn_status qni_load(qni_loaded *out, const char *path, qn_err *err) QN_MUST_USE;
+void qni_load_fini(qni_loaded *l);
+
+/* One block of memory with an f32 array for each parameter. */
+qn_status qni_values_open(float ***value, void **block, size_t *bytes, const qn_model *m, qn_err *err) QN_MUST_USE;
+void qni_values_close(float **value, void *block, size_t bytes);
+
+#endif

@@ -1,0 +1,79 @@
+/* Costs measured from traces of real steps. */
+#include "measured.h"
+
+#include <stdlib.h>
+
+#include "core/alloc.h"
+
+static int by_size(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+int64_t qni_trace_makespan(const qn_trace *t)
+{
+    int64_t last = 0;
+    for (int32_t i = 0; i < t->plan->tasks; i++)
+        if (t->time[i].end > last) last = t->time[i].end;
+    return last;
+}
+
+const qn_trace *qni_trace_median(const qn_trace *traces, int32_t n)
+{
+    const qn_trace *best = NULL;
+    for (int32_t i = 0; i < n && best == NULL; i++) {
+        const int64_t mine = qni_trace_makespan(&traces[i]);
+        int32_t below = 0, equal = 0;
+        for (int32_t j = 0; j < n; j++) {
+            const int64_t other = qni_trace_makespan(&traces[j]);
+            below += other < mine;
+            equal += other == mine;
+        }
+        if (below <= n / 2 && n / 2 < below + equal) best = &traces[i];
+    }
+    return best;
+}
+
+static bool alike(const qn_task *a, const qn_task *b)
+{
+    return a->op == b->op && a->stage == b->stage && a->worker == b->worker;
+}
+
+qn_status qni_measured_costs(int64_t *cost, const qn_trace *traces, int32_t n, qn_err *err)
+{
+    const qn_plan *p = traces[0].plan;
+    int64_t *sample = qn_calloc((size_t)p->tasks * (size_t)n, sizeof(*sample));
+    if (sample == NULL) return QN_FAIL(err, QN_ENOMEM, "costs of %d tasks in %d traces", p->tasks, n);
+    for (int32_t i = 0; i < p->tasks; i++) cost[i] = -1;
+    for (int32_t i = 0; i < p->tasks; i++) {
+        if (cost[i] >= 0) continue;
+        size_t count = 0;
+        for (int32_t j = i; j < p->tasks; j++) {
+            for (int32_t k = 0; k < n && alike(&p->task[i], &p->task[j]); k++) {
+                const qn_span_time *t = &traces[k].time[j];
+                sample[count++] = t->end > t->start ? t->end - t->start : 0;
+            }
+        }
+        qsort(sample, count, sizeof(*sample), by_size);
+        const bool message = p->task[i].op == QN_OP_SEND || p->task[i].op == QN_OP_RECV;
+        for (int32_t j = i; j < p->tasks; j++)
+            if (alike(&p->task[i], &p->task[j])) cost[j] = message ? 0 : sample[count / 2];
+    }
+    qn_free(sample);
+    return QN_OK;
+}
+
+qn_status qni_simulate_measured(qn_trace *out, const qn_trace *traces, int32_t n, qn_err *err)
+{
+    const qn_plan *p = traces[0].plan;
+    int64_t *cost = qn_calloc((size_t)p->tasks, sizeof(*cost));
+    if (cost == NULL) return QN_FAIL(err, QN_ENOMEM, "costs of %d tasks", p->tasks);
+    qn_status st;
+    QN_TRY(st, qni_measured_costs(cost, traces, n, err), out);
+    const qn_sim_options opt = {.cost = cost};
+    QN_TRY(st, qn_simulate(out, p, &opt, err), out);
+out:
+    qn_free(cost);
+    return st;
+}

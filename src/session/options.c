@@ -1,0 +1,147 @@
+/* The option tables of all verbs: the one place that names a flag, its default, its range and its help. */
+#include <stddef.h>
+
+#include "quern/bench.h"
+#include "quern/schedule.h"
+#include "quern/session.h"
+
+#include "core/compiler.h"
+
+/* type, "name", struct, field, default, least, most (most < least: no upper bound), choices, unit, help */
+#define KEY(type, name, of, field, fallback, least, most, choices, unit, help) \
+    {name, QN_KEY_##type, offsetof(of, field), fallback, least, most, choices, unit, help}
+
+#define T qn_train_options
+static const qn_key train_keys[] = {
+    KEY(FILES, "data", T, data, NULL, 0, 0, NULL, "", "FILE... text to learn from; the last tenth is held out"),
+    KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "chars, bytes, or the PATH of a tokenizer (default: that of --init, else chars)"),
+    KEY(CHOICE, "arch", T, arch, "gpt2", 0, 0, "gpt2|llama", "", "model family"),
+    KEY(INT, "layers", T, layers, "4", 1, 4096, NULL, "", "transformer blocks"),
+    KEY(INT, "heads", T, heads, "4", 1, 1024, NULL, "", "attention heads"),
+    KEY(INT, "kv-heads", T, kv_heads, "0", 0, 1024, NULL, "", "key and value heads (0: as many as heads; llama only)"),
+    KEY(INT, "width", T, width, "128", 1, 65536, NULL, "", "width of the residual stream"),
+    KEY(INT, "hidden", T, hidden, "0", 0, 1048576, NULL, "", "width inside the MLP (0: 4 widths for gpt2, about 8/3 for llama)"),
+    KEY(INT, "context", T, context, "64", 1, 1048576, NULL, "tokens", "tokens of a sample"),
+    KEY(BOOL, "tied", T, tied, "0", 0, 0, NULL, "", "the head reads the embedding table (default for gpt2)"),
+    KEY(BOOL, "untied", T, untied, "0", 0, 0, NULL, "", "the head has a matrix of its own (default for llama)"),
+    KEY(INT, "batch", T, batch, "12", 1, 1048576, NULL, "samples", "samples of a step"),
+    KEY(INT, "steps", T, steps, "2000", 0, 1000000000, NULL, "", "optimizer steps"),
+    KEY(REAL, "lr", T, lr, "1e-3", 0, 100, NULL, "", "highest learning rate"),
+    KEY(REAL, "min-lr", T, min_lr, "-1", -1, 100, NULL, "", "learning rate at the end of the cosine (-1: a tenth of lr)"),
+    KEY(INT, "warmup", T, warmup, "100", 0, 1000000000, NULL, "steps", "steps of linear warm-up"),
+    KEY(REAL, "beta1", T, beta1, "0.9", 0, 0.999999, NULL, "", "AdamW's first decay rate"),
+    KEY(REAL, "beta2", T, beta2, "0.99", 0, 0.999999, NULL, "", "AdamW's second decay rate"),
+    KEY(REAL, "eps", T, eps, "1e-8", 1e-30, 1, NULL, "", "AdamW's epsilon"),
+    KEY(REAL, "weight-decay", T, weight_decay, "0.1", 0, 100, NULL, "", "decay of matrices"),
+    KEY(REAL, "clip", T, clip, "1.0", 0, 1e30, NULL, "", "largest gradient norm (0: no clipping)"),
+    KEY(REAL, "dropout", T, dropout, "0", 0, 0.99, NULL, "", "share dropped after the embedding and on residual branches"),
+    KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
+    KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
+    KEY(TEXT, "schedule", T, schedule, "1f1b", 0, 0, NULL, "", "a name (quern schedule list) or a FILE"),
+    KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: 2 for interleaved, else 1)"),
+    KEY(LIST, "cuts", T, cuts, NULL, 0, 0, NULL, "", "LAYER,... where stages begin: 0 embedding, 1 .. L blocks, L + 1 head (default: by cost)"),
+    KEY(INT, "micro-batches", T, micro_batches, "4", 1, 65536, NULL, "", "micro-batches of a step"),
+    KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "", "what backward computes again instead of keeping it"),
+    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
+    KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of everything random"),
+    KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
+    KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "RUN directory to write"),
+    KEY(TEXT, "init", T, init, NULL, 0, 0, NULL, "", "MODEL or run whose weights to start from"),
+    KEY(BOOL, "resume", T, resume, "0", 0, 0, NULL, "", "go on with the run in --out; settings not given are the run's own"),
+    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+    KEY(INT, "save-every", T, save_every, "0", 0, 1000000000, NULL, "steps", "steps between checkpoints (0: at the end only)"),
+    KEY(INT, "eval-every", T, eval_every, "0", 0, 1000000000, NULL, "steps", "steps between evaluations (0: at the end only)"),
+    KEY(INT, "eval-windows", T, eval_windows, "64", 0, 1000000000, NULL, "", "windows of an evaluation on the way (0: all; the last one is always whole)"),
+    KEY(INT, "keep", T, keep, "2", 1, 1000000, NULL, "", "checkpoints to keep"),
+    KEY(TEXT, "transport", T, transport, "thread", 0, 0, NULL, "", "how workers talk: thread (a thread each) or self (one thread steps them all)"),
+    KEY(BOOL, "pin", T, pin, "1", 0, 0, NULL, "", "pin threads to cores"),
+};
+#undef T
+const qn_table qn_train_table = {"train", train_keys, QN_COUNT(train_keys)};
+
+#define T qn_generate_options
+static const qn_key generate_keys[] = {
+    KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
+    KEY(TEXT, "prompt", T, prompt, NULL, 0, 0, NULL, "", "TEXT to continue (default: from the beginning of a text)"),
+    KEY(INT, "max-tokens", T, max_tokens, "256", 0, 1000000000, NULL, "tokens", "the most tokens to add"),
+    KEY(REAL, "temperature", T, temperature, "0.8", 0, 100, NULL, "", "0 always takes the likeliest token"),
+    KEY(INT, "top-k", T, top_k, "0", 0, 100000000, NULL, "", "choose among the k likeliest (0: all)"),
+    KEY(REAL, "top-p", T, top_p, "1", 0, 1, NULL, "", "choose among the likeliest that hold this share together"),
+    KEY(REAL, "min-p", T, min_p, "0", 0, 1, NULL, "", "leave out tokens less likely than this share of the likeliest"),
+    KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of the drawing"),
+    KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
+    KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
+    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
+};
+#undef T
+const qn_table qn_generate_table = {"generate", generate_keys, QN_COUNT(generate_keys)};
+
+#define T qn_eval_options
+static const qn_key eval_keys[] = {
+    KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
+    KEY(TEXT, "data", T, data, NULL, 0, 0, NULL, "", "FILE of text"),
+    KEY(INT, "context", T, context, "0", 0, 1048576, NULL, "tokens", "tokens of a window (0: the model's own)"),
+    KEY(INT, "batch", T, batch, "8", 1, 65536, NULL, "samples", "windows of a pass"),
+    KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
+    KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
+    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
+};
+#undef T
+const qn_table qn_eval_table = {"eval", eval_keys, QN_COUNT(eval_keys)};
+
+#define T qn_convert_options
+static const qn_key convert_keys[] = {
+    KEY(CHOICE, "from", T, from, "llama2c", 0, 0, "llama2c", "", "what the files are"),
+    KEY(TEXT, "weights", T, weights, NULL, 0, 0, NULL, "", "FILE of weights"),
+    KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "FILE of the tokenizer"),
+    KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "DIR to write"),
+    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+};
+#undef T
+const qn_table qn_convert_table = {"convert", convert_keys, QN_COUNT(convert_keys)};
+
+#define T qn_tokenize_options
+static const qn_key tokenize_keys[] = {
+    KEY(FILES, "data", T, data, NULL, 0, 0, NULL, "", "FILE... text to learn from"),
+    KEY(INT, "vocab", T, vocab, "1024", 1, 16777216, NULL, "tokens", "size of the vocabulary"),
+    KEY(TEXT, "out", T, out, "tokenizer.json", 0, 0, NULL, "", "FILE to write"),
+    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+};
+#undef T
+const qn_table qn_tokenize_table = {"tokenize", tokenize_keys, QN_COUNT(tokenize_keys)};
+
+#define T qn_schedule_options
+static const qn_key schedule_keys[] = {
+    KEY(TEXT, "schedule", T, schedule, "1f1b", 0, 0, NULL, "", "a name (quern schedule list) or a FILE"),
+    KEY(INT, "workers", T, workers, "4", 1, 1024, NULL, "", "pipeline workers"),
+    KEY(INT, "micro-batches", T, micro_batches, "8", 1, 65536, NULL, "", "micro-batches of a step"),
+    KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: 2 for interleaved, else 1)"),
+    KEY(TEXT, "cost", T, cost, "F=1,B=2", 0, 0, NULL, "", "time of a task; B is the whole backward unless W is given"),
+    KEY(REAL, "latency", T, latency, "0", 0, 1e9, NULL, "", "time a message travels, in the unit of --cost"),
+    KEY(INT, "depth", T, depth, "2", 1, 8, NULL, "slots", "messages a channel holds"),
+    KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "", "what backward computes again"),
+    KEY(TEXT, "svg", T, svg, NULL, 0, 0, NULL, "", "FILE for a picture"),
+    KEY(TEXT, "trace", T, trace, NULL, 0, 0, NULL, "", "FILE for a trace in Chrome's format"),
+    KEY(LIST, "names", T, names, NULL, 0, 0, NULL, "", "schedules to compare (default: all)"),
+};
+#undef T
+const qn_table qn_schedule_table = {"schedule", schedule_keys, QN_COUNT(schedule_keys)};
+
+#define T qn_bench_options
+static const qn_key bench_keys[] = {
+    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
+    KEY(CHOICE, "arch", T, arch, "gpt2", 0, 0, "gpt2|llama", "", "model family"),
+    KEY(INT, "layers", T, layers, "12", 1, 4096, NULL, "", "transformer blocks"),
+    KEY(INT, "heads", T, heads, "12", 1, 1024, NULL, "", "attention heads"),
+    KEY(INT, "width", T, width, "768", 1, 65536, NULL, "", "width of the residual stream"),
+    KEY(INT, "context", T, context, "512", 1, 1048576, NULL, "tokens", "tokens of a sample"),
+    KEY(INT, "vocab", T, vocab, "50257", 2, 16777216, NULL, "tokens", "vocabulary"),
+    KEY(INT, "batch", T, batch, "4", 1, 65536, NULL, "samples", "samples of a step"),
+    KEY(INT, "micro-batches", T, micro_batches, "0", 0, 65536, NULL, "", "micro-batches of a step (0: 1 for train, 16 for pipeline)"),
+    KEY(INT, "workers", T, workers, "0", 0, 1024, NULL, "", "pipeline workers (0: 1 for train, 2 for pipeline)"),
+    KEY(INT, "threads", T, threads, "0", 0, 1024, NULL, "", "threads of a worker (0: all cores for train, 1 for pipeline)"),
+    KEY(INT, "steps", T, steps, "5", 1, 1000, NULL, "", "measured steps or repetitions"),
+    KEY(BOOL, "json", T, json, "0", 0, 0, NULL, "", "one JSON object a line"),
+};
+#undef T
+const qn_table qn_bench_table = {"bench", bench_keys, QN_COUNT(bench_keys)};

@@ -1,0 +1,195 @@
+/* qn_train: the loop of steps, evaluations and checkpoints, and how a run ends. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/io.h"
+#include "core/log.h"
+#include "train_run.h"
+
+/* Linear warm-up, then a cosine from lr to min_lr at the last step (nanoGPT's rule). */
+static double learning_rate(const qn_train_options *o, int64_t step)
+{
+    const double least = o->min_lr < 0 ? o->lr / 10 : o->min_lr;
+    if (step < o->warmup) return o->lr * (double)(step + 1) / (double)(o->warmup + 1);
+    if (step >= o->steps || o->steps == o->warmup) return least;
+    const double share = (double)(step - o->warmup) / (double)(o->steps - o->warmup);
+    return least + 0.5 * (1 + cos(acos(-1) * share)) * (o->lr - least);
+}
+
+static void log_number(char *buf, size_t cap, double x)
+{
+    if (isfinite(x))
+        snprintf(buf, cap, "%.17g", x);
+    else
+        snprintf(buf, cap, "null");
+}
+
+qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
+{
+    char path[QNI_PATH], line[QNI_PATH + 64], state[256];
+    qn_status st;
+    snprintf(state, sizeof(state), "{\"format\": 1, \"step\": %" PRId64 ", \"steps\": %" PRId64 ", \"seed\": %" PRId64 "}\n", step, r->opt->steps,
+             r->opt->seed);
+    const qn_state_view view = {.model = r->model, .value = r->value, .m = r->m, .v = r->v};
+    const qn_checkpoint_desc desc = {.tokenizer_json = r->tokenizer_json,
+                                     .tokenizer_bytes = r->tokenizer_bytes,
+                                     .bos = qn_tokenizer_bos(r->tokenizer),
+                                     .eos = qn_tokenizer_eos(r->tokenizer),
+                                     .state_json = state};
+    QN_TRY(st, qni_run_checkpoint_path(path, r->opt->out, step, err), out);
+    QN_TRY(st, qn_checkpoint_write(path, &view, &desc, err), out);
+    r->made_dir = false; /* from here on the directory holds something worth keeping */
+    QN_TRY(st, qni_run_prune(r->opt->out, r->opt->keep, err), out);
+    snprintf(line, sizeof(line), "{\"event\": \"saved\", \"step\": %" PRId64 "}", step);
+    qni_log_line(r->log, line);
+out:
+    return st;
+}
+
+static qn_status evaluate(qni_train_run *r, int64_t step, int64_t windows, double *loss, qn_err *err)
+{
+    int64_t targets = 0;
+    char line[128], number[40];
+    *loss = NAN;
+    if (r->valid.count < 2) return QN_OK;
+    qn_status st;
+    QN_TRY(st, qn_trainer_evaluate(r->trainer, r->tokens, r->valid, windows, loss, &targets, err), out);
+    log_number(number, sizeof(number), *loss);
+    snprintf(line, sizeof(line), "{\"event\": \"eval\", \"step\": %" PRId64 ", \"val_loss\": %s}", step, number);
+    qni_log_line(r->log, line);
+    QN_TRY(st, qn_metrics_eval(r->metrics, step, *loss, err), out);
+out:
+    return st;
+}
+
+static qn_status record_step(qni_train_run *r, const qn_train_step *s, qn_err *err)
+{
+    char line[256], loss[40], norm[40];
+    log_number(loss, sizeof(loss), s->loss);
+    log_number(norm, sizeof(norm), s->grad_norm);
+    snprintf(line, sizeof(line), "{\"event\": \"step\", \"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %s, \"lr\": %.17g, \"step_ms\": %.6g}", s->step,
+             loss, norm, s->lr, s->step_ms);
+    qni_log_line(r->log, line);
+    const qn_metrics_row row = {.step = s->step, .loss = s->loss, .grad_norm = s->grad_norm, .lr = s->lr, .tokens_per_s = s->tokens_per_s, .step_ms = s->step_ms};
+    return qn_metrics_step(r->metrics, &row, err);
+}
+
+/* A step whose loss or gradient is not finite: say where, and what is safe. */
+static qn_status explain_nonfinite(qni_train_run *r, int64_t step, qn_err *err)
+{
+    char path[QNI_PATH], why[QN_ERR_TEXT];
+    if (err == NULL) return QN_ENONFINITE;
+    snprintf(why, sizeof(why), "%s", err->text);
+    const bool saved = qni_run_newest_checkpoint(path, NULL, r->opt->out, NULL) == QN_OK;
+    return QN_FAIL(err, QN_ENONFINITE, "step %" PRId64 ": %.400s; last good checkpoint: %.400s; try a lower --lr or a longer --warmup", step + 1, why,
+                   saved ? path : "none yet (use --save-every)");
+}
+
+/* One step with everything that belongs to it. */
+static qn_status take_step(qni_train_run *r, int64_t step, qn_train_step *s, double *tokens_per_s, qn_err *err)
+{
+    const qn_train_options *o = r->opt;
+    qn_step_result result;
+    const int slot = (int)(step % QNI_TRACES);
+    const double lr = learning_rate(o, step);
+    qn_status st = qn_trainer_step(r->trainer, step, lr, &result, &r->trace[slot], err);
+    if (st == QN_ENONFINITE) return explain_nonfinite(r, step, err);
+    if (st != QN_OK) return st;
+    r->traced_ns[slot] = result.ns;
+    const double seconds = (double)result.ns * 1e-9;
+    const double rate = seconds > 0 ? (double)result.tokens / seconds : 0;
+    *tokens_per_s = *tokens_per_s == 0 ? rate : 0.9 * *tokens_per_s + 0.1 * rate; /* for people; the log holds each step's own */
+    *s = (qn_train_step){.step = step + 1,
+                         .steps = o->steps,
+                         .loss = result.loss,
+                         .grad_norm = result.grad_norm,
+                         .lr = lr,
+                         .tokens_per_s = rate,
+                         .step_ms = (double)result.ns * 1e-6,
+                         .val_loss = NAN,
+                         .seconds_left = (double)(o->steps - step - 1) * (double)result.tokens / *tokens_per_s};
+    QN_TRY(st, record_step(r, s, err), out);
+    if (o->eval_every > 0 && (step + 1) % o->eval_every == 0 && step + 1 < o->steps) {
+        QN_TRY(st, evaluate(r, step + 1, o->eval_windows, &s->val_loss, err), out);
+        s->evaluated = 1;
+    }
+    if (o->save_every > 0 && (step + 1) % o->save_every == 0 && step + 1 < o->steps) QN_TRY(st, qni_train_save(r, step + 1, err), out);
+out:
+    return st;
+}
+
+static qn_status loop(qni_train_run *r, qn_train_done *done, qn_err *err)
+{
+    const qn_train_options *o = r->opt;
+    const qn_train_hooks *h = r->hooks;
+    double shown_rate = 0;
+    int64_t tokens = 0, ns = 0;
+    qn_status st = QN_OK;
+    for (int64_t step = r->first_step; step < o->steps && !done->interrupted; step++) {
+        qn_train_step s;
+        QN_TRY(st, take_step(r, step, &s, &shown_rate, err), out);
+        done->steps = step + 1;
+        tokens += o->batch * o->context;
+        ns += (int64_t)(s.step_ms * 1e6);
+        if (h->stepped != NULL) h->stepped(h->ctx, &s);
+        if (h->stop != NULL && h->stop(h->ctx)) done->interrupted = step + 1 < o->steps;
+    }
+    done->tokens_per_s = ns > 0 ? (double)tokens / ((double)ns * 1e-9) : 0;
+out:
+    return st;
+}
+
+static void announce(const qni_train_run *r)
+{
+    if (r->hooks->began == NULL) return;
+    const qn_memory mem = qn_trainer_memory(r->trainer);
+    const double mb = 1.0 / (1 << 20);
+    char line[512];
+    snprintf(line, sizeof(line), "%s, %" PRId64 " parameters, %" PRId64 " tokens of text; %" PRId64 " worker%s x %" PRId64 " thread%s, %s, %" PRId64
+             " micro-batches; %.0f MB of state, %.0f MB of activations",
+             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", qn_model_param_count(r->model), qn_tokens_count(r->tokens), r->opt->workers,
+             r->opt->workers == 1 ? "" : "s", r->opt->threads, r->opt->threads == 1 ? "" : "s", r->opt->schedule, r->opt->micro_batches,
+             (double)(mem.params + mem.grads + mem.moments + mem.packed) * mb, (double)(mem.arenas + mem.scratch) * mb);
+    r->hooks->began(r->hooks->ctx, line);
+}
+
+static qn_status finish(qni_train_run *r, qn_train_done *done, qn_err *err)
+{
+    qn_status st;
+    done->val_loss = NAN;
+    QN_TRY(st, qni_train_save(r, done->steps, err), out);
+    if (!done->interrupted) QN_TRY(st, evaluate(r, done->steps, 0, &done->val_loss, err), out);
+    QN_TRY(st, qn_metrics_flush(r->metrics, err), out);
+    QN_TRY(st, qni_run_checkpoint_path(done->model, r->opt->out, done->steps, err), out);
+    if (!done->interrupted) QN_TRY(st, qni_train_sample(r, done, err), out);
+    QN_TRY(st, qni_train_report(r, done, err), out);
+    qni_log_line(r->log, done->interrupted ? "{\"event\": \"interrupted\"}" : "{\"event\": \"done\"}");
+out:
+    return st;
+}
+
+qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_train_hooks *hooks, qn_err *err)
+{
+    static const qn_train_hooks nobody;
+    qn_status st;
+    qni_train_run r = {.opt = opt, .hooks = hooks != NULL ? hooks : &nobody};
+    memset(done, 0, sizeof(*done));
+    snprintf(done->run, sizeof(done->run), "%s", opt->out != NULL ? opt->out : "");
+    QN_TRY(st, qni_train_open(&r, err), out);
+    done->steps = r.first_step;
+    qni_log_line(r.log, r.first_step > 0 ? "{\"event\": \"resumed\"}" : "{\"event\": \"began\"}");
+    announce(&r);
+    QN_TRY(st, loop(&r, done, err), out);
+    QN_TRY(st, finish(&r, done, err), out);
+    if (done->interrupted)
+        st = QN_FAIL(err, QN_EINTR, "interrupted after step %" PRId64 " of %" PRId64 " and saved; go on with --resume", done->steps, opt->steps);
+out:
+    if (st != QN_OK && st != QN_EINTR && r.log != NULL) qni_log_line(r.log, "{\"event\": \"failed\"}");
+    const bool leave_nothing = st != QN_OK && r.made_dir && r.log == NULL; /* failed before the first step: as if it had not been tried */
+    qni_train_run_fini(&r);
+    if (leave_nothing && qn_remove_tree(opt->out, NULL) != QN_OK) qn_log(QN_LOG_WARN, "%s could not be removed", opt->out);
+    return st;
+}

@@ -1,0 +1,57 @@
+/* One training run in the making: what qn_train's parts share. Opened by set-up, used by the loop, closed by qni_train_run_fini. */
+#ifndef QN_SESSION_TRAIN_RUN_H
+#define QN_SESSION_TRAIN_RUN_H
+
+#include "load.h"
+#include "quern/session.h"
+#include "run_dir.h"
+#include "runtime/checkpoint.h"
+#include "runtime/trainer.h"
+#include "store/metrics.h"
+
+enum { QNI_TRACES = 15 }; /* the last steps' traces are kept; the median one is shown */
+
+typedef struct qni_train_run {
+    const qn_train_options *opt;
+    const qn_train_hooks *hooks; /* never NULL */
+
+    qn_tokenizer *tokenizer;
+    char *tokenizer_json;
+    size_t tokenizer_bytes;
+    qn_tokens *tokens;
+    qn_split_range train, valid;
+    qn_source *source;
+
+    qn_model_config config;
+    qn_model *model;
+    qn_order *order;
+    int32_t *first_layer; /* [stages + 1] */
+    int64_t *arena_limit; /* [workers], NULL: none */
+    qn_trainer *trainer;
+    float **value, **m, **v; /* [params]: views of the homes */
+
+    char *settings;       /* JSON of all options */
+    bool made_dir;        /* the run directory is ours and holds nothing worth keeping yet */
+    FILE *log;
+    qn_metrics *metrics;
+
+    int64_t first_step;   /* steps done before this call */
+    qn_trace trace[QNI_TRACES];
+    int64_t traced_ns[QNI_TRACES]; /* step times, 0: unused */
+} qni_train_run;
+
+/* Everything up to a trainer that can take its next step. Errors as qn_train. */
+qn_status qni_train_open(qni_train_run *r, qn_err *err) QN_MUST_USE;
+void qni_train_run_fini(qni_train_run *r);
+
+/* The order and the cuts that the options ask for. */
+qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
+
+/* Checkpoint of `step` steps, then pruning. */
+qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err) QN_MUST_USE;
+
+/* trace.json and report.html; a short sample of text into done. */
+qn_status qni_train_report(qni_train_run *r, qn_train_done *done, qn_err *err) QN_MUST_USE;
+qn_status qni_train_sample(qni_train_run *r, qn_train_done *done, qn_err *err) QN_MUST_USE;
+
+#endif
