@@ -13,7 +13,7 @@
 #define QN_SELF "lanes_attention.c"
 #include "kernels/cpu/lanes.h"
 
-enum { QB = 64, KB = 64, PANEL = 2 * W, MR = W == 16 ? 8 : 4, ROW_PANELS = 4 };
+enum { QB = 64, KB = 128, PANEL = 2 * W, MR = W == 16 ? 8 : 4, ROW_PANELS = 4 };
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -111,42 +111,47 @@ QN_INLINE void transpose(vf *r)
     }
 }
 
-/* --- the softmax of a row ------------------------------------------------------------------------------------------------ */
+/* --- the softmax of a tile ------------------------------------------------------------------------------------------------ */
 
-typedef struct online {
-    float max, sum; /* of exp(score - max) so far */
+typedef struct online { /* of each query so far: the highest score, the sum of exp(score - max) */
+    float *max, *sum;
 } online;
 
-/* Row s [width] of q.k: n of them count (at most width, maybe none). Leaves exp(score - max) in s, zeros after n, and rescales o.
- */
-static void online_row(online *st, float *s, float *o, int64_t n, int64_t width, int64_t wide_o, float scale)
+/* rows <= MR rows of s [rows, KB], of which width hold q.k; row i counts its first seen + i, at most keys, maybe none. Leaves
+ * exp(score - max) in s, zeros beyond, and rescales o [rows, wide_o]. */
+static void online_rows(online st, float *s, float *o, int64_t rows, int64_t seen, int64_t keys, int64_t width, int64_t wide_o,
+                        float scale)
 {
-    vf top = v_of(-INFINITY), sum = v_of(0);
-    if (n <= 0) {
-        memset(s, 0, (size_t)width * sizeof(*s));
-        return;
+    float high[W], shrink[W], part[W];
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t n = qn_max64(0, qn_min64(seen + i, keys));
+        vf top = v_of(-INFINITY);
+        for (int64_t j = 0; j < width; j += W) {
+            const vf t = v_select(v_below(qn_max64(0, n - j)), whole(s + i * KB + j) * scale, v_of(-INFINITY));
+            *(vf_any *)(s + i * KB + j) = t;
+            top = v_max(t, top);
+        }
+        high[i] = v_highest(top);
     }
-    for (int64_t j = 0; j < width; j += W) {
-        const vf t = v_select(v_below(qn_max64(0, n - j)), whole(s + j) * scale, v_of(-INFINITY));
-        *(vf_any *)(s + j) = t;
-        top = v_max(t, top);
+    const vf before = v_load(st.max, rows), max = v_max(v_load(high, rows), before);
+    v_store(st.max, max, rows);
+    v_store(shrink, v_exp(before - max), rows);
+    for (int64_t i = 0; i < rows; i++) {
+        vf sum = v_of(0);
+        for (int64_t j = 0; j < width; j += W) {
+            const vf p = v_exp(whole(s + i * KB + j) - st.max[i]);
+            *(vf_any *)(s + i * KB + j) = p;
+            sum += p;
+        }
+        part[i] = v_sum(sum);
     }
-    const float high = v_highest(top), max = high > st->max ? high : st->max;
-    const float shrink = v_exp(v_of(st->max - max))[0];
-    for (int64_t j = 0; j < width; j += W) {
-        const vf p = v_exp(whole(s + j) - max);
-        *(vf_any *)(s + j) = p;
-        sum += p;
-    }
-    const float part = st->sum * shrink; /* one rounding here, one below: the compiler must not choose */
-    st->sum = v_fma(v_of(part), v_of(1), v_of(v_sum(sum)))[0];
-    st->max = max;
-    if (shrink == 1) return;
-    for (int64_t d = 0; d < wide_o; d += W) *(vf_any *)(o + d) *= shrink;
+    v_store(st.sum, v_fma(v_load(st.sum, rows), v_load(shrink, rows), v_load(part, rows)), rows);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t d = 0; d < wide_o && shrink[i] != 1; d += W) *(vf_any *)(o + i * wide_o + d) *= shrink[i];
 }
 
 /* n queries q [n, D] against keys of one block: row r sees the first visible + r of them. o [n, wide_o] += p v. */
-static void attend_block(online *st, float *o, float *s, const float *q, int64_t ldq, const float *kt, const float *v, int64_t n,
+static void attend_block(online st, float *o, float *s, const float *q, int64_t ldq, const float *kt, const float *v, int64_t n,
                          int64_t keys, int64_t visible, int64_t D, float scale)
 {
     const int64_t wide_o = padded(D);
@@ -155,8 +160,7 @@ static void attend_block(online *st, float *o, float *s, const float *q, int64_t
         const int64_t most = qn_min64(visible + r + rows - 1, keys), width = padded(most);
         if (most <= 0) continue;
         product(s, KB, q + r * ldq, ldq, 1, kt, D * PANEL, rows, width / PANEL, D, false);
-        for (int64_t i = 0; i < rows; i++)
-            online_row(&st[r + i], s + i * KB, o + (r + i) * wide_o, qn_min64(visible + r + i, keys), width, wide_o, scale);
+        online_rows((online){st.max + r, st.sum + r}, s, o + r * wide_o, rows, visible + r, keys, width, wide_o, scale);
         product(o + r * wide_o, wide_o, s, KB, 1, v, KB * PANEL, rows, wide_o / PANEL, most, true);
     }
 }
@@ -227,14 +231,15 @@ typedef struct attention_call {
 
 typedef struct forward_room {
     float *o, *q, *kt, *v, *s;
-    online *st;
+    online st;
 } forward_room;
 
 static void forward_layout(forward_room *f, qn_arena *a, const qn_attention_shape *s)
 {
     const size_t wide = (size_t)padded(s->D), rows = (size_t)(s->T * (s->H / s->K));
     f->o = qn_arena_push(a, rows * wide, sizeof(float), QN_CACHE_LINE);
-    f->st = qn_arena_push(a, rows, sizeof(online), QN_CACHE_LINE);
+    f->st.max = qn_arena_push(a, rows, sizeof(float), QN_CACHE_LINE);
+    f->st.sum = qn_arena_push(a, rows, sizeof(float), QN_CACHE_LINE);
     f->q = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
     f->kt = qn_arena_push(a, (size_t)(KB * s->D), sizeof(float), QN_CACHE_LINE);
     f->v = qn_arena_push(a, KB * wide, sizeof(float), QN_CACHE_LINE);
@@ -324,7 +329,7 @@ static void QN_LANES(pack_columns)(float *out, const QN_ACT *x, int64_t ld, int6
 }
 
 /* Rows of one head, given as (first row of the sample, head). */
-static void QN_LANES(forward_head)(const attention_call *c, const forward_room *f, float *o, online *st, int64_t row, int64_t h,
+static void QN_LANES(forward_head)(const attention_call *c, const forward_room *f, float *o, online st, int64_t row, int64_t h,
                                    int64_t k0, int64_t keys)
 {
     const qn_attention_shape *s = c->s;
@@ -334,19 +339,20 @@ static void QN_LANES(forward_head)(const attention_call *c, const forward_room *
         const QN_ACT *q = (const QN_ACT *)c->q + (row + t) * s->ldq + h * D;
         if (c->P + t + n <= k0) continue;
         QN_LANES(widen)(f->q, wide, q, s->ldq, n, D);
-        attend_block(st + t, o + t * wide, f->s, f->q, wide, f->kt, f->v, n, keys, c->P + t + 1 - k0, D, (float)s->scale);
+        attend_block((online){st.max + t, st.sum + t}, o + t * wide, f->s, f->q, wide, f->kt, f->v, n, keys, c->P + t + 1 - k0, D,
+                     (float)s->scale);
     }
 }
 
-static void QN_LANES(forward_store)(const attention_call *c, const float *o, const online *st, int64_t b, int64_t h)
+static void QN_LANES(forward_store)(const attention_call *c, const float *o, online st, int64_t b, int64_t h)
 {
     const qn_attention_shape *s = c->s;
     const int64_t D = s->D, wide = padded(D);
     for (int64_t t = 0; t < s->T; t++) {
         QN_ACT *out = (QN_ACT *)c->out + (b * s->T + t) * s->ldo + h * D;
-        const float inverse = 1 / st[t].sum;
+        const float inverse = 1 / st.sum[t];
         for (int64_t d = 0; d < D; d += W) v_store(out + d, whole(o + t * wide + d) * inverse, D - d);
-        if (c->lse != NULL) c->lse[(b * s->H + h) * s->T + t] = (float)((double)st[t].max + log((double)st[t].sum));
+        if (c->lse != NULL) c->lse[(b * s->H + h) * s->T + t] = (float)((double)st.max[t] + log((double)st.sum[t]));
     }
 }
 
@@ -363,15 +369,18 @@ static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
     for (int64_t i = begin; i < end; i++) {
         const int64_t b = i * c->heads / s->H, h = i * c->heads % s->H, kv = h / group * D;
         memset(f.o, 0, (size_t)(c->heads * T * wide) * sizeof(float));
-        for (int64_t r = 0; r < c->heads * T; r++) f.st[r] = (online){-INFINITY, 0};
+        for (int64_t r = 0; r < c->heads * T; r++) f.st.max[r] = -INFINITY;
+        memset(f.st.sum, 0, (size_t)(c->heads * T) * sizeof(float));
         for (int64_t k0 = 0; k0 < c->P + T; k0 += KB) {
             const int64_t keys = qn_min64(KB, c->P + T - k0), row = b * T + k0;
             QN_LANES(pack_columns)(f.kt, (const QN_ACT *)c->k + row * c->ldk + kv, c->ldk, keys, D);
             QN_LANES(pack_rows)(f.v, (const QN_ACT *)c->v + row * c->ldv + kv, c->ldv, keys, D, KB);
             for (int64_t g = 0; g < c->heads; g++)
-                QN_LANES(forward_head)(c, &f, f.o + g * T * wide, f.st + g * T, b * T, h + g, k0, keys);
+                QN_LANES(forward_head)
+                (c, &f, f.o + g * T * wide, (online){f.st.max + g * T, f.st.sum + g * T}, b * T, h + g, k0, keys);
         }
-        for (int64_t g = 0; g < c->heads; g++) QN_LANES(forward_store)(c, f.o + g * T * wide, f.st + g * T, b, h + g);
+        for (int64_t g = 0; g < c->heads; g++)
+            QN_LANES(forward_store)(c, f.o + g * T * wide, (online){f.st.max + g * T, f.st.sum + g * T}, b, h + g);
     }
 }
 
