@@ -8,13 +8,16 @@
 #include "core/compiler.h"
 
 /* type, "name", struct, field, default, least, most (most < least: no upper bound), choices, unit, help */
-#define KEY(type, name, of, field, fallback, least, most, choices, unit, help) \
-    {name, QN_KEY_##type, offsetof(of, field), fallback, least, most, choices, unit, help}
+#define KEY(type, name, of, field, fallback, least, most, choices, unit, help)                                                   \
+    {                                                                                                                            \
+        name, QN_KEY_##type, offsetof(of, field), fallback, least, most, choices, unit, help                                     \
+    }
 
 #define T qn_train_options
 static const qn_key train_keys[] = {
     KEY(FILES, "data", T, data, NULL, 0, 0, NULL, "", "FILE... text to learn from; the last tenth is held out"),
-    KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "chars, bytes, or the PATH of a tokenizer (default: that of --init, else chars)"),
+    KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "",
+        "chars, bytes, or the PATH of a tokenizer (default: that of --init, else chars)"),
     KEY(CHOICE, "arch", T, arch, "gpt2", 0, 0, "gpt2|llama", "", "model family"),
     KEY(INT, "layers", T, layers, "4", 1, 4096, NULL, "", "transformer blocks"),
     KEY(INT, "heads", T, heads, "4", 1, 1024, NULL, "", "attention heads"),
@@ -39,9 +42,11 @@ static const qn_key train_keys[] = {
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
     KEY(TEXT, "schedule", T, schedule, "1f1b", 0, 0, NULL, "", "a name (quern schedule list) or a FILE"),
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: 2 for interleaved, else 1)"),
-    KEY(LIST, "cuts", T, cuts, NULL, 0, 0, NULL, "", "LAYER,... where stages begin: 0 embedding, 1 .. L blocks, L + 1 head (default: by cost)"),
+    KEY(LIST, "cuts", T, cuts, NULL, 0, 0, NULL, "",
+        "LAYER,... where stages begin: 0 embedding, 1 .. L blocks, L + 1 head (default: by cost)"),
     KEY(INT, "micro-batches", T, micro_batches, "4", 1, 65536, NULL, "", "micro-batches of a step"),
-    KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "", "what backward computes again instead of keeping it"),
+    KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "",
+        "what backward computes again instead of keeping it"),
     KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
     KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of everything random"),
     KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
@@ -51,9 +56,11 @@ static const qn_key train_keys[] = {
     KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
     KEY(INT, "save-every", T, save_every, "0", 0, 1000000000, NULL, "steps", "steps between checkpoints (0: at the end only)"),
     KEY(INT, "eval-every", T, eval_every, "0", 0, 1000000000, NULL, "steps", "steps between evaluations (0: at the end only)"),
-    KEY(INT, "eval-windows", T, eval_windows, "64", 0, 1000000000, NULL, "", "windows of an evaluation on the way (0: all; the last one is always whole)"),
+    KEY(INT, "eval-windows", T, eval_windows, "64", 0, 1000000000, NULL, "",
+        "windows of an evaluation on the way (0: all; the last one is always whole)"),
     KEY(INT, "keep", T, keep, "2", 1, 1000000, NULL, "", "checkpoints to keep"),
-    KEY(TEXT, "transport", T, transport, "thread", 0, 0, NULL, "", "how workers talk: thread (a thread each) or self (one thread steps them all)"),
+    KEY(TEXT, "transport", T, transport, "thread", 0, 0, NULL, "",
+        "how workers talk: thread (a thread each) or self (one thread steps them all)"),
     KEY(BOOL, "pin", T, pin, "1", 0, 0, NULL, "", "pin threads to cores"),
 };
 #undef T
@@ -116,7 +123,8 @@ static const qn_key schedule_keys[] = {
     KEY(INT, "workers", T, workers, "4", 1, 1024, NULL, "", "pipeline workers"),
     KEY(INT, "micro-batches", T, micro_batches, "8", 1, 65536, NULL, "", "micro-batches of a step"),
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: 2 for interleaved, else 1)"),
-    KEY(TEXT, "cost", T, cost, "F=1,B=2", 0, 0, NULL, "", "time of a task; B is the whole backward unless W is given"),
+    KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
+        "F=1,B=2[,W=1] time of a task; B is the whole backward unless W is given (default: the file's own, else F=1,B=2)"),
     KEY(REAL, "latency", T, latency, "0", 0, 1e9, NULL, "", "time a message travels, in the unit of --cost"),
     KEY(INT, "depth", T, depth, "2", 1, 8, NULL, "slots", "messages a channel holds"),
     KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "", "what backward computes again"),
@@ -137,7 +145,8 @@ static const qn_key bench_keys[] = {
     KEY(INT, "context", T, context, "512", 1, 1048576, NULL, "tokens", "tokens of a sample"),
     KEY(INT, "vocab", T, vocab, "50257", 2, 16777216, NULL, "tokens", "vocabulary"),
     KEY(INT, "batch", T, batch, "4", 1, 65536, NULL, "samples", "samples of a step"),
-    KEY(INT, "micro-batches", T, micro_batches, "0", 0, 65536, NULL, "", "micro-batches of a step (0: 1 for train, 16 for pipeline)"),
+    KEY(INT, "micro-batches", T, micro_batches, "0", 0, 65536, NULL, "",
+        "micro-batches of a step (0: 1 for train, 16 for pipeline)"),
     KEY(INT, "workers", T, workers, "0", 0, 1024, NULL, "", "pipeline workers (0: 1 for train, 2 for pipeline)"),
     KEY(INT, "threads", T, threads, "0", 0, 1024, NULL, "", "threads of a worker (0: all cores for train, 1 for pipeline)"),
     KEY(INT, "steps", T, steps, "5", 1, 1000, NULL, "", "measured steps or repetitions"),

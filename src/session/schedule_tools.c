@@ -38,12 +38,6 @@ static void subject_fini(subject *s)
     qn_free(s->sum);
 }
 
-/* Stages of a worker when the user names none. */
-static int32_t usual_chunks(const qn_generator *g)
-{
-    return strcmp(g->name, "interleaved") == 0 ? 2 : g->min_chunks;
-}
-
 /* The order of a generator, or the file's order or plan. */
 static qn_status open_subject(subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt, qn_err *err)
 {
@@ -57,7 +51,7 @@ static qn_status open_subject(subject *s, const char *name, int64_t chunks, cons
         return QN_OK;
     }
     s->from.form = QN_FORM_ORDER;
-    s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? usual_chunks(s->generator) : 1);
+    s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
     const qn_pattern pattern = {.workers = (int32_t)opt->workers,
                                 .items = (int32_t)opt->micro_batches,
                                 .chunks = s->chunks,
@@ -322,7 +316,7 @@ out:
 static int64_t chunks_of(const char *name, int64_t v)
 {
     const qn_generator *g = qn_generator_find(name);
-    return g == NULL ? 0 : v == 0 ? usual_chunks(g) : g->max_chunks == 1 || usual_chunks(g) == 1 ? 1 : v;
+    return g == NULL ? 0 : v == 0 ? g->usual_chunks : g->max_chunks == 1 || g->usual_chunks == 1 ? 1 : v;
 }
 
 static int by_makespan(const void *a, const void *b)

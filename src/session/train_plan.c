@@ -42,11 +42,12 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
         qn_status st = read_order(&r->order, o->schedule, err);
         if (st != QN_OK) return st;
         if (r->order->workers != o->workers || r->order->items != o->micro_batches)
-            return QN_FAIL(err, QN_EINVAL, "%s is for --workers %d --micro-batches %d, but %" PRId64 " and %" PRId64 " were given", o->schedule,
+            return QN_FAIL(err, QN_EINVAL,
+                           "%s is for --workers %d --micro-batches %d, but %" PRId64 " and %" PRId64 " were given", o->schedule,
                            r->order->workers, r->order->items, o->workers, o->micro_batches);
         return QN_OK;
     }
-    const int64_t chunks = o->chunks ? o->chunks : g != NULL && g->min_chunks > 1 ? g->min_chunks : 1;
+    const int64_t chunks = o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1;
     const qn_pattern pattern = {.workers = (int32_t)o->workers,
                                 .items = (int32_t)o->micro_batches,
                                 .chunks = (int32_t)chunks,
@@ -68,7 +69,8 @@ static qn_status read_cuts(qni_train_run *r, qn_err *err)
         errno = 0;
         const long cut = strtol(cuts->item[i], &end, 10);
         if (errno != 0 || *end != '\0' || end == cuts->item[i] || cut < r->first_layer[i] || cut > layers)
-            return QN_FAIL(err, QN_EINVAL, "--cuts has '%s'; ascending numbers from 0 (the embedding) to %d (behind the head) were wanted",
+            return QN_FAIL(err, QN_EINVAL,
+                           "--cuts has '%s'; ascending numbers from 0 (the embedding) to %d (behind the head) were wanted",
                            cuts->item[i], layers);
         r->first_layer[i + 1] = (int32_t)cut;
     }
@@ -83,10 +85,12 @@ qn_status qni_train_plan(qni_train_run *r, qn_err *err)
     const int32_t stages = r->order->stages, workers = r->order->workers;
     r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
     r->arena_limit = o->memory > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
-    if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL)) return QN_FAIL(err, QN_ENOMEM, "tables of %d stages", stages);
+    if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL))
+        return QN_FAIL(err, QN_ENOMEM, "tables of %d stages", stages);
     for (int32_t w = 0; w < workers && r->arena_limit != NULL; w++) r->arena_limit[w] = o->memory;
     if (stages > qn_model_layers(r->model))
-        qn_log(QN_LOG_WARN, "%d stages for a chain of %d layers: some stages are empty and only pass data on", stages, qn_model_layers(r->model));
+        qn_log(QN_LOG_WARN, "%d stages for a chain of %d layers: some stages are empty and only pass data on", stages,
+               qn_model_layers(r->model));
     if (o->cuts.count > 0) return read_cuts(r, err);
     const int64_t samples = (o->batch + o->micro_batches - 1) / o->micro_batches;
     return qn_model_default_cuts(r->model, samples, o->context, stages, r->first_layer, err);

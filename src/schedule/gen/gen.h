@@ -7,12 +7,13 @@
 typedef qn_status qn_gen_fn(qn_order *order, const qn_pattern *pat, qn_err *err);
 
 typedef struct qn_generator {
-    const char *name;    /* "1f1b" */
-    const char *paper;   /* one line */
-    const char *bubble;  /* formula */
-    const char *memory;  /* formula */
+    const char *name;   /* "1f1b" */
+    const char *paper;  /* one line */
+    const char *bubble; /* formula */
+    const char *memory; /* formula */
     qn_gen_fn *generate;
     int32_t min_chunks, max_chunks; /* v allowed; max 0: any */
+    int32_t usual_chunks;           /* v when nobody asks for another */
 } qn_generator;
 
 qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved;
@@ -21,8 +22,8 @@ qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved;
 const qn_generator *qn_generator_find(const char *name);
 const qn_generator *qn_generator_list(void);
 
-/* Opens an order of P * v stages and fills it. Errors: QN_EINVAL (unknown name with the nearest; numbers the schedule cannot do, with the
- * ranges that work), QN_ENOMEM. */
+/* Opens an order of P * v stages and fills it. Errors: QN_EINVAL (unknown name with the nearest; numbers the schedule cannot do,
+ * with the ranges that work), QN_ENOMEM. */
 qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, qn_err *err) QN_MUST_USE;
 
 #endif

@@ -7,10 +7,10 @@
 #include "core/checked.h"
 
 static const qn_generator list[] = {
-    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0},
-    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1},
+    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1},
+    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1, 1},
     {"interleaved", "Narayanan et al. 2021, arXiv:2104.04473", "(P-1)/(v*M+P-1)", "min(2(P-1-r)+(v-1)P+1, v*M) chunks",
-     qn_gen_interleaved, 1, 0},
+     qn_gen_interleaved, 1, 0, 2},
     {0},
 };
 
