@@ -74,6 +74,10 @@ static qn_status compile(qni_split *s, const char *pattern, size_t bytes, qn_err
     pcre2_set_parens_nest_limit(cc, NEST);
     s->code = pcre2_compile((PCRE2_SPTR)spelled, spell_white(spelled, pattern, bytes),
                             PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &where, cc);
+    if (s->code == NULL && code == PCRE2_ERROR_HEAP_FAILED) {
+        st = QN_FAIL(err, QN_ENOMEM, "no memory for a splitting pattern");
+        goto out;
+    }
     if (s->code == NULL) {
         PCRE2_UCHAR why[128] = {0};
         pcre2_get_error_message(code, why, sizeof(why));
@@ -133,8 +137,8 @@ qn_status qni_split_run(const qni_split *s, const char *text, size_t bytes, qni_
         if (r < 0) {
             PCRE2_UCHAR why[128] = {0};
             pcre2_get_error_message(r, why, sizeof(why));
-            st = QN_FAIL(err, QN_ERANGE, "the tokenizer's splitting pattern fails on this text near byte %zu: %s", from,
-                         (const char *)why);
+            st = QN_FAIL(err, r == PCRE2_ERROR_NOMEMORY ? QN_ENOMEM : QN_ERANGE,
+                         "the tokenizer's splitting pattern fails on this text near byte %zu: %s", from, (const char *)why);
             break;
         }
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(match);
