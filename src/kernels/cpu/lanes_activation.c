@@ -1,7 +1,7 @@
 /* GELU and SwiGLU, fast: one exponential an element, one pass over memory. Definition: activation.c. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_activation.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 enum { GRAIN = 1024 }; /* elements: a multiple of every W */
 

@@ -1,5 +1,5 @@
 /* Optimizer kernels, fast: one pass over memory. Definition: adamw.c. */
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 enum { GRAIN = 1024, SLICES = 64 }; /* elements, a multiple of every W; parts of a sum */
 

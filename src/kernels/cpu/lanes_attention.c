@@ -11,7 +11,7 @@
  * crosses them. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_attention.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 enum { QB = 64, KB = 128, PANEL = 2 * W, MR = W == 16 ? 8 : 4, ROW_PANELS = 4 };
 

@@ -1,5 +1,5 @@
 /* Token and position embedding, fast. Definition: embedding.c. */
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 typedef struct job {
     float *y; /* forward */

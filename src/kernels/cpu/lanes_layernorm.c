@@ -1,7 +1,7 @@
 /* LayerNorm, fast: a row is read from memory once and stays in the first-level cache for its passes. Definition: layernorm.c. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_layernorm.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 typedef struct input_job {
     float *dx;

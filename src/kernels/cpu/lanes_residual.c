@@ -1,7 +1,7 @@
 /* Residual join and dropout, fast: the random words of 4 W elements come from one vector Philox. Definition: residual.c. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_residual.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 #include "kernels/dropout.h"
 
 /* High and low halves of the 64-bit products of each lane with m. */

@@ -1,7 +1,7 @@
 /* RMSNorm, fast: as lanes_layernorm.c, without the mean. Definition: rmsnorm.c. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_rmsnorm.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 typedef struct input_job {
     float *dx;

@@ -2,7 +2,7 @@
  * polynomials, computed once for all heads of a row. Definition: rope.c. */
 #ifndef QN_ACT
 #define QN_SELF "lanes_rope.c"
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/vectors.h"
 
 enum { PAIRS = 64 }; /* of a strip: a multiple of every W */
 

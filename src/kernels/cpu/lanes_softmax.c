@@ -4,7 +4,7 @@
  * 0 and finite logits give finite results. The loss is lse - logit[target] in double. A row's bits depend on that row alone. */
 #include <float.h>
 
-#include "lanes.h"
+#include "vectors.h"
 
 #include "kernels/linear_dnnl.h"
 

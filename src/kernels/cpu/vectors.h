@@ -9,8 +9,8 @@
  *
  * QN_LANES_F32(name) is the symbol of an entry that exists once (entries.h); those that exist for each type of act are written
  * below lanes_twice.h. */
-#ifndef QN_KERNELS_LANES_H
-#define QN_KERNELS_LANES_H
+#ifndef QN_KERNELS_VECTORS_H
+#define QN_KERNELS_VECTORS_H
 
 #include <math.h>
 #include <string.h>
