@@ -39,7 +39,8 @@ typedef struct qn_trainer_desc {
 typedef struct qn_trainer qn_trainer;
 
 /* Opens stages, lowers the order to a plan, gives every parameter its initial value. Sample i of a step belongs to item
- * i / ceil(batch / items), so the last items may be short or empty. Errors: QN_ESCHEDULE, QN_EINVAL, QN_ENOMEM (with the bytes needed). */
+ * i / ceil(batch / items), so the last items may be short or empty. The first stage must hold the embedding and the last one the head; only stages
+ * between them may be empty. Order, cuts and limits are read during the call alone. Errors: QN_ESCHEDULE, QN_EINVAL, QN_ENOMEM (with the bytes needed). */
 qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err) QN_MUST_USE;
 void qn_trainer_close(qn_trainer *t);
 
@@ -51,7 +52,8 @@ typedef struct qn_step_result {
 } qn_step_result;
 
 /* One optimizer step number `step` (0-based: AdamW's bias correction uses step + 1) with the given learning rate. When the loss or the norm is not
- * finite nothing is changed and QN_ENONFINITE names the first tensor. trace: NULL or as qn_executor_step. */
+ * finite nothing is changed and QN_ENONFINITE names the first tensor. A step that stops early (QN_ECANCELLED, QN_EPEER) may leave a part of its
+ * update in the homes: go back to a checkpoint. A step without any target is QN_EINVAL. trace: NULL or as qn_executor_step. */
 qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace, qn_err *err) QN_MUST_USE;
 void qn_trainer_cancel(qn_trainer *t);
 
