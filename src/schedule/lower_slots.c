@@ -92,7 +92,7 @@ static void carve(arena_state *a, int64_t at, int64_t bytes, int32_t need[QN_LAN
         if (a->free[i].bytes > 0) a->free[kept++] = a->free[i];
     }
     a->frees = kept;
-    qsort(a->free, (size_t)a->frees, sizeof *a->free, by_age);
+    if (a->frees > 1) qsort(a->free, (size_t)a->frees, sizeof *a->free, by_age);
 }
 
 /* The smallest run of neighbouring free segments that holds the bytes; else the end of the arena grows, from the last run if it
@@ -102,7 +102,7 @@ static int64_t find_run(arena_state *a, int64_t bytes)
     const int64_t align = alignment(bytes);
     int64_t best = -1, best_room = INT64_MAX;
     int64_t last_at = a->top;
-    qsort(a->free, (size_t)a->frees, sizeof *a->free, by_place);
+    if (a->frees > 1) qsort(a->free, (size_t)a->frees, sizeof *a->free, by_place);
     for (int32_t i = 0; i < a->frees;) {
         const int64_t at = a->free[i].at;
         int64_t end = at;

@@ -12,6 +12,7 @@ typedef struct qn_span_time {
 typedef struct qn_trace {
     const qn_plan *plan; /* borrowed */
     qn_span_time *time;
+    int64_t ticks_per_ms; /* pictures show milliseconds; 0: plain ticks */
 } qn_trace;
 
 typedef struct qn_trace_summary {

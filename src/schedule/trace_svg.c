@@ -52,24 +52,36 @@ static void colour_of(char buf[8], const panel *p, int32_t op, int32_t stage)
              (unsigned)(h.b + light * (255 - h.b)) & 255u);
 }
 
+/* "12" ticks, or "0.35" milliseconds. */
+static const char *time_text(char buf[32], const panel *p, int64_t tick)
+{
+    if (p->t->ticks_per_ms > 0)
+        snprintf(buf, 32, "%.6g", (double)tick / (double)p->t->ticks_per_ms);
+    else
+        snprintf(buf, 32, "%lld", (long long)tick);
+    return buf;
+}
+
 static void draw_task(panel *p, int32_t task, double y)
 {
     const qn_task *t = &p->t->plan->task[task];
     const qn_span_time x = p->t->time[task];
     const double left = at_x(p, x.start), width = at_x(p, x.end) - left;
     const double line = width > 3 ? 0.8 : 0; /* a hair of background between neighbours */
-    char colour[8], name[QNI_NAME];
+    char colour[8], name[QNI_NAME], from[32], to[32];
     colour_of(colour, p, t->op, t->stage);
     p->used[t->op] = true;
-    qni_text_add(
-        p->out, "<rect x='%.2f' y='%.1f' width='%.2f' height='%.1f' rx='%.1f' fill='%s'><title>%s: %lld to %lld</title></rect>\n",
-        left, y, width - line > 0.3 ? width - line : 0.3, p->row, width > 8 ? 2.0 : 0.0, colour,
-        qn_task_text(name, sizeof name, p->t->plan, task), (long long)x.start, (long long)x.end);
-    const double need = t->item < 10 ? 8 : t->item < 100 ? 14 : 20;
-    if (width < need || p->row < 12) return;
+    qni_text_add(p->out,
+                 "<rect x='%.2f' y='%.1f' width='%.2f' height='%.1f' rx='%.1f' fill='%s'><title>%s: %s to %s%s</title></rect>\n",
+                 left, y, width - line > 0.3 ? width - line : 0.3, p->row, width > 8 ? 2.0 : 0.0, colour,
+                 qn_task_text(name, sizeof name, p->t->plan, task), time_text(from, p, x.start), time_text(to, p, x.end),
+                 p->t->ticks_per_ms > 0 ? " ms" : "");
+    const int32_t items = p->t->plan->items, digits = items <= 10 ? 1 : items <= 100 ? 2 : 3; /* all numbers or none */
+    const double font = qn_min64(11, (int64_t)(width / (digits * 0.7)));
+    if (items > 1000 || font < 7 || p->row < 12) return;
     const bool dark = p->chunks > 1 && p->chunk_of[t->stage] * 2 > p->chunks - 1 && p->chunk_of[t->stage] > 0;
-    qni_text_add(p->out, "<text class='n' x='%.2f' y='%.1f' fill='%s'>%d</text>\n", left + width / 2, y + p->row / 2 + 3.8,
-                 dark ? "#1d2733" : "#ffffff", t->item);
+    qni_text_add(p->out, "<text class='n' x='%.2f' y='%.1f' font-size='%.0f' fill='%s'>%d</text>\n", left + (width - line) / 2,
+                 y + p->row / 2 + font * 0.35, font, dark ? "#1d2733" : "#ffffff", t->item);
 }
 
 static void draw_rows(panel *p)
@@ -103,13 +115,16 @@ static int64_t tick_step(int64_t makespan)
 static void draw_axis(panel *p, double y)
 {
     const int64_t step = tick_step(p->makespan);
+    char text[32];
     for (int64_t k = 0; k <= p->makespan; k += step) {
         const double x = at_x(p, k);
         qni_text_add(
             p->out,
-            "<line x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f' stroke='#b8c1cc'/><text class='a' x='%.1f' y='%.1f'>%lld</text>\n", x,
-            y, x, y + 5, x, y + 18, (long long)k);
+            "<line x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f' stroke='#b8c1cc'/><text class='a' x='%.1f' y='%.1f'>%s</text>\n", x, y,
+            x, y + 5, x, y + 18, time_text(text, p, k));
     }
+    qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>%s</text>\n", LEFT - 10, y + 18,
+                 p->t->ticks_per_ms > 0 ? "ms" : "ticks");
 }
 
 static void draw_legend(panel *p, double y)
@@ -208,7 +223,7 @@ qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *co
         "-apple-system, Segoe UI, "
         "Roboto, DejaVu Sans, "
         "sans-serif'>\n<style>.t{font-size:17px;font-weight:600;fill:#1d2733}.s{font-size:13px;fill:#5b6775;text-anchor:end}"
-        ".w{font-size:12px;fill:#3c4754;text-anchor:end}.n{font-size:11px;text-anchor:middle}.a{font-size:11px;fill:#5b6775;text-"
+        ".w{font-size:12px;fill:#3c4754;text-anchor:end}.n{text-anchor:middle}.a{font-size:11px;fill:#5b6775;text-"
         "anchor:middle}"
         ".l{font-size:12px;fill:#3c4754}</style>\n<rect width='100%%' height='100%%' fill='#ffffff'/>\n",
         WIDTH, height, WIDTH, height);
