@@ -14,8 +14,8 @@ uint32_t qn_utf8_next(const char *text, size_t bytes, size_t *at);
 /* Bytes written (1..4). */
 int32_t qn_utf8_put(char out[4], uint32_t code);
 
-/* All files, in the order given, joined by a newline when one does not end with it; *out freed with qn_free. utf8: refuse what is not
- * (file, offset).. Errors: QN_ENOENT, QN_EFORMAT, QN_ERANGE (empty), QN_ENOMEM. */
+/* All files, in the order given, joined by a newline when one does not end with it; *out freed with qn_free. What is not UTF-8 is
+ * refused (file, offset). Errors: QN_ENOENT, QN_EFORMAT, QN_ERANGE (empty), QN_ENOMEM. */
 qn_status qn_text_read(char **out, size_t *bytes, const char *const *path, int32_t paths, qn_err *err) QN_MUST_USE;
 
 #endif
