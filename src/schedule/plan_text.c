@@ -151,7 +151,7 @@ static qn_status read_channel(plan_reader *r, qn_err *err)
     }
     if (r->b.channels >= QNI_MAX_VALUES) return wanted(r, w, "fewer channels", err);
     qni_add_channel(&r->b, c);
-    return QN_OK;
+    return r->b.failed ? QN_FAIL(err, QN_ENOMEM, "reading a plan") : QN_OK;
 }
 
 /* An optional STAGE or STAGE.ITEM word; *w is left at the word after it. */
@@ -219,7 +219,10 @@ static bool read_waits(plan_reader *r, int32_t task, qni_word v)
         const size_t name = (size_t)(colon - v.at);
         const int32_t lane = qni_word_find((qni_word){v.at, name}, qni_lane_name, QN_LANES);
         if (lane == QN_NONE || !qni_word_int(&index, (qni_word){colon + 1, head - name - 1}, 0, QNI_MAX_TASKS)) return false;
-        if (!qni_grow(&r->wait, &r->wait_cap, r->waits + 1, sizeof *r->wait)) return false;
+        if (!qni_grow(&r->wait, &r->wait_cap, r->waits + 1, sizeof *r->wait)) {
+            r->b.failed = true;
+            return false;
+        }
         r->wait[r->waits++] = (wait_note){task, lane, (int32_t)index};
         if (comma == NULL) return true;
         v = (qni_word){comma + 1, v.length - head - 1};
