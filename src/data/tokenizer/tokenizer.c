@@ -211,7 +211,10 @@ qn_status qn_tokenizer_open_chars(qn_tokenizer **out, const char *text, size_t b
     int64_t id = 0;
     for (uint32_t code = 0; code < 0x110000 && st == QN_OK; code++) {
         char c[4];
-        if (seen[code >> 3] >> (code & 7) & 1) st = qni_tokenizer_add(t, id++, c, (size_t)qn_utf8_put(c, code), 0, err);
+        if (code % 8 == 0 && seen[code >> 3] == 0)
+            code += 7; /* none of these eight */
+        else if (seen[code >> 3] >> (code & 7) & 1)
+            st = qni_tokenizer_add(t, id++, c, (size_t)qn_utf8_put(c, code), 0, err);
     }
     if (st == QN_OK) st = qni_tokenizer_seal(t, err);
     qn_free(seen);
