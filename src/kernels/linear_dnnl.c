@@ -40,6 +40,18 @@ static bool rows_are_free(bool bf16)
     }
 }
 
+/* Blocks of 64 columns, pairs of k inside: what cpu/lanes_pack.c writes. */
+static bool paired_layout(const dnnl_memory_desc_t *md, bool bf16)
+{
+    const dnnl_blocking_desc_t *b = &md->format_desc.blocking;
+    static const dnnl_dim_t sizes[3] = {16, 64, 2}, axes[3] = {0, 1, 0};
+    if (!bf16 || md->format_kind != dnnl_blocked || b->inner_nblks != 3 || md->offset0 != 0) return false;
+    for (int i = 0; i < 3; i++)
+        if (b->inner_blks[i] != sizes[i] || b->inner_idxs[i] != axes[i]) return false;
+    return md->extra.flags == dnnl_memory_extra_flag_none && b->strides[0] == 2048 && b->strides[1] == md->padded_dims[0] * 64 &&
+           md->padded_dims[0] % 32 == 0 && md->padded_dims[0] - md->dims[0] < 32 && md->padded_dims[1] % 64 == 0;
+}
+
 static void choose_helpers(qn_linear *lin)
 {
     const bool rounded = lin->act_bf16 && !lin->mul_bf16;
@@ -49,6 +61,8 @@ static void choose_helpers(qn_linear *lin)
                             : lin->act_bf16 ? qni_softmax_loss_bf16_##isa                                                        \
                                             : qni_softmax_loss_f32_##isa;                                                        \
         lin->column_sum = lin->act_bf16 ? qni_column_sum_bf16_##isa : qni_column_sum_f32_##isa;                                  \
+        lin->pairs = qni_pack_pairs_##isa;                                                                                       \
+        lin->transposed = qni_pack_transposed_##isa;                                                                             \
     } while (0)
     QNI_CHOOSE(portable);
 #if defined(__x86_64__)
@@ -56,6 +70,8 @@ static void choose_helpers(qn_linear *lin)
     if (strcmp(qn_kernels_isa(), "avx512") == 0) QNI_CHOOSE(avx512);
 #endif
 #undef QNI_CHOOSE
+    if (paired_layout(&lin->forward, lin->mul_bf16) && paired_layout(&lin->backward, lin->mul_bf16)) return;
+    lin->pairs = lin->transposed = NULL;
 }
 
 /* --- primitives ---------------------------------------------------------------------------------------------------------- */
@@ -393,10 +409,25 @@ typedef struct pack_call {
     void *forward, *backward; /* NULL: not wanted */
 } pack_call;
 
+static void pack_pairs(const pack_call *call, int32_t thread, int32_t threads)
+{
+    const qn_linear *lin = call->lin;
+    const int64_t C = lin->shape.in, O = lin->shape.out;
+    int64_t begin, end;
+    qn_split(&begin, &end, lin->forward.padded_dims[1], PACK_GRAIN, thread, threads);
+    if (call->forward != NULL) lin->transposed(call->forward, lin->forward.padded_dims[0] * 32, call->w, C, O, begin, end);
+    qn_split(&begin, &end, lin->backward.padded_dims[0], PACK_GRAIN, thread, threads);
+    if (call->backward != NULL) lin->pairs(call->backward, lin->backward.padded_dims[0] * 32, call->w, O, C, begin, end);
+}
+
 static void pack_part(void *ctx, int32_t thread, int32_t threads)
 {
     const pack_call *call = ctx;
     qn_linear *lin = call->lin;
+    if (lin->pairs != NULL) {
+        pack_pairs(call, thread, threads);
+        return;
+    }
     for (int32_t i = thread; i < lin->pack_parts; i += threads) {
         qni_reorder *f = &lin->pack_forward[i], *b = &lin->pack_backward[i];
         if (call->forward != NULL && f->primitive != NULL) qni_reorder_run(f, lin->streams[thread], call->forward, call->w);

@@ -27,9 +27,12 @@ typedef enum qni_product_kind {
  * o < n, in ascending r. */
 typedef double qni_softmax_loss_fn(void *grad, const float *logits, int64_t V, int32_t target);
 typedef void qni_column_sum_fn(float *sum, const void *dy, int64_t R, int64_t n, int64_t ld);
+/* pack_*: weights into oneDNN's bf16 layout (cpu/lanes_pack.c). */
+typedef void qni_pack_fn(uint32_t *out, int64_t block, const float *w, int64_t K, int64_t N, int64_t begin, int64_t end);
 #define QNI_SOFTMAX_DECLARE(isa)                                                                                                 \
     qni_softmax_loss_fn qni_softmax_loss_f32_##isa, qni_softmax_loss_bf16_##isa, qni_softmax_loss_rounded_##isa;                 \
-    qni_column_sum_fn qni_column_sum_f32_##isa, qni_column_sum_bf16_##isa;
+    qni_column_sum_fn qni_column_sum_f32_##isa, qni_column_sum_bf16_##isa;                                                       \
+    qni_pack_fn qni_pack_pairs_##isa, qni_pack_transposed_##isa;
 QNI_SOFTMAX_DECLARE(portable)
 #if defined(__x86_64__)
 QNI_SOFTMAX_DECLARE(avx2)
@@ -58,6 +61,7 @@ struct qn_linear {
     uint64_t clock;
     qni_softmax_loss_fn *softmax_loss;
     qni_column_sum_fn *column_sum;
+    qni_pack_fn *pairs, *transposed; /* our own packing; NULL: the layout is another, oneDNN reorders */
 };
 
 /* The primitive of kind for m rows of c (k: the rows summed over, of QNI_WEIGHT only; else 0), made at first use. */

@@ -318,6 +318,36 @@ static void a_pack_may_hold_one_copy(void **unused)
     }
 }
 
+/* Packing rounds as qn_f32_to_bf16 does: the same results from weights rounded beforehand. */
+static void packing_rounds_to_nearest(void **unused)
+{
+    (void)unused;
+    static const int64_t widths[][2] = {{1, 1}, {33, 65}, {64, 172}, {130, 64}, {97, 31}, {768, 200}};
+    enum { R = 9 };
+    for (size_t i = 0; i < QN_COUNT(widths); i++) {
+        const int64_t C = widths[i][0], O = widths[i][1];
+        array w = array_random(O * C, false), rounded = array_new(O * C, false), x = array_random(R * C, true);
+        array dy = array_random(R * O, true), y[2], dx[2];
+        for (int64_t j = 0; j < O * C; j++) {
+            array_set(&w, j, (float)array_get(&w, j) / 3);
+            array_set(&rounded, j, qn_bf16_to_f32(qn_f32_to_bf16((float)array_get(&w, j))));
+        }
+        for (int k = 0; k < 2; k++) {
+            maps m;
+            y[k] = array_new(R * O, true);
+            dx[k] = array_new(R * C, false);
+            maps_open(&m, C, O, R, true, k == 0 ? &w : &rounded);
+            forward(&m, 2, y[k].at, x.at, NULL, R);
+            backward_input(&m, 1, dx[k].at, dy.at, R, false);
+            maps_close(&m);
+        }
+        assert_memory_equal(y[0].at, y[1].at, (size_t)(R * O) * 2);
+        assert_memory_equal(dx[0].at, dx[1].at, (size_t)(R * C) * 4);
+        array *all[] = {&w, &rounded, &x, &dy, &y[0], &y[1], &dx[0], &dx[1]};
+        for (size_t j = 0; j < QN_COUNT(all); j++) array_free(all[j]);
+    }
+}
+
 /* Row counts seen at open need nothing from our heap; others only their first time. */
 static void the_hot_path_allocates_nothing(void **unused)
 {
@@ -379,6 +409,7 @@ int main(void)
         cmocka_unit_test(small_sizes_have_the_same_bits),
         cmocka_unit_test(large_sizes_have_the_same_bits),
         cmocka_unit_test(a_pack_may_hold_one_copy),
+        cmocka_unit_test(packing_rounds_to_nearest),
         cmocka_unit_test(the_hot_path_allocates_nothing),
         cmocka_unit_test(the_cache_of_primitives_turns_over),
         cmocka_unit_test(bad_shapes_are_refused),

@@ -15,12 +15,6 @@
 
 enum { QB = 64, KB = 128, PANEL = 2 * W, MR = W == 16 ? 8 : 4, ROW_PANELS = 4 };
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 QN_INLINE vf whole(const float *p)
 {
     return *(const vf_any *)p;
@@ -31,18 +25,19 @@ QN_INLINE void tile(float *c, int64_t ldc, const float *a, int64_t am, int64_t a
                     bool add, const int mr, const int np)
 {
     vf acc[MR > 1 ? MR : 1][2 * ROW_PANELS];
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] =
+    QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] =
         add ? whole(c + i * ldc + j * W) : v_of(0);
     for (int64_t n = 0; n < k; n++) {
         vf row[2 * ROW_PANELS];
-        UNROLL for (int j = 0; j < 2 * np; j++) row[j] = whole(b + n * PANEL + j / 2 * bp + j % 2 * W);
-        UNROLL for (int i = 0; i < mr; i++)
+        QN_UNROLL for (int j = 0; j < 2 * np; j++) row[j] = whole(b + n * PANEL + j / 2 * bp + j % 2 * W);
+        QN_UNROLL for (int i = 0; i < mr; i++)
         {
             const vf x = v_of(a[i * am + n * ak]);
-            UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] = v_fma(x, row[j], acc[i][j]);
+            QN_UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] = v_fma(x, row[j], acc[i][j]);
         }
     }
-    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < 2 * np; j++) * (vf_any *)(c + i * ldc + j * W) = acc[i][j];
+    QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < 2 * np; j++) * (vf_any *)(c + i * ldc + j * W) =
+        acc[i][j];
 }
 
 static QN_NOINLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k, bool add)
@@ -94,21 +89,6 @@ static int64_t padded(int64_t n)
 static int64_t tile_height(int64_t left)
 {
     return left >= MR ? MR : left;
-}
-
-/* W x W, in place: log2(W) perfect shuffles of the rows. */
-QN_INLINE void transpose(vf *r)
-{
-    vf t[W];
-    UNROLL for (int step = 1; step < W; step *= 2)
-    {
-        UNROLL for (int i = 0; i < W / 2; i++)
-        {
-            t[2 * i] = QN_ZIP_LOW(r[i], r[i + W / 2]);
-            t[2 * i + 1] = QN_ZIP_HIGH(r[i], r[i + W / 2]);
-        }
-        UNROLL for (int i = 0; i < W; i++) r[i] = t[i];
-    }
 }
 
 /* --- the softmax of a tile ------------------------------------------------------------------------------------------------ */
@@ -322,7 +302,7 @@ static void QN_LANES(pack_columns)(float *out, const QN_ACT *x, int64_t ld, int6
         for (int64_t d = 0; d < D; d += W) {
             vf block[W];
             for (int i = 0; i < W; i++) block[i] = r + i < n ? v_load(x + (r + i) * ld + d, D - d) : v_of(0);
-            transpose(block);
+            v_transpose(block);
             for (int i = 0; i < W && d + i < D; i++) *(vf_any *)(to + (d + i) * PANEL) = block[i];
         }
     }
@@ -375,9 +355,8 @@ static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
             const int64_t keys = qn_min64(KB, c->P + T - k0), row = b * T + k0;
             QN_LANES(pack_columns)(f.kt, (const QN_ACT *)c->k + row * c->ldk + kv, c->ldk, keys, D);
             QN_LANES(pack_rows)(f.v, (const QN_ACT *)c->v + row * c->ldv + kv, c->ldv, keys, D, KB);
-            for (int64_t g = 0; g < c->heads; g++)
-                QN_LANES(forward_head)
-                (c, &f, f.o + g * T * wide, (online){f.st.max + g * T, f.st.sum + g * T}, b * T, h + g, k0, keys);
+            for (int64_t g = 0; g < c->heads; g++) QN_LANES(forward_head)
+            (c, &f, f.o + g * T * wide, (online){f.st.max + g * T, f.st.sum + g * T}, b * T, h + g, k0, keys);
         }
         for (int64_t g = 0; g < c->heads; g++)
             QN_LANES(forward_store)(c, f.o + g * T * wide, (online){f.st.max + g * T, f.st.sum + g * T}, b, h + g);

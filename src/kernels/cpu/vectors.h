@@ -189,6 +189,27 @@ QN_INLINE float v_highest(vf v) /* NaN in a lane may or may not show */
     return v[0];
 }
 
+#if defined(__clang__)
+#define QN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define QN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* W x W, in place: log2(W) perfect shuffles of the rows. Moves bits: the lanes may hold anything. */
+QN_INLINE void v_transpose(vf *r)
+{
+    vf t[W];
+    QN_UNROLL for (int step = 1; step < W; step *= 2)
+    {
+        QN_UNROLL for (int i = 0; i < W / 2; i++)
+        {
+            t[2 * i] = QN_ZIP_LOW(r[i], r[i + W / 2]);
+            t[2 * i + 1] = QN_ZIP_HIGH(r[i], r[i + W / 2]);
+        }
+        QN_UNROLL for (int i = 0; i < W; i++) r[i] = t[i];
+    }
+}
+
 /* --- memory. Of the n elements that remain the first W are touched; missing lanes load as 0. */
 QN_INLINE vf v_widen(vh h)
 {
