@@ -1,4 +1,5 @@
-/* What the verbs of the program share. A verb is one file: it parses with its table, calls one function of the library, and shows the result.
+/* What the verbs of the program share. A verb is one file: it parses with its table, calls one function of the library, and shows
+ * the result.
  *
  * Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted and saved. */
 #ifndef QUERN_CLI_H
@@ -13,9 +14,9 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 typedef struct cli_verb {
     const char *name;
-    const char *summary;  /* one line for quern --help */
-    const char *examples; /* lines, each with its newline */
-    const qn_table *table; /* flags; NULL: none */
+    const char *summary;                                            /* one line for quern --help */
+    const char *examples;                                           /* lines, each with its newline */
+    const qn_table *table;                                          /* flags; NULL: none */
     int (*run)(const struct cli_verb *verb, int argc, char **argv); /* arguments behind the verb */
 } cli_verb;
 

@@ -11,20 +11,24 @@ int cli_fail(const qn_err *err)
     fflush(stdout);
     fprintf(stderr, "quern: %s\n", err->text);
     switch (err->code) {
-    case QN_EINTR: return EXIT_INTERRUPTED;
+    case QN_EINTR:
+        return EXIT_INTERRUPTED;
     case QN_EINVAL:
     case QN_ERANGE:
     case QN_EEXIST:
     case QN_ESCHEDULE:
-    case QN_EUNSUPPORTED: return EXIT_USAGE;
-    default: return EXIT_FAILED;
+    case QN_EUNSUPPORTED:
+        return EXIT_USAGE;
+    default:
+        return EXIT_FAILED;
     }
 }
 
 bool cli_help(const cli_verb *verb, int argc, char **argv)
 {
     bool asked = false;
-    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
     if (!asked) return false;
     printf("quern %s: %s\n\nexamples:\n%s", verb->name, verb->summary, verb->examples);
     if (verb->table != NULL) {

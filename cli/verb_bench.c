@@ -15,7 +15,8 @@ static void show(void *ctx, const char *line)
 static int run(const cli_verb *verb, int argc, char **argv)
 {
     static const char *const names[] = {"train", "kernels", "pipeline"};
-    qn_status (*const bench[])(const qn_bench_options *, qn_line_fn *, void *, qn_err *) = {qn_bench_train, qn_bench_kernels, qn_bench_pipeline};
+    qn_status (*const bench[])(const qn_bench_options *, qn_line_fn *, void *, qn_err *) = {qn_bench_train, qn_bench_kernels,
+                                                                                            qn_bench_pipeline};
     for (int i = 0; i < 3 && argc > 0; i++) {
         if (strcmp(argv[0], names[i]) != 0) continue;
         qn_err err = {.code = QN_OK};

@@ -35,14 +35,16 @@ static void progress(void *ctx, int64_t done, int64_t total)
 static int run_tokenize(const cli_verb *verb, int argc, char **argv)
 {
     if (argc < 1 || strcmp(argv[0], "train") != 0) {
-        fprintf(stderr, "quern: tokenize knows one thing to do: quern tokenize train --data FILE... --vocab N --out tokenizer.json\n");
+        fprintf(stderr,
+                "quern: tokenize knows one thing to do: quern tokenize train --data FILE... --vocab N --out tokenizer.json\n");
         return EXIT_USAGE;
     }
     qn_err err = {.code = QN_OK};
     qn_config *config = NULL;
     qn_tokenize_options opt;
     if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc - 1, argv + 1, &err) != QN_OK) return cli_fail(&err);
-    const int code = qn_tokenize_train(&opt, isatty(STDERR_FILENO) ? progress : NULL, NULL, &err) == QN_OK ? EXIT_DONE : cli_fail(&err);
+    const int code =
+        qn_tokenize_train(&opt, isatty(STDERR_FILENO) ? progress : NULL, NULL, &err) == QN_OK ? EXIT_DONE : cli_fail(&err);
     if (code == EXIT_DONE) fprintf(stderr, "quern: tokenizer written to %s\n", opt.out);
     qn_config_close(config);
     return code;

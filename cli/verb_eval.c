@@ -24,8 +24,8 @@ static int run(const cli_verb *verb, int argc, char **argv)
         cli_json_integer(&j, "bytes", done.bytes);
         cli_json_end(&j);
     } else {
-        printf("loss           %.6f\nperplexity     %.4f\nbits per byte  %.4f\ntokens         %lld\nbytes          %lld\n", done.loss, done.perplexity,
-               done.bits_per_byte, (long long)done.tokens, (long long)done.bytes);
+        printf("loss           %.6f\nperplexity     %.4f\nbits per byte  %.4f\ntokens         %lld\nbytes          %lld\n",
+               done.loss, done.perplexity, done.bits_per_byte, (long long)done.tokens, (long long)done.bytes);
     }
     qn_config_close(config);
     return code;

@@ -20,13 +20,17 @@ enum { LIST, SHOW, CHECK, SIMULATE, COMPARE, ACTIONS };
 static qn_status act(char **out, int action, const qn_schedule_options *opt, const qn_list *paths, bool json, qn_err *err)
 {
     switch (action) {
-    case LIST: return qn_schedule_list(out, json, err);
-    case SHOW: return qn_schedule_show(out, opt, columns(), err);
+    case LIST:
+        return qn_schedule_list(out, json, err);
+    case SHOW:
+        return qn_schedule_show(out, opt, columns(), err);
     case CHECK:
         if (paths->count != 1) return QN_FAIL(err, QN_EINVAL, "check wants one file: quern schedule check FILE");
         return qn_schedule_check(out, paths->item[0], json, err);
-    case SIMULATE: return qn_schedule_simulate(out, opt, json, err);
-    default: return qn_schedule_compare(out, opt, json, err);
+    case SIMULATE:
+        return qn_schedule_simulate(out, opt, json, err);
+    default:
+        return qn_schedule_compare(out, opt, json, err);
     }
 }
 
@@ -36,7 +40,8 @@ static int run(const cli_verb *verb, int argc, char **argv)
     while (argc > 0 && action < ACTIONS && strcmp(argv[0], actions[action]) != 0) action++;
     if (argc < 1 || action == ACTIONS) {
         const char *near = argc < 1 ? NULL : qn_nearest(argv[0], actions, ACTIONS);
-        fprintf(stderr, "quern: schedule list, show, check, simulate or compare?%s%s\n", near ? " Did you mean " : "", near ? near : "");
+        fprintf(stderr, "quern: schedule list, show, check, simulate or compare?%s%s\n", near ? " Did you mean " : "",
+                near ? near : "");
         return EXIT_USAGE;
     }
     argc--;

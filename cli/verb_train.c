@@ -50,11 +50,12 @@ static void stepped(void *ctx, const qn_train_step *s)
         json_step(s);
         return;
     }
-    if (s->evaluated) fprintf(stderr, "%sstep %lld: validation loss %.4f\n", v->terminal ? "\r\033[K" : "", (long long)s->step, s->val_loss);
+    if (s->evaluated)
+        fprintf(stderr, "%sstep %lld: validation loss %.4f\n", v->terminal ? "\r\033[K" : "", (long long)s->step, s->val_loss);
     if (!v->terminal) return;
     const double left = s->seconds_left;
-    fprintf(stderr, "\r\033[Kstep %lld/%lld  loss %.4f  %.0f tokens/s  %.1f ms  %d:%02d left", (long long)s->step, (long long)s->steps, s->loss,
-            s->tokens_per_s, s->step_ms, (int)(left / 60), (int)left % 60);
+    fprintf(stderr, "\r\033[Kstep %lld/%lld  loss %.4f  %.0f tokens/s  %.1f ms  %d:%02d left", (long long)s->step,
+            (long long)s->steps, s->loss, s->tokens_per_s, s->step_ms, (int)(left / 60), (int)left % 60);
     if (s->step == s->steps) fputc('\n', stderr);
     fflush(stderr);
 }
@@ -119,7 +120,8 @@ const cli_verb cli_train = {
     .name = "train",
     .summary = "train a language model on text as a pipeline",
     .examples = "  quern train --data book.txt --out runs/book\n"
-                "  quern train --data *.txt --tokenizer tokenizer.json --arch llama --kv-heads 2 --workers 2 --schedule interleaved --out runs/a\n"
+                "  quern train --data *.txt --tokenizer tokenizer.json --arch llama --kv-heads 2 --workers 2 --schedule "
+                "interleaved --out runs/a\n"
                 "  quern train --resume --out runs/a --workers 4      # goes on bit-exactly, spread otherwise\n"
                 "  quern train --data b.txt --init runs/a --lr 1e-4 --out runs/b\n",
     .table = &qn_train_table,

@@ -96,6 +96,7 @@ qn_status qn_cuts_of_costs(const int64_t *cost, int32_t layers, int32_t stages, 
         end = t.from[cell(&t, s, end)];
         cut[s] = end;
     }
+    for (int32_t s = layers; s < stages; s++) cut[s] = layers - 1;
 out:
     qn_free(t.before);
     qn_free(t.most);

@@ -22,7 +22,8 @@ qn_layer_flops qn_layer_cost(const qn_model *m, int32_t layer, int64_t B, int64_
 
 /* Cuts the chain into contiguous stages: stage s holds the layers cut[s] .. cut[s + 1] - 1. cut [stages + 1] out.
  * The largest cost F + B + W of a stage is as small as possible; among such cuts the sum of squares is, then the earlier layers
- * lie on the earlier stages. No stage is empty unless there are more stages than layers: then the last ones are.
+ * lie on the earlier stages. No stage is empty unless there are more stages than layers: then those before the last are,
+ * which keeps the last layer (a model's head) on the last stage.
  * Cost: layers^2 * stages. Errors: QN_EINVAL (stages < 1), QN_ENOMEM. */
 qn_status qn_model_default_cuts(const qn_model *m, int64_t B, int64_t T, int32_t stages, int32_t *cut, qn_err *err) QN_MUST_USE;
 

@@ -376,7 +376,7 @@ void qn_trainer_close(qn_trainer *t)
 /* --- steps */
 static qn_status refusal(const qn_trainer *t, const qni_verdict *v, qn_err *err)
 {
-    const long long step = t->step;
+    const long long step = t->step + 1; /* counted from 1, as people do */
     char what[160], where[160];
     if (v->finding == QNI_NO_TARGETS)
         return QN_FAIL(err, QN_EINVAL, "step %lld has no targets: nothing can be learned from it", step);

@@ -73,7 +73,7 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const ch
                                   .source = &b->source,
                                   .hyper = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1.0},
                                   .seed = 1,
-                                  
+
                                   .pin = true};
     QN_TRY(st, qn_trainer_open(&b->trainer, &desc, err), out);
     QN_TRY(st, open_traces(b, traces, err), out);

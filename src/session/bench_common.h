@@ -17,8 +17,10 @@ typedef struct qni_bench_run {
     int32_t traces;
 } qni_bench_run;
 
-/* opt with zeros replaced (workers, threads, micro_batches). cuts: NULL by cost. traces: how many steps' traces to make room for. */
-qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces, qn_err *err) QN_MUST_USE;
+/* opt with zeros replaced (workers, threads, micro_batches). cuts: NULL by cost. traces: how many steps' traces to make room for.
+ */
+qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces,
+                         qn_err *err) QN_MUST_USE;
 void qni_bench_close(qni_bench_run *b);
 
 /* The median time of `steps` steps (at most 1000) after one that is not counted; the last steps' traces are kept. */

@@ -1,4 +1,5 @@
-/* quern bench kernels: every kernel on GPT-2's shapes beside its ceiling: oneDNN's own product rate, or the rate at which memory is copied. */
+/* quern bench kernels: every kernel on GPT-2's shapes beside its ceiling: oneDNN's own product rate, or the rate at which memory
+ * is copied. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,7 +18,7 @@ typedef struct rig {
     qn_arena scratch;
     qn_line_fn *line;
     void *ctx;
-    void *buffer[8];      /* each buffer_bytes, filled with small numbers */
+    void *buffer[8]; /* each buffer_bytes, filled with small numbers */
     size_t buffer_bytes;
     double product_rate, copy_rate; /* ceilings: GFLOP/s of 2048^3, GB/s read + written by a team's copy */
     int64_t R, C;
@@ -63,11 +64,21 @@ static void run_linear(rig *r, void *arg)
     const linear_case *c = arg;
     double loss = 0;
     switch (c->kind) {
-    case 0: r->k->linear_forward(&r->ex, c->lin, r->buffer[0], r->buffer[1], c->packed, r->buffer[4], r->R); break;
-    case 1: r->k->linear_backward_input(&r->ex, c->lin, r->buffer[0], r->buffer[1], c->packed, r->R, false); break;
-    case 2: r->k->linear_backward_weight(&r->ex, c->lin, r->buffer[0], r->buffer[4], r->buffer[1], r->buffer[2], r->R); break;
-    case 3: r->k->linear_pack(&r->ex, c->lin, c->packed, r->buffer[3], QN_PACK_FORWARD | QN_PACK_BACKWARD); break;
-    default: r->k->classifier(&r->ex, c->lin, &loss, r->buffer[0], r->buffer[3], r->buffer[1], c->packed, c->target, r->R, QN_CLASS_LOSS | QN_CLASS_INPUT | QN_CLASS_WEIGHT);
+    case 0:
+        r->k->linear_forward(&r->ex, c->lin, r->buffer[0], r->buffer[1], c->packed, r->buffer[4], r->R);
+        break;
+    case 1:
+        r->k->linear_backward_input(&r->ex, c->lin, r->buffer[0], r->buffer[1], c->packed, r->R, false);
+        break;
+    case 2:
+        r->k->linear_backward_weight(&r->ex, c->lin, r->buffer[0], r->buffer[4], r->buffer[1], r->buffer[2], r->R);
+        break;
+    case 3:
+        r->k->linear_pack(&r->ex, c->lin, c->packed, r->buffer[3], QN_PACK_FORWARD | QN_PACK_BACKWARD);
+        break;
+    default:
+        r->k->classifier(&r->ex, c->lin, &loss, r->buffer[0], r->buffer[3], r->buffer[1], c->packed, c->target, r->R,
+                         QN_CLASS_LOSS | QN_CLASS_INPUT | QN_CLASS_WEIGHT);
     }
 }
 
@@ -133,7 +144,8 @@ static qn_status bench_classifier(rig *r, qn_err *err)
     }
     for (int64_t i = 0; i < r->R; i++) c.target[i] = (int32_t)((i * 7919) % V);
     r->k->linear_pack(&r->ex, c.lin, c.packed, r->buffer[3], QN_PACK_FORWARD | QN_PACK_BACKWARD);
-    show(r, "classifier: loss and both gradients", "gflops", 6.0 * (double)(r->R * r->C) * (double)V, median_ns(r, run_linear, &c), r->product_rate);
+    show(r, "classifier: loss and both gradients", "gflops", 6.0 * (double)(r->R * r->C) * (double)V,
+         median_ns(r, run_linear, &c), r->product_rate);
 out:
     qn_free_pages(c.packed, packed_bytes);
     qn_free(c.target);
@@ -146,11 +158,21 @@ out:
 static void run_attention(rig *r, void *arg)
 {
     const int64_t T = r->opt->context, H = r->opt->heads, D = r->C / H;
-    const qn_attention_shape s = {.B = r->opt->batch, .T = T, .H = H, .K = H, .D = D, .ldq = r->C, .ldk = r->C, .ldv = r->C, .ldo = r->C, .scale = 1 / sqrt((double)D)};
+    const qn_attention_shape s = {.B = r->opt->batch,
+                                  .T = T,
+                                  .H = H,
+                                  .K = H,
+                                  .D = D,
+                                  .ldq = r->C,
+                                  .ldk = r->C,
+                                  .ldv = r->C,
+                                  .ldo = r->C,
+                                  .scale = 1 / sqrt((double)D)};
     if (*(const int *)arg == 0)
         r->k->attention_forward(&r->ex, r->buffer[0], r->buffer[4], r->buffer[1], r->buffer[2], r->buffer[3], &s);
     else
-        r->k->attention_backward(&r->ex, r->buffer[5], r->buffer[6], r->buffer[7], r->buffer[1], r->buffer[0], r->buffer[4], r->buffer[1], r->buffer[2], r->buffer[3], &s);
+        r->k->attention_backward(&r->ex, r->buffer[5], r->buffer[6], r->buffer[7], r->buffer[1], r->buffer[0], r->buffer[4],
+                                 r->buffer[1], r->buffer[2], r->buffer[3], &s);
 }
 
 static void bench_attention(rig *r)
@@ -184,15 +206,36 @@ static void run_moving(rig *r, void *arg)
     void *const *b = r->buffer;
     const int64_t n = r->R * 4 * r->C;
     const qn_rng_key key = {.seed = 1};
-    const qn_adamw hyper = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .correct1 = 0.1, .correct2 = 0.05, .grad_scale = 1e-6};
+    const qn_adamw hyper = {.lr = 1e-4,
+                            .beta1 = 0.9,
+                            .beta2 = 0.95,
+                            .eps = 1e-8,
+                            .decay = 0.1,
+                            .correct1 = 0.1,
+                            .correct2 = 0.05,
+                            .grad_scale = 1e-6};
     switch (*(const int *)arg) {
-    case 0: k->layernorm_forward(&r->ex, b[0], b[4], b[5], b[1], b[2], b[3], r->R, r->C, 1e-5); break;
-    case 1: k->layernorm_backward_input(&r->ex, b[0], b[1], b[2], b[4], b[5], b[3], r->R, r->C, true); break;
-    case 2: k->layernorm_backward_weight(&r->ex, b[6], b[7], b[1], b[2], b[4], b[5], r->R, r->C); break;
-    case 3: k->gelu_forward(&r->ex, b[0], b[1], n); break;
-    case 4: k->gelu_backward(&r->ex, b[0], b[1], b[2], n); break;
-    case 5: k->residual_forward(&r->ex, b[0], b[1], b[2], r->opt->batch, r->opt->context * r->C, 0, &key); break;
-    default: k->adamw(&r->ex, b[0], b[1], b[2], b[3], n, &hyper); break;
+    case 0:
+        k->layernorm_forward(&r->ex, b[0], b[4], b[5], b[1], b[2], b[3], r->R, r->C, 1e-5);
+        break;
+    case 1:
+        k->layernorm_backward_input(&r->ex, b[0], b[1], b[2], b[4], b[5], b[3], r->R, r->C, true);
+        break;
+    case 2:
+        k->layernorm_backward_weight(&r->ex, b[6], b[7], b[1], b[2], b[4], b[5], r->R, r->C);
+        break;
+    case 3:
+        k->gelu_forward(&r->ex, b[0], b[1], n);
+        break;
+    case 4:
+        k->gelu_backward(&r->ex, b[0], b[1], b[2], n);
+        break;
+    case 5:
+        k->residual_forward(&r->ex, b[0], b[1], b[2], r->opt->batch, r->opt->context * r->C, 0, &key);
+        break;
+    default:
+        k->adamw(&r->ex, b[0], b[1], b[2], b[3], n, &hyper);
+        break;
     }
 }
 
@@ -202,10 +245,15 @@ static void bench_moving(rig *r)
     const struct {
         const char *name;
         double bytes;
-    } list[] = {{"layernorm forward", rows * (4 + act)}, {"layernorm backward input", rows * 16}, {"layernorm backward weight", rows * 8},
-                {"gelu forward", n * 2 * act},          {"gelu backward", n * (4 + 2 * act)},    {"residual forward", rows * (8 + act)},
+    } list[] = {{"layernorm forward", rows * (4 + act)},
+                {"layernorm backward input", rows * 16},
+                {"layernorm backward weight", rows * 8},
+                {"gelu forward", n * 2 * act},
+                {"gelu backward", n * (4 + 2 * act)},
+                {"residual forward", rows * (8 + act)},
                 {"adamw", n * 32}};
-    for (int i = 0; i < (int)(sizeof(list) / sizeof(list[0])); i++) show(r, list[i].name, "gbs", list[i].bytes, median_ns(r, run_moving, &i), r->copy_rate);
+    for (int i = 0; i < (int)(sizeof(list) / sizeof(list[0])); i++)
+        show(r, list[i].name, "gbs", list[i].bytes, median_ns(r, run_moving, &i), r->copy_rate);
 }
 
 static qn_status open_rig(rig *r, qn_err *err)

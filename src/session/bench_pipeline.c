@@ -1,5 +1,5 @@
-/* quern bench pipeline: a real run on several workers against the simulator with the costs measured in that run, against one worker, and
- * the time it takes to hand a message over. */
+/* quern bench pipeline: a real run on several workers against the simulator with the costs measured in that run, against one
+ * worker, and the time it takes to hand a message over. */
 #include <pthread.h>
 #include <string.h>
 
@@ -13,7 +13,8 @@
 
 enum { TRACES = 15 };
 
-static qn_status measure_schedule(const char *schedule, const qn_bench_options *opt, double one_worker_s, qn_line_fn *line, void *ctx, qn_err *err)
+static qn_status measure_schedule(const char *schedule, const qn_bench_options *opt, double one_worker_s, qn_line_fn *line,
+                                  void *ctx, qn_err *err)
 {
     qni_bench_run b;
     double seconds;
@@ -28,7 +29,8 @@ static qn_status measure_schedule(const char *schedule, const qn_bench_options *
         goto out;
     }
     QN_TRY(st, qni_simulate_measured(&simulated, b.trace, b.traces, err), out);
-    const double measured = (double)qni_trace_makespan(qni_trace_median(b.trace, b.traces)), predicted = (double)qni_trace_makespan(&simulated);
+    const double measured = (double)qni_trace_makespan(qni_trace_median(b.trace, b.traces)),
+                 predicted = (double)qni_trace_makespan(&simulated);
     qn_trace_summary real, ideal;
     qn_trace_summarize(&real, qni_trace_median(b.trace, b.traces));
     qn_trace_summarize(&ideal, &simulated);
@@ -71,7 +73,8 @@ static void move_one(const echo *e, int32_t worker, int32_t in, int32_t out, boo
         }
         e->t->release(e->world, in);
     }
-    if (e->t->put_begin(e->world, out, &slot, 1) == QN_RING_OK) e->t->put_publish(e->world, out, (qn_slot_tag){.epoch = 1, .bytes = 0});
+    if (e->t->put_begin(e->world, out, &slot, 1) == QN_RING_OK)
+        e->t->put_publish(e->world, out, (qn_slot_tag){.epoch = 1, .bytes = 0});
 }
 
 static void *answer(void *ctx)
@@ -82,9 +85,11 @@ static void *answer(void *ctx)
     return NULL;
 }
 
-static qn_status measure_handover(const char *how, int shared_core, const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err)
+static qn_status measure_handover(const char *how, int shared_core, const qn_bench_options *opt, qn_line_fn *line, void *ctx,
+                                  qn_err *err)
 {
-    const qn_channel_desc channel[2] = {{.from = 0, .to = 1, .depth = 2, .slot_bytes = 64}, {.from = 1, .to = 0, .depth = 2, .slot_bytes = 64}};
+    const qn_channel_desc channel[2] = {{.from = 0, .to = 1, .depth = 2, .slot_bytes = 64},
+                                        {.from = 1, .to = 0, .depth = 2, .slot_bytes = 64}};
     const qn_world_desc desc = {.workers = 2, .channels = 2, .channel = channel, .spins = shared_core ? 0 : 20000};
     echo e = {.t = qn_transport_find("thread"), .rounds = 20000, .pin = shared_core ? 0 : 1};
     pthread_t thread;

@@ -33,7 +33,9 @@ static int32_t list_products(product *out, int32_t most, const qn_model *m, int6
                                   {.m = p->dim[0], .n = p->dim[1], .k = rows, .c_f32 = true}};
         for (int i = 0; i < 3; i++) {
             int32_t at = 0;
-            while (at < count && (out[at].m != three[i].m || out[at].n != three[i].n || out[at].k != three[i].k || out[at].c_f32 != three[i].c_f32)) at++;
+            while (at < count && (out[at].m != three[i].m || out[at].n != three[i].n || out[at].k != three[i].k ||
+                                  out[at].c_f32 != three[i].c_f32))
+                at++;
             if (at == most) return count;
             if (at == count) {
                 out[count] = three[i];

@@ -70,8 +70,10 @@ qn_status qn_convert(const qn_convert_options *opt, qn_err *err)
     QN_TRY(st, qn_tokenizer_json(&json, &json_bytes, tokenizer, err), out);
     QN_TRY(st, read_values(&model, &value, &block, &block_bytes, file, err), out);
     const qn_state_view view = {.model = model, .value = value};
-    const qn_checkpoint_desc desc = {
-        .tokenizer_json = json, .tokenizer_bytes = json_bytes, .bos = qn_tokenizer_bos(tokenizer), .eos = qn_tokenizer_eos(tokenizer)};
+    const qn_checkpoint_desc desc = {.tokenizer_json = json,
+                                     .tokenizer_bytes = json_bytes,
+                                     .bos = qn_tokenizer_bos(tokenizer),
+                                     .eos = qn_tokenizer_eos(tokenizer)};
     QN_TRY(st, qn_checkpoint_write(opt->out, &view, &desc, err), out);
 out:
     qni_values_close(value, block, block_bytes);
@@ -83,7 +85,8 @@ out:
     return st;
 }
 
-qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx, qn_err *err)
+qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx,
+                            qn_err *err)
 {
     qn_tokenizer *t = NULL;
     char *text = NULL, *json = NULL;

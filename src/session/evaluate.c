@@ -51,7 +51,8 @@ static qn_status run(qn_eval_done *done, const qn_eval_options *o, const qni_loa
     qn_status st;
     qn_runner *runner = NULL;
     const int64_t T = o->context > 0 ? o->context : c->context;
-    if (T > c->context) return QN_FAIL(err, QN_ERANGE, "--context %" PRId64 " is longer than the model's %d positions", T, c->context);
+    if (T > c->context)
+        return QN_FAIL(err, QN_ERANGE, "--context %" PRId64 " is longer than the model's %d positions", T, c->context);
     int32_t *cuts = qn_calloc((size_t)o->workers + 1, sizeof(*cuts));
     if (cuts == NULL) return QN_FAIL(err, QN_ENOMEM, "cuts");
     QN_TRY(st, qn_model_default_cuts(m->model, o->batch, T, (int32_t)o->workers, cuts, err), out);
@@ -82,7 +83,8 @@ qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *e
     qn_status st;
     memset(done, 0, sizeof(*done));
     if (opt->model == NULL || opt->data == NULL)
-        return QN_FAIL(err, QN_EINVAL, "%s is missing", opt->model == NULL ? "--model (a model directory or a run)" : "--data (a text file)");
+        return QN_FAIL(err, QN_EINVAL, "%s is missing",
+                       opt->model == NULL ? "--model (a model directory or a run)" : "--data (a text file)");
     QN_TRY(st, qn_text_read(&text, &bytes, &opt->data, 1, err), out);
     QN_TRY(st, qni_load(&model, opt->model, err), out);
     if (model.tokenizer == NULL) {

@@ -7,7 +7,7 @@
 #include "load.h"
 #include "model/cost.h"
 #include "quern/session.h"
-#include "runtime/runner.h"
+#include "window.h"
 
 enum { PREFILL = 128 }; /* the most prompt tokens of one pass */
 
@@ -15,7 +15,8 @@ typedef struct generation {
     const qn_generate_options *opt;
     qni_loaded model;
     qn_runner *runner;
-    int32_t *ids;      /* BOS or the prompt, then what was drawn */
+    qni_window window;
+    int32_t *ids; /* BOS or the prompt, then what was drawn */
     int64_t count, most;
     float *logits;
     int32_t *order;
@@ -85,6 +86,7 @@ static qn_status open_generation(generation *g, qn_err *err)
                                  .cache_len = cache,
                                  .pin = true};
     QN_TRY(st, qn_runner_open(&g->runner, &desc, err), out);
+    g->window = (qni_window){.runner = g->runner, .cache_len = cache, .most = desc.T};
 out:
     qn_free(cuts);
     return st;
@@ -117,27 +119,21 @@ static qn_status show(generation *g, bool last, qn_text_fn *text, void *ctx, boo
     return QN_OK;
 }
 
-static qn_status prefill(generation *g, const float **logits, qn_err *err)
-{
-    for (int64_t at = 0; at < g->count; at += PREFILL) {
-        const int64_t n = g->count - at < PREFILL ? g->count - at : PREFILL;
-        const qn_status st = qn_runner_feed(g->runner, g->ids + at, n, logits, err);
-        if (st != QN_OK) return st;
-    }
-    return QN_OK;
-}
-
 static qn_status decode(generation *g, qn_generate_done *done, qn_text_fn *text, void *ctx, qn_err *err)
 {
     const qn_generate_options *o = g->opt;
     const qn_model_config *c = qn_model_config_of(g->model.model);
-    const qn_sampling how = {.temperature = o->temperature, .top_p = o->top_p, .min_p = o->min_p, .top_k = (int32_t)o->top_k, .seed = (uint64_t)o->seed};
+    const qn_sampling how = {.temperature = o->temperature,
+                             .top_p = o->top_p,
+                             .min_p = o->min_p,
+                             .top_k = (int32_t)o->top_k,
+                             .seed = (uint64_t)o->seed};
     const int32_t eos = qn_tokenizer_eos(g->model.tokenizer), bos = qn_tokenizer_bos(g->model.tokenizer);
     const float *logits = NULL;
     bool stop = false;
     qn_status st;
     const int64_t began = qn_now_ns();
-    QN_TRY(st, prefill(g, &logits, err), out);
+    QN_TRY(st, qni_window_feed(&g->window, g->ids, g->count, &logits, err), out);
     done->prefill_s = (double)(qn_now_ns() - began) * 1e-9;
     QN_TRY(st, show(g, false, text, ctx, &stop, err), out);
     const int64_t from = qn_now_ns();
@@ -148,8 +144,7 @@ static qn_status decode(generation *g, qn_generate_done *done, qn_text_fn *text,
         g->ids[g->count++] = next;
         done->tokens++;
         QN_TRY(st, show(g, false, text, ctx, &stop, err), out);
-        if (g->count >= c->context || done->tokens == o->max_tokens) break;
-        QN_TRY(st, qn_runner_feed(g->runner, &next, 1, &logits, err), out);
+        if (done->tokens < o->max_tokens) QN_TRY(st, qni_window_feed(&g->window, g->ids, g->count, &logits, err), out);
     }
     QN_TRY(st, show(g, true, text, ctx, &stop, err), out);
     done->decode_s = (double)(qn_now_ns() - from) * 1e-9;

@@ -13,12 +13,12 @@
 qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
 {
     if (qn_path_exists(path) != 2)
-        return QN_FAIL(err, QN_ENOENT, "%s is no directory; a model directory (config.json, model.safetensors) or a run was wanted", path);
+        return QN_FAIL(err, QN_ENOENT,
+                       "%s is no directory; a model directory (config.json, model.safetensors) or a run was wanted", path);
     qn_status st = qni_run_newest_checkpoint(out, NULL, path, err);
     if (st != QN_ENOENT) return st;
     QN_TRY(st, qn_path_join(out, QNI_PATH, path, "config.json", err), out);
-    if (qn_path_exists(out) != 1)
-        return QN_FAIL(err, QN_ENOENT, "%s holds neither a config.json nor checkpoints of a run", path);
+    if (qn_path_exists(out) != 1) return QN_FAIL(err, QN_ENOENT, "%s holds neither a config.json nor checkpoints of a run", path);
     if ((size_t)snprintf(out, QNI_PATH, "%s", path) >= QNI_PATH) return QN_FAIL(err, QN_ERANGE, "the path %s is too long", path);
     st = QN_OK;
 out:
@@ -74,7 +74,8 @@ qn_status qni_load(qni_loaded *out, const char *path, qn_err *err)
     if (qn_path_exists(file) == 1) {
         QN_TRY(st, qn_tokenizer_open(&out->tokenizer, file, err), out);
         if (qn_tokenizer_vocab(out->tokenizer) > config.vocab)
-            st = QN_FAIL(err, QN_EFORMAT, "%s has %d tokens, but the model's vocabulary is %d", file, qn_tokenizer_vocab(out->tokenizer), config.vocab);
+            st = QN_FAIL(err, QN_EFORMAT, "%s has %d tokens, but the model's vocabulary is %d", file,
+                         qn_tokenizer_vocab(out->tokenizer), config.vocab);
     }
 out:
     if (st != QN_OK) {

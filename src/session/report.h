@@ -1,5 +1,5 @@
-/* report.html: a run on one self-contained page: what was trained, loss curve, step times, the pipeline drawn from the trace beside the simulated
- * one, bubble measured and predicted. */
+/* report.html: a run on one self-contained page: what was trained, loss curve, step times, the pipeline drawn from the trace
+ * beside the simulated one, bubble measured and predicted. */
 #ifndef QN_SESSION_REPORT_H
 #define QN_SESSION_REPORT_H
 
@@ -12,16 +12,16 @@ typedef struct qn_report_fact {
 } qn_report_fact;
 
 typedef struct qn_report_data {
-    const char *title;                /* "gpt2, 4 layers, 128 wide, on 2 workers" */
-    const qn_report_fact *fact;       /* a table: model, parameters, data, schedule, memory, ... */
+    const char *title;          /* "gpt2, 4 layers, 128 wide, on 2 workers" */
+    const qn_report_fact *fact; /* a table: model, parameters, data, schedule, memory, ... */
     int32_t facts;
-    const qn_metrics_row *row;        /* training steps */
+    const qn_metrics_row *row; /* training steps */
     int64_t rows;
     const int64_t *eval_step;
     const double *eval_loss;
     int64_t evals;
     const qn_trace *measured, *simulated; /* of one step; simulated with the measured costs; NULL: left out */
-    const char *sample;               /* text from the model */
+    const char *sample;                   /* text from the model */
 } qn_report_data;
 
 qn_status qn_report_write(const char *path, const qn_report_data *d, qn_err *err) QN_MUST_USE;

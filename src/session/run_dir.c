@@ -127,13 +127,15 @@ out:
     return st;
 }
 
-qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table, const void *options, const char *const *keys, qn_err *err)
+qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table, const void *options, const char *const *keys,
+                           qn_err *err)
 {
     qn_status st = QN_OK;
     json_error_t where;
     json_t *object = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &where);
     if (!json_is_object(object)) {
-        st = QN_FAIL(err, QN_EFORMAT, "the saved settings are no JSON object (line %d, column %d: %s)", where.line, where.column, where.text);
+        st = QN_FAIL(err, QN_EFORMAT, "the saved settings are no JSON object (line %d, column %d: %s)", where.line, where.column,
+                     where.text);
         goto out;
     }
     for (; *keys != NULL; keys++) {
@@ -143,8 +145,13 @@ qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table
             char *now;
             QN_TRY(st, setting_text(&now, &table->keys[i], options, err), out);
             if (saved == NULL || strcmp(saved, now) != 0)
-                st = QN_FAIL(err, QN_EINVAL, "--%s is %s here, but the run to resume was made with %s; leave the flag out, or start a new run with --init",
-                             *keys, now[0] ? now : "not set", saved == NULL ? "no such setting" : saved[0] ? saved : "none");
+                st = QN_FAIL(
+                    err, QN_EINVAL,
+                    "--%s is %s here, but the run to resume was made with %s; leave the flag out, or start a new run with --init",
+                    *keys, now[0] ? now : "not set",
+                    saved == NULL ? "no such setting"
+                    : saved[0]    ? saved
+                                  : "none");
             qn_free(now);
             if (st != QN_OK) goto out;
         }

@@ -24,9 +24,10 @@ qn_status qni_run_prune(const char *run, int64_t keep, qn_err *err) QN_MUST_USE;
 
 /* Settings of an options struct as the text of a JSON object {"key": "value", ...}; *out freed with qn_free. */
 qn_status qni_settings_json(char **out, const qn_table *table, const void *options, qn_err *err) QN_MUST_USE;
-/* Whether the settings named in keys (NULL-terminated) are the same in json and in options. Errors: QN_EINVAL naming the first that differs,
- * with both values. */
-qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table, const void *options, const char *const *keys, qn_err *err) QN_MUST_USE;
+/* Whether the settings named in keys (NULL-terminated) are the same in json and in options. Errors: QN_EINVAL naming the first
+ * that differs, with both values. */
+qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table, const void *options, const char *const *keys,
+                           qn_err *err) QN_MUST_USE;
 
 /* log.jsonl: one line a call, flushed. log may be NULL. */
 void qni_log_line(FILE *log, const char *line);

@@ -6,7 +6,6 @@
 
 #include "core/clock.h"
 #include "core/io.h"
-#include "core/log.h"
 #include "train_run.h"
 
 /* Linear warm-up, then a cosine from lr to min_lr at the last step (nanoGPT's rule). */
@@ -31,8 +30,8 @@ qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
 {
     char path[QNI_PATH], line[QNI_PATH + 64], state[256];
     qn_status st;
-    snprintf(state, sizeof(state), "{\"format\": 1, \"step\": %" PRId64 ", \"steps\": %" PRId64 ", \"seed\": %" PRId64 "}\n", step, r->opt->steps,
-             r->opt->seed);
+    snprintf(state, sizeof(state), "{\"format\": 1, \"step\": %" PRId64 ", \"steps\": %" PRId64 ", \"seed\": %" PRId64 "}\n",
+             step, r->opt->steps, r->opt->seed);
     const qn_state_view view = {.model = r->model, .value = r->value, .m = r->m, .v = r->v};
     const qn_checkpoint_desc desc = {.tokenizer_json = r->tokenizer_json,
                                      .tokenizer_bytes = r->tokenizer_bytes,
@@ -41,7 +40,6 @@ qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
                                      .state_json = state};
     QN_TRY(st, qni_run_checkpoint_path(path, r->opt->out, step, err), out);
     QN_TRY(st, qn_checkpoint_write(path, &view, &desc, err), out);
-    r->made_dir = false; /* from here on the directory holds something worth keeping */
     QN_TRY(st, qni_run_prune(r->opt->out, r->opt->keep, err), out);
     snprintf(line, sizeof(line), "{\"event\": \"saved\", \"step\": %" PRId64 "}", step);
     qni_log_line(r->log, line);
@@ -70,21 +68,27 @@ static qn_status record_step(qni_train_run *r, const qn_train_step *s, qn_err *e
     char line[256], loss[40], norm[40];
     log_number(loss, sizeof(loss), s->loss);
     log_number(norm, sizeof(norm), s->grad_norm);
-    snprintf(line, sizeof(line), "{\"event\": \"step\", \"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %s, \"lr\": %.17g, \"step_ms\": %.6g}", s->step,
-             loss, norm, s->lr, s->step_ms);
+    snprintf(line, sizeof(line),
+             "{\"event\": \"step\", \"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %s, \"lr\": %.17g, \"step_ms\": %.6g}",
+             s->step, loss, norm, s->lr, s->step_ms);
     qni_log_line(r->log, line);
-    const qn_metrics_row row = {.step = s->step, .loss = s->loss, .grad_norm = s->grad_norm, .lr = s->lr, .tokens_per_s = s->tokens_per_s, .step_ms = s->step_ms};
+    const qn_metrics_row row = {.step = s->step,
+                                .loss = s->loss,
+                                .grad_norm = s->grad_norm,
+                                .lr = s->lr,
+                                .tokens_per_s = s->tokens_per_s,
+                                .step_ms = s->step_ms};
     return qn_metrics_step(r->metrics, &row, err);
 }
 
 /* A step whose loss or gradient is not finite: say where, and what is safe. */
-static qn_status explain_nonfinite(qni_train_run *r, int64_t step, qn_err *err)
+static qn_status explain_nonfinite(const qni_train_run *r, qn_err *err)
 {
     char path[QNI_PATH], why[QN_ERR_TEXT];
     if (err == NULL) return QN_ENONFINITE;
     snprintf(why, sizeof(why), "%s", err->text);
     const bool saved = qni_run_newest_checkpoint(path, NULL, r->opt->out, NULL) == QN_OK;
-    return QN_FAIL(err, QN_ENONFINITE, "step %" PRId64 ": %.400s; last good checkpoint: %.400s; try a lower --lr or a longer --warmup", step + 1, why,
+    return QN_FAIL(err, QN_ENONFINITE, "%.400s; last good checkpoint: %.400s; try a lower --lr or a longer --warmup", why,
                    saved ? path : "none yet (use --save-every)");
 }
 
@@ -96,7 +100,7 @@ static qn_status take_step(qni_train_run *r, int64_t step, qn_train_step *s, dou
     const int slot = (int)(step % QNI_TRACES);
     const double lr = learning_rate(o, step);
     qn_status st = qn_trainer_step(r->trainer, step, lr, &result, &r->trace[slot], err);
-    if (st == QN_ENONFINITE) return explain_nonfinite(r, step, err);
+    if (st == QN_ENONFINITE) return explain_nonfinite(r, err);
     if (st != QN_OK) return st;
     r->traced_ns[slot] = result.ns;
     const double seconds = (double)result.ns * 1e-9;
@@ -116,7 +120,8 @@ static qn_status take_step(qni_train_run *r, int64_t step, qn_train_step *s, dou
         QN_TRY(st, evaluate(r, step + 1, o->eval_windows, &s->val_loss, err), out);
         s->evaluated = 1;
     }
-    if (o->save_every > 0 && (step + 1) % o->save_every == 0 && step + 1 < o->steps) QN_TRY(st, qni_train_save(r, step + 1, err), out);
+    if (o->save_every > 0 && (step + 1) % o->save_every == 0 && step + 1 < o->steps)
+        QN_TRY(st, qni_train_save(r, step + 1, err), out);
 out:
     return st;
 }
@@ -148,11 +153,13 @@ static void announce(const qni_train_run *r)
     const qn_memory mem = qn_trainer_memory(r->trainer);
     const double mb = 1.0 / (1 << 20);
     char line[512];
-    snprintf(line, sizeof(line), "%s, %" PRId64 " parameters, %" PRId64 " tokens of text; %" PRId64 " worker%s x %" PRId64 " thread%s, %s, %" PRId64
+    snprintf(line, sizeof(line),
+             "%s, %" PRId64 " parameters, %" PRId64 " tokens of text; %" PRId64 " worker%s x %" PRId64 " thread%s, %s, %" PRId64
              " micro-batches; %.0f MB of state, %.0f MB of activations",
-             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", qn_model_param_count(r->model), qn_tokens_count(r->tokens), r->opt->workers,
-             r->opt->workers == 1 ? "" : "s", r->opt->threads, r->opt->threads == 1 ? "" : "s", r->opt->schedule, r->opt->micro_batches,
-             (double)(mem.params + mem.grads + mem.moments + mem.packed) * mb, (double)(mem.arenas + mem.scratch) * mb);
+             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", qn_model_param_count(r->model), qn_tokens_count(r->tokens),
+             r->opt->workers, r->opt->workers == 1 ? "" : "s", r->opt->threads, r->opt->threads == 1 ? "" : "s", r->opt->schedule,
+             r->opt->micro_batches, (double)(mem.params + mem.grads + mem.moments + mem.packed) * mb,
+             (double)(mem.arenas + mem.scratch) * mb);
     r->hooks->began(r->hooks->ctx, line);
 }
 
@@ -185,11 +192,10 @@ qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_tr
     QN_TRY(st, loop(&r, done, err), out);
     QN_TRY(st, finish(&r, done, err), out);
     if (done->interrupted)
-        st = QN_FAIL(err, QN_EINTR, "interrupted after step %" PRId64 " of %" PRId64 " and saved; go on with --resume", done->steps, opt->steps);
+        st = QN_FAIL(err, QN_EINTR, "interrupted after step %" PRId64 " of %" PRId64 " and saved; go on with --resume",
+                     done->steps, opt->steps);
 out:
     if (st != QN_OK && st != QN_EINTR && r.log != NULL) qni_log_line(r.log, "{\"event\": \"failed\"}");
-    const bool leave_nothing = st != QN_OK && r.made_dir && r.log == NULL; /* failed before the first step: as if it had not been tried */
     qni_train_run_fini(&r);
-    if (leave_nothing && qn_remove_tree(opt->out, NULL) != QN_OK) qn_log(QN_LOG_WARN, "%s could not be removed", opt->out);
     return st;
 }

@@ -4,11 +4,12 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "core/io.h"
 #include "measured.h"
 #include "report.h"
-#include "runtime/runner.h"
 #include "train_run.h"
+#include "window.h"
 
 /* The traces that were kept, moved to the front of a list of their own. */
 static int32_t kept_traces(qn_trace out[QNI_TRACES], const qni_train_run *r)
@@ -41,28 +42,35 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
     const qn_train_options *o = r->opt;
     const qn_memory mem = qn_trainer_memory(r->trainer);
     const double mb = 1.0 / (1 << 20);
-    add_fact(f, "model", "%s, %d layers, %d wide, %d heads, context %d, vocabulary %d", r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama",
-             r->config.layers, r->config.width, r->config.heads, r->config.context, r->config.vocab);
+    add_fact(f, "model", "%s, %d layers, %d wide, %d heads, context %d, vocabulary %d",
+             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", r->config.layers, r->config.width, r->config.heads,
+             r->config.context, r->config.vocab);
     add_fact(f, "parameters", "%" PRId64, qn_model_param_count(r->model));
-    add_fact(f, "text", "%" PRId64 " tokens (%s), the last tenth held out", qn_tokens_count(r->tokens), qn_tokenizer_kind(r->tokenizer));
+    add_fact(f, "text", "%" PRId64 " tokens (%s), the last tenth held out", qn_tokens_count(r->tokens),
+             qn_tokenizer_kind(r->tokenizer));
     add_fact(f, "steps", "%" PRId64 " of %" PRId64 "%s", done->steps, o->steps, done->interrupted ? ", interrupted" : "");
-    add_fact(f, "batch", "%" PRId64 " samples of %" PRId64 " tokens in %" PRId64 " micro-batches", o->batch, o->context, o->micro_batches);
+    add_fact(f, "batch", "%" PRId64 " samples of %" PRId64 " tokens in %" PRId64 " micro-batches", o->batch, o->context,
+             o->micro_batches);
     add_fact(f, "workers", "%" PRId64 " with %" PRId64 " thread%s each", o->workers, o->threads, o->threads == 1 ? "" : "s");
     add_fact(f, "schedule", "%s, %d stages", o->schedule, r->order->stages);
     add_fact(f, "products in", "%s", o->dtype == 0 ? "f32" : "bf16");
     add_fact(f, "speed", "%.0f tokens/s", done->tokens_per_s);
     if (!done->interrupted) add_fact(f, "validation loss", "%.4f", done->val_loss);
-    add_fact(f, "memory", "%.1f MB of parameters, gradients and moments; %.1f MB packed weights; %.1f MB activations; %.1f MB scratch",
-             (double)(mem.params + mem.grads + mem.moments) * mb, (double)mem.packed * mb, (double)mem.arenas * mb, (double)mem.scratch * mb);
+    add_fact(f, "memory",
+             "%.1f MB of parameters, gradients and moments; %.1f MB packed weights; %.1f MB activations; %.1f MB scratch",
+             (double)(mem.params + mem.grads + mem.moments) * mb, (double)mem.packed * mb, (double)mem.arenas * mb,
+             (double)mem.scratch * mb);
 }
 
-static qn_status read_metrics(qn_report_data *d, const char *path, int64_t steps, qn_metrics_row **rows, int64_t **eval_step, double **eval_loss, qn_err *err)
+static qn_status read_metrics(qn_report_data *d, const char *path, int64_t steps, qn_metrics_row **rows, int64_t **eval_step,
+                              double **eval_loss, qn_err *err)
 {
     enum { EVALS = 4096 };
     *rows = qn_calloc((size_t)steps + 1, sizeof(**rows));
     *eval_step = qn_calloc(EVALS, sizeof(**eval_step));
     *eval_loss = qn_calloc(EVALS, sizeof(**eval_loss));
-    if (*rows == NULL || *eval_step == NULL || *eval_loss == NULL) return QN_FAIL(err, QN_ENOMEM, "metrics of %" PRId64 " steps", steps);
+    if (*rows == NULL || *eval_step == NULL || *eval_loss == NULL)
+        return QN_FAIL(err, QN_ENOMEM, "metrics of %" PRId64 " steps", steps);
     d->rows = qn_metrics_read(path, *rows, steps, err);
     d->evals = qn_metrics_read_evals(path, *eval_step, *eval_loss, EVALS, err);
     d->row = *rows;
@@ -84,8 +92,9 @@ qn_status qni_train_report(qni_train_run *r, qn_train_done *done, qn_err *err)
     const int32_t traces = kept_traces(kept, r);
     const qn_trace *measured = qni_trace_median(kept, traces);
     collect_facts(&f, r, done);
-    snprintf(title, sizeof(title), "%s, %d layers, %d wide, on %" PRId64 " worker%s", r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama",
-             r->config.layers, r->config.width, r->opt->workers, r->opt->workers == 1 ? "" : "s");
+    snprintf(title, sizeof(title), "%s, %d layers, %d wide, on %" PRId64 " worker%s",
+             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", r->config.layers, r->config.width, r->opt->workers,
+             r->opt->workers == 1 ? "" : "s");
     qn_report_data d = {.title = title, .fact = f.fact, .facts = f.count, .sample = done->sample};
     QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "metrics.sqlite", err), out);
     QN_TRY(st, read_metrics(&d, path, done->steps, &rows, &eval_step, &eval_loss, err), out);
@@ -111,8 +120,8 @@ out:
     return st;
 }
 
-/* Draws ids one by one, starting from a line break or the text's own beginning. */
-static qn_status draw(int32_t *ids, int64_t *count, int64_t most, qni_train_run *r, qn_runner *runner, qn_err *err)
+/* Draws ids one by one; ids [most] begin with count given ones. */
+static qn_status draw(int32_t *ids, int64_t *count, int64_t most, const qni_train_run *r, qni_window *window, qn_err *err)
 {
     const int32_t vocab = r->config.vocab;
     qn_status st = QN_OK;
@@ -123,12 +132,12 @@ static qn_status draw(int32_t *ids, int64_t *count, int64_t most, qni_train_run 
         st = QN_FAIL(err, QN_ENOMEM, "sampling over %d tokens", vocab);
         goto out;
     }
-    ids[0] = qn_tokens_at(r->tokens, r->valid.count > 0 ? r->valid.first : 0);
-    for (*count = 1; *count < most; (*count)++) {
+    while (*count < most) {
         const float *logits;
-        QN_TRY(st, qn_runner_feed(runner, &ids[*count - 1], 1, &logits, err), out);
+        QN_TRY(st, qni_window_feed(window, ids, *count, &logits, err), out);
         memcpy(own, logits, (size_t)vocab * sizeof(*own));
         ids[*count] = qn_sample(own, qn_tokenizer_vocab(r->tokenizer), &how, *count, order);
+        ++*count;
     }
 out:
     qn_free(order);
@@ -136,22 +145,40 @@ out:
     return st;
 }
 
+/* Where a sample starts: after a line break, or where the tokenizer has none, with the first token held out. */
+static int32_t first_id(const qni_train_run *r)
+{
+    int32_t *ids = NULL, first = qn_tokens_at(r->tokens, r->valid.count > 0 ? r->valid.first : 0);
+    int64_t count = 0;
+    if (qn_tokenizer_encode(&ids, &count, r->tokenizer, "\n", 1, NULL) == QN_OK && count > 0) first = ids[count - 1];
+    qn_free(ids);
+    return first;
+}
+
 qn_status qni_train_sample(qni_train_run *r, qn_train_done *done, qn_err *err)
 {
     enum { MOST = 400 };
-    int32_t ids[MOST], first_layer[2] = {0, qn_model_layers(r->model)};
-    int64_t count = 0;
+    int32_t ids[MOST] = {first_id(r)}, first_layer[2] = {0, qn_model_layers(r->model)};
+    int64_t count = 1;
     char *text = NULL;
     size_t bytes = 0;
     qn_runner *runner = NULL;
-    const int64_t most = r->config.context < MOST ? r->config.context : MOST;
-    const qn_runner_desc desc = {.model = r->model, .value = (void *const *)r->value, .first_layer = first_layer, .workers = 1, .threads = 1,
-                                 .mode = QN_MODE_F32, .B = 1, .T = 1, .cache_len = most};
+    const qn_runner_desc desc = {.model = r->model,
+                                 .value = (void *const *)r->value,
+                                 .first_layer = first_layer,
+                                 .workers = 1,
+                                 .threads = 1,
+                                 .mode = QN_MODE_F32,
+                                 .B = 1,
+                                 .T = qn_min64(r->opt->context, 128),
+                                 .cache_len = r->opt->context};
     qn_status st;
     QN_TRY(st, qn_runner_open(&runner, &desc, err), out);
-    QN_TRY(st, draw(ids, &count, most, r, runner, err), out);
+    qni_window window = {.runner = runner, .cache_len = desc.cache_len, .most = desc.T};
+    QN_TRY(st, draw(ids, &count, MOST, r, &window, err), out);
     QN_TRY(st, qn_tokenizer_decode(&text, &bytes, r->tokenizer, ids, count, err), out);
-    snprintf(done->sample, sizeof(done->sample), "%s", text);
+    const char *from = text + strspn(text, "\n");
+    snprintf(done->sample, sizeof(done->sample), "%s", from);
 out:
     qn_free(text);
     qn_runner_close(runner);

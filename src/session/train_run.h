@@ -1,4 +1,5 @@
-/* One training run in the making: what qn_train's parts share. Opened by set-up, used by the loop, closed by qni_train_run_fini. */
+/* One training run in the making: what qn_train's parts share. Opened by set-up, used by the loop, closed by qni_train_run_fini.
+ */
 #ifndef QN_SESSION_TRAIN_RUN_H
 #define QN_SESSION_TRAIN_RUN_H
 
@@ -30,12 +31,13 @@ typedef struct qni_train_run {
     qn_trainer *trainer;
     float **value, **m, **v; /* [params]: views of the homes */
 
-    char *settings;       /* JSON of all options */
-    bool made_dir;        /* the run directory is ours and holds nothing worth keeping yet */
+    char *settings;     /* JSON of all options */
+    char dir[QNI_PATH]; /* where the run's files are now */
+    bool is_new;        /* dir is beside --out still, and goes when the run does not come to its first step */
     FILE *log;
     qn_metrics *metrics;
 
-    int64_t first_step;   /* steps done before this call */
+    int64_t first_step; /* steps done before this call */
     qn_trace trace[QNI_TRACES];
     int64_t traced_ns[QNI_TRACES]; /* step times, 0: unused */
 } qni_train_run;

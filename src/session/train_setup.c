@@ -13,26 +13,30 @@
 #include "data/text/text.h"
 
 /* Settings that must be the same when a run is resumed: they decide the numbers. How the work is spread may differ. */
-static const char *const must_fit[] = {"tokenizer", "arch",    "layers",   "heads",         "kv-heads", "width", "hidden", "context", "tied",
-                                       "untied",    "batch",   "steps",    "lr",            "min-lr",   "warmup", "beta1",  "beta2",   "eps",
-                                       "weight-decay", "clip", "dropout", "micro-batches", "dtype",    "seed",   NULL};
+static const char *const must_fit[] = {"tokenizer",     "arch",  "layers", "heads", "kv-heads",     "width", "hidden",
+                                       "context",       "tied",  "untied", "batch", "steps",        "lr",    "min-lr",
+                                       "warmup",        "beta1", "beta2",  "eps",   "weight-decay", "clip",  "dropout",
+                                       "micro-batches", "dtype", "seed",   NULL};
 
 static qn_status check_options(const qn_train_options *o, qn_err *err)
 {
     if (o->out == NULL) return QN_FAIL(err, QN_EINVAL, "--out is missing: name the directory for this run");
-    if (o->data.count == 0 && !o->resume) return QN_FAIL(err, QN_EINVAL, "--data is missing: name one or more text files to learn from");
+    if (o->data.count == 0 && !o->resume)
+        return QN_FAIL(err, QN_EINVAL, "--data is missing: name one or more text files to learn from");
     if (o->resume && o->force) return QN_FAIL(err, QN_EINVAL, "--resume goes on with a run and --force replaces it; choose one");
     if (o->resume && o->init != NULL && qn_path_exists(o->out) == 0)
         return QN_FAIL(err, QN_EINVAL, "--resume needs an existing run in --out; %s does not exist", o->out);
     if (o->tied && o->untied) return QN_FAIL(err, QN_EINVAL, "--tied and --untied exclude each other");
     if (o->kv_heads != 0 && o->arch == QN_ARCH_GPT2 && o->kv_heads != o->heads)
-        return QN_FAIL(err, QN_EINVAL, "--kv-heads %" PRId64 " needs --arch llama; gpt2 has as many key heads as heads", o->kv_heads);
+        return QN_FAIL(err, QN_EINVAL, "--kv-heads %" PRId64 " needs --arch llama; gpt2 has as many key heads as heads",
+                       o->kv_heads);
     if (strcmp(o->transport, "thread") != 0 && strcmp(o->transport, "self") != 0)
         return QN_FAIL(err, QN_EINVAL, "--transport is %s; thread or self was wanted", o->transport);
     const int there = qn_path_exists(o->out);
     if (there == 1) return QN_FAIL(err, QN_EEXIST, "--out %s is a file, not a directory", o->out);
     if (there == 2 && !o->resume && !o->force)
-        return QN_FAIL(err, QN_EEXIST, "--out %s exists; use --resume to go on with it, --force to replace it, or another name", o->out);
+        return QN_FAIL(err, QN_EEXIST, "--out %s exists; use --resume to go on with it, --force to replace it, or another name",
+                       o->out);
     if (there == 0 && o->resume) return QN_FAIL(err, QN_ENOENT, "--resume: there is no run in %s", o->out);
     return QN_OK;
 }
@@ -69,7 +73,8 @@ static qn_status choose_config(qni_train_run *r, const char *init_dir, qn_err *e
         if (vocab > c->vocab)
             return QN_FAIL(err, QN_EINVAL, "the tokenizer has %d tokens, but the model of --init only %d", vocab, c->vocab);
         if (o->context > c->context)
-            return QN_FAIL(err, QN_EINVAL, "--context %" PRId64 " is longer than the %d positions of the model of --init", o->context, c->context);
+            return QN_FAIL(err, QN_EINVAL, "--context %" PRId64 " is longer than the %d positions of the model of --init",
+                           o->context, c->context);
     } else {
         *c = (qn_model_config){.arch = (qn_arch)o->arch,
                                .layers = (int32_t)o->layers,
@@ -85,24 +90,35 @@ static qn_status choose_config(qni_train_run *r, const char *init_dir, qn_err *e
     return QN_OK;
 }
 
-/* Text to ids; writes RUN/tokenizer.json and RUN/tokens.bin. */
+/* Tokenizer, tokens and settings of a new run, in a directory beside the one asked for: what is there stays until all is well. */
 static qn_status write_tokens(qni_train_run *r, const int32_t *ids, int64_t count, qn_err *err)
 {
     char path[QNI_PATH];
     qn_status st;
-    if (qn_path_exists(r->opt->out) == 2) QN_TRY(st, qn_remove_tree(r->opt->out, err), out);
-    QN_TRY(st, qn_make_dirs(r->opt->out, err), out);
-    r->made_dir = true;
-    QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "checkpoints", err), out);
+    if ((size_t)snprintf(r->dir, sizeof(r->dir), "%s.new", r->opt->out) >= sizeof(r->dir))
+        return QN_FAIL(err, QN_ERANGE, "the path --out %s is too long", r->opt->out);
+    r->is_new = true;
+    if (qn_path_exists(r->dir) == 2) QN_TRY(st, qn_remove_tree(r->dir, err), out);
+    QN_TRY(st, qn_path_join(path, sizeof(path), r->dir, "checkpoints", err), out);
     QN_TRY(st, qn_make_dirs(path, err), out);
-    QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "tokenizer.json", err), out);
+    QN_TRY(st, qn_path_join(path, sizeof(path), r->dir, "tokenizer.json", err), out);
     QN_TRY(st, qn_file_write(path, r->tokenizer_json, r->tokenizer_bytes, err), out);
-    QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "tokens.bin", err), out);
+    QN_TRY(st, qn_path_join(path, sizeof(path), r->dir, "tokens.bin", err), out);
     QN_TRY(st, qn_tokens_write(path, ids, count, qn_tokenizer_vocab(r->tokenizer), err), out);
-    QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "config.json", err), out);
+    QN_TRY(st, qn_path_join(path, sizeof(path), r->dir, "config.json", err), out);
     QN_TRY(st, qn_file_write(path, r->settings, strlen(r->settings), err), out);
 out:
     return st;
+}
+
+/* The new run takes its place; with --force it replaces what was there. */
+static qn_status move_in(qni_train_run *r, qn_err *err)
+{
+    const qn_status st = qn_replace_dir(r->opt->out, r->dir, err);
+    if (st != QN_OK) return st;
+    r->is_new = false;
+    snprintf(r->dir, sizeof(r->dir), "%s", r->opt->out);
+    return QN_OK;
 }
 
 /* A new run: everything is checked before the directory is touched. */
@@ -121,8 +137,8 @@ static qn_status begin_new(qni_train_run *r, const char *init_dir, qn_err *err)
     QN_TRY(st, qni_train_plan(r, err), out);
     QN_TRY(st, qn_tokenizer_encode(&ids, &count, r->tokenizer, text, bytes, err), out);
     if (count - count / 10 < o->context + 1) {
-        st = QN_FAIL(err, QN_ERANGE, "the text has %" PRId64 " tokens; at least %" PRId64 " are needed for --context %" PRId64, count,
-                     (o->context + 1) * 10 / 9 + 1, o->context);
+        st = QN_FAIL(err, QN_ERANGE, "the text has %" PRId64 " tokens; at least %" PRId64 " are needed for --context %" PRId64,
+                     count, (o->context + 1) * 10 / 9 + 1, o->context);
         goto out;
     }
     QN_TRY(st, write_tokens(r, ids, count, err), out);
@@ -143,7 +159,9 @@ static qn_status begin_resumed(qni_train_run *r, const char *checkpoint, qn_err 
     QN_TRY(st, qn_file_read(&saved, &bytes, path, 1 << 20, err), out);
     QN_TRY(st, qni_settings_fit(saved, bytes, &qn_train_table, o, must_fit, err), out);
     if (r->first_step >= o->steps) {
-        st = QN_FAIL(err, QN_ESTATE, "the run in %s is finished (%" PRId64 " of %" PRId64 " steps); start a new one with --init %s to train further",
+        st = QN_FAIL(err, QN_ESTATE,
+                     "the run in %s is finished (%" PRId64 " of %" PRId64
+                     " steps); start a new one with --init %s to train further",
                      o->out, r->first_step, o->steps, o->out);
         goto out;
     }
@@ -164,10 +182,11 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
     const qn_train_options *o = r->opt;
     qn_status st;
     char path[QNI_PATH];
-    QN_TRY(st, qn_path_join(path, sizeof(path), o->out, "tokens.bin", err), out);
+    QN_TRY(st, qn_path_join(path, sizeof(path), r->dir, "tokens.bin", err), out);
     QN_TRY(st, qn_tokens_open(&r->tokens, path, err), out);
     if (qn_tokens_vocab(r->tokens) > r->config.vocab) {
-        st = QN_FAIL(err, QN_EFORMAT, "%s holds tokens up to %d, but the model's vocabulary is %d", path, qn_tokens_vocab(r->tokens), r->config.vocab);
+        st = QN_FAIL(err, QN_EFORMAT, "%s holds tokens up to %d, but the model's vocabulary is %d", path,
+                     qn_tokens_vocab(r->tokens), r->config.vocab);
         goto out;
     }
     r->train = qn_tokens_train_part(r->tokens);
@@ -240,6 +259,7 @@ qn_status qni_train_open(qni_train_run *r, qn_err *err)
     QN_TRY(st, check_options(o, err), out);
     QN_TRY(st, qni_settings_json(&r->settings, &qn_train_table, o, err), out);
     if (o->resume) {
+        snprintf(r->dir, sizeof(r->dir), "%s", o->out);
         QN_TRY(st, qni_run_newest_checkpoint(start, &r->first_step, o->out, err), out);
         QN_TRY(st, begin_resumed(r, start, err), out);
     } else {
@@ -248,18 +268,22 @@ qn_status qni_train_open(qni_train_run *r, qn_err *err)
     }
     QN_TRY(st, open_trainer(r, err), out);
     if (start[0] != '\0') {
-        const qn_state_view view = {.model = r->model, .value = r->value, .m = o->resume ? r->m : NULL, .v = o->resume ? r->v : NULL};
+        const qn_state_view view = {
+            .model = r->model, .value = r->value, .m = o->resume ? r->m : NULL, .v = o->resume ? r->v : NULL};
         QN_TRY(st, qn_checkpoint_read(start, &view, err), out);
         qn_trainer_refresh(r->trainer);
     }
-    QN_TRY(st, open_records(r, err), out);
     QN_TRY(st, open_traces(r, err), out);
+    if (r->is_new) QN_TRY(st, move_in(r, err), out);
+    QN_TRY(st, open_records(r, err), out);
 out:
     return st;
 }
 
 void qni_train_run_fini(qni_train_run *r)
 {
+    if (r->is_new && qn_path_exists(r->dir) == 2 && qn_remove_tree(r->dir, NULL) != QN_OK)
+        qn_log(QN_LOG_WARN, "%s could not be removed", r->dir);
     for (int i = 0; i < QNI_TRACES; i++) qn_free(r->trace[i].time);
     qn_metrics_close(r->metrics);
     if (r->log != NULL) fclose(r->log);
@@ -298,7 +322,8 @@ qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
         st = QN_FAIL(err, QN_EFORMAT, "%s, line %d: %s", path, where.line, where.text);
         goto out;
     }
-    const bool respread = qn_config_given(config, "workers") || qn_config_given(config, "schedule") || qn_config_given(config, "chunks");
+    const bool respread =
+        qn_config_given(config, "workers") || qn_config_given(config, "schedule") || qn_config_given(config, "chunks");
     json_object_foreach(saved, name, value)
     {
         if (respread && strcmp(name, "cuts") == 0) continue; /* they were for other stages */
