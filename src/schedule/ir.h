@@ -20,6 +20,7 @@
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
  * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; TIE adds a tied
  * weight's other uses into its owner's gradient. */
+/* clang-format off */
 #define QN_OP_LIST(X)                                                                                          \
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
     X(QN_OP_PACK, "PACK") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD") X(QN_OP_OPT, "OPT")  \
@@ -31,10 +32,12 @@ typedef enum qn_op {
 #undef QN_OP_ENUM
     QN_OPS
 } qn_op;
+/* clang-format on */
 
 /* Value classes. ACT: input of a stage (the output of the one before); GRAD: gradient of a stage's output; STASH: F to B;
- * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM, TGRAD: a tied
- * weight and its gradient on their way between owner and replica. */
+ * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM,
+ * TGRAD: a tied weight and its gradient on their way between owner and replica. */
+/* clang-format off */
 #define QN_VALUE_LIST(X)                                                                              \
     X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
     X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad")
@@ -45,6 +48,7 @@ typedef enum qn_value_class {
 #undef QN_VALUE_ENUM
     QN_VALUE_CLASSES
 } qn_value_class;
+/* clang-format on */
 
 typedef enum qn_lane { QN_LANE_COMP, QN_LANE_SEND, QN_LANE_RECV, QN_LANES } qn_lane;
 
@@ -52,10 +56,10 @@ enum { QN_MAX_WORKERS = 1024, QN_NONE = -1 };
 
 /* --- pattern: what a generator is asked for */
 typedef struct qn_pattern {
-    int32_t workers;  /* P >= 1 */
-    int32_t items;    /* M >= 1 micro-batches */
-    int32_t chunks;   /* v >= 1 stages per worker; stages S = P * v */
-    int32_t group;    /* interleaved: micro-batches per group; 0: P */
+    int32_t workers;      /* P >= 1 */
+    int32_t items;        /* M >= 1 micro-batches */
+    int32_t chunks;       /* v >= 1 stages per worker; stages S = P * v */
+    int32_t group;        /* interleaved: micro-batches per group; 0: P */
     int64_t cost[QN_OPS]; /* ticks of one task of each op, where a generator wants them */
 } qn_pattern;
 
@@ -71,7 +75,8 @@ typedef struct qn_order {
     qn_order_task **task; /* [workers][count] */
     bool failed;          /* out of memory; sticks until done */
 
-    /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL, -1: not said. */
+    /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL,
+     * -1: not said. */
     int64_t *arena_limit;                            /* [workers] */
     int64_t *act_bytes, *stash_bytes, *wstash_bytes; /* [stages] */
     int64_t cost[QN_OPS];                            /* ticks of one task */
@@ -90,45 +95,45 @@ typedef struct qn_span {
 } qn_span;
 
 typedef struct qn_task {
-    int32_t op;            /* qn_op */
-    int32_t stage, item;   /* QN_NONE where they mean nothing */
+    int32_t op;          /* qn_op */
+    int32_t stage, item; /* QN_NONE where they mean nothing */
     int32_t worker, lane;
-    int32_t channel;       /* SEND, RECV: index in plan->channel; else QN_NONE */
-    uint64_t tag;          /* SEND, RECV: unique in its channel within a step */
-    int64_t cost;          /* ticks; the simulator's default, overridden by a cost table */
+    int32_t channel;            /* SEND, RECV: index in plan->channel; else QN_NONE */
+    uint64_t tag;               /* SEND, RECV: unique in its channel within a step */
+    int64_t cost;               /* ticks; the simulator's default, overridden by a cost table */
     qn_span in, out, acc, free; /* value ids read, written, added to, dropped after */
-    qn_span wait;          /* task ids of the SAME worker on OTHER lanes that must be complete before this one starts: writers of what it reads,
-                              last readers of the slots it writes, extra edges. Derived by qn_plan_finish. */
+    qn_span wait; /* task ids of the SAME worker on OTHER lanes that must be complete before this one starts: writers of what it
+                     reads, last readers of the slots it writes, extra edges. Derived by qn_plan_finish. */
 } qn_task;
 
 typedef struct qn_value {
-    int32_t cls;           /* qn_value_class */
-    int32_t stage, item;   /* ACT, GRAD: of the stage that reads it; item QN_NONE for per-step values */
-    int32_t worker;        /* whose arena holds it */
+    int32_t cls;         /* qn_value_class */
+    int32_t stage, item; /* ACT, GRAD: of the stage that reads it; item QN_NONE for per-step values */
+    int32_t worker;      /* whose arena holds it */
     int64_t bytes;
-    int64_t offset;        /* in that arena; QN_NONE for what has a home elsewhere (PARAM, PGRAD, STAT, TPARAM; TGRAD has one on the replica's side
-                              and a slot on the owner's) */
-    bool carried;          /* alive at the end of the step by declaration */
+    int64_t offset; /* in that arena; QN_NONE for what has a home elsewhere (PARAM, PGRAD, STAT, TPARAM; TGRAD has one on the
+                       replica's side and a slot on the owner's) */
+    bool carried;   /* alive at the end of the step by declaration */
 } qn_value;
 
 typedef struct qn_channel {
-    int32_t from, to;      /* workers */
-    int32_t cls;           /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD */
-    int32_t edge;          /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
-    int32_t depth;         /* slots; the channel rule says 2 */
-    int64_t slot_bytes;    /* larger values travel in several slots, in order */
+    int32_t from, to;   /* workers */
+    int32_t cls;        /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD */
+    int32_t edge;       /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
+    int32_t depth;      /* slots; the channel rule says 2 */
+    int64_t slot_bytes; /* larger values travel in several slots, in order */
 } qn_channel;
 
 typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
-    int32_t *worker_of;    /* [stages] */
-    qn_task *task;         /* [tasks], grouped by worker, then lane, in lane order */
+    int32_t *worker_of;           /* [stages] */
+    qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
     int32_t (*lane)[QN_LANES][2]; /* [workers]: first task and count of each lane */
     qn_value *value;
     qn_channel *channel;
     int32_t *ref;
-    int64_t *arena_bytes;  /* [workers]: the sum of the slots, exact */
-    int64_t *arena_limit;  /* [workers]: capacity, INT64_MAX when none */
+    int64_t *arena_bytes; /* [workers]: the sum of the slots, exact */
+    int64_t *arena_limit; /* [workers]: capacity, INT64_MAX when none */
 } qn_plan;
 
 void qn_plan_close(qn_plan *p); /* accepts NULL */
@@ -137,34 +142,35 @@ void qn_plan_close(qn_plan *p); /* accepts NULL */
 typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST } qn_recompute;
 
 typedef struct qn_lowering {
-    const int64_t *act_bytes;     /* [stages]: input of stage s (its ACT); stage 0 has none in the arena. NULL: all 1 */
-    const int64_t *stash_bytes;   /* [stages] */
-    const int64_t *wstash_bytes;  /* [stages] */
-    const int64_t *arena_limit;   /* [workers], NULL: none */
-    qn_recompute recompute;       /* inserts R before the backward of an item; EXCEPT_LAST leaves out, on each stage, the item whose backward comes
-                                     right after its forward (or, if there is none, first) */
-    int32_t depth;                /* channel slots, 0: 2 */
-    int64_t slot_bytes;           /* upper limit of a slot, 0: none */
-    bool forward_only;            /* F only: evaluation and generation */
-    bool step_tasks;              /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
+    const int64_t *act_bytes;    /* [stages]: input of stage s (its ACT); stage 0 has none in the arena. NULL: all 1 */
+    const int64_t *stash_bytes;  /* [stages] */
+    const int64_t *wstash_bytes; /* [stages] */
+    const int64_t *arena_limit;  /* [workers], NULL: none */
+    qn_recompute recompute; /* inserts R before the backward of an item; EXCEPT_LAST leaves out, on each stage, the item whose
+                               backward comes right after its forward (or, if there is none, first) */
+    int32_t depth;          /* channel slots, 0: 2 */
+    int64_t slot_bytes;     /* upper limit of a slot, 0: none */
+    bool forward_only;      /* F only: evaluation and generation */
+    bool step_tasks;        /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
     int32_t tied_owner, tied_replica; /* stages that share a weight, QN_NONE: no tied weight across stages */
-    int64_t tied_bytes;           /* of that weight */
-    int64_t stat_bytes;           /* of one worker's sums */
-    bool one_lane;                /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes do;
-                                     for questions about deadlock and buffers */
+    int64_t tied_bytes;               /* of that weight */
+    int64_t stat_bytes;               /* of one worker's sums */
+    bool one_lane; /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes
+                      do; for questions about deadlock and buffers */
 } qn_lowering;
 
 /* Errors: QN_ESCHEDULE (an order no plan can be made of; names the tasks), QN_ENOMEM. The result is validated. */
 qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err) QN_MUST_USE;
 
-/* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the tasks.
- * Errors: QN_ESCHEDULE, QN_ENOMEM. */
+/* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the
+ * tasks. Errors: QN_ESCHEDULE, QN_ENOMEM. */
 qn_status qn_plan_validate(const qn_plan *p, qn_err *err) QN_MUST_USE;
 
 /* Fills wait spans and lane table from tasks and values; called by lowering and by the reader. */
 qn_status qn_plan_finish(qn_plan *p, qn_err *err) QN_MUST_USE;
 
-/* The compute tasks of a plan as an order, recomputation left out (lowering adds it again). *out is the caller's. Errors: QN_ENOMEM. */
+/* The compute tasks of a plan as an order, recomputation left out (lowering adds it again). *out is the caller's. Errors:
+ * QN_ENOMEM. */
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err) QN_MUST_USE;
 
 /* "F 2.0 @1" in buf; for messages, text form and pictures. */

@@ -1,4 +1,5 @@
-/* Schedules as text: the order and plan forms, one task per line, and PyTorch's compute-only CSV. Reading is strict and bounded. */
+/* Schedules as text: the order and plan forms, one task per line, and PyTorch's compute-only CSV. Reading is strict and bounded.
+ */
 #ifndef QN_SCHEDULE_TEXT_H
 #define QN_SCHEDULE_TEXT_H
 
