@@ -3,6 +3,8 @@
 #include "trainer_rig.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "core/alloc.h"
 #include "support/malloc_guard.c"
@@ -78,7 +80,7 @@ static void a_step_that_is_not_finite_changes_nothing(void **unused)
             qn_trainer_refresh(t);
             rig_state(before, t, m, sizeof(float), 0);
             assert_int_equal(qn_trainer_step(t, 1, RIG_LR, &r, NULL, &err), QN_ENONFINITE);
-            assert_non_null(strstr(err.text, "step 1"));
+            assert_non_null(strstr(err.text, "step 2"));
             assert_non_null(strstr(err.text, qn_model_param(m, p)->name));
             assert_true(r.loss == 77);
             rig_state(after, t, m, sizeof(float), 0);
@@ -94,6 +96,67 @@ static void a_step_that_is_not_finite_changes_nothing(void **unused)
         qn_trainer_close(t);
     }
     free(after);
+    free(before);
+    qn_model_close(m);
+}
+
+/* --- steps that stop early: wherever the cancel hits, going back to the state before gives what would have been */
+typedef struct canceller {
+    qn_trainer *t;
+    _Atomic int go;
+    int spins;
+} canceller;
+
+static void *cancel_soon(void *arg)
+{
+    canceller *c = arg;
+    while (!atomic_load(&c->go)) {}
+    for (volatile int i = 0; i < c->spins; i++) {}
+    qn_trainer_cancel(c->t);
+    return NULL;
+}
+
+static qn_status cancelled_step(qn_trainer *t, int spins)
+{
+    canceller c = {.t = t, .spins = spins};
+    pthread_t thread;
+    qn_step_result r;
+    qn_err err;
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &c), 0);
+    atomic_store(&c.go, 1);
+    const qn_status st = qn_trainer_step(t, 1, RIG_LR, &r, NULL, &err);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    return st;
+}
+
+static void a_cancelled_step_leaves_nothing_behind(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[0]);
+    const size_t bytes = rig_state_bytes(m, sizeof(float));
+    char *before = malloc(bytes), *want = malloc(bytes), *got = malloc(bytes);
+    int cancelled = 0;
+    for (size_t i = 0; i < QN_COUNT(ways); i++) {
+        qn_trainer *t = rig_open(m, QN_MODE_F32, &ways[i], ITEMS);
+        (void)step_loss(t, 0);
+        rig_state(before, t, m, sizeof(float), 0);
+        const double loss = step_loss(t, 1);
+        rig_state(want, t, m, sizeof(float), 0);
+        for (int k = 0; k < 60; k++) {
+            rig_state(before, t, m, sizeof(float), 1);
+            const qn_status st = cancelled_step(t, k * k * 40);
+            assert_true(st == QN_OK || st == QN_ECANCELLED);
+            cancelled += st == QN_ECANCELLED;
+            rig_state(before, t, m, sizeof(float), 1);
+            assert_true(step_loss(t, 1) == loss);
+            rig_state(got, t, m, sizeof(float), 0);
+            assert_memory_equal(want, got, bytes);
+        }
+        qn_trainer_close(t);
+    }
+    print_message("%d of %d steps were cancelled\n", cancelled, 60 * (int)QN_COUNT(ways));
+    free(got);
+    free(want);
     free(before);
     qn_model_close(m);
 }
@@ -252,6 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(resumes_after_every_step_on_another_layout),
         cmocka_unit_test(a_step_that_is_not_finite_changes_nothing),
+        cmocka_unit_test(a_cancelled_step_leaves_nothing_behind),
         cmocka_unit_test(evaluation_does_not_depend_on_the_workers),
         cmocka_unit_test(refuses_what_does_not_fit),
         cmocka_unit_test(every_allocation_may_fail),

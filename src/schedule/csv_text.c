@@ -1,7 +1,7 @@
 /* PyTorch's compute-only CSV: one row per worker, one cell per time step, <stage><F|I|W|B><item>; I is the input gradient (B
  * here), B both (BW here). An empty cell is an idle step; it means nothing when read, and is written where a worker would wait if
  * every task took one step. */
-#include "text.h"
+#include "schedule_text.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
  *   size act 1 4096           act | stash | wstash, stage, bytes
  *   cost BW 2                 ticks of one task
  *   F 0.0 @0                  op, stage.item, worker; in the order in which the worker does them */
-#include "text.h"
+#include "schedule_text.h"
 
 #include <string.h>
 

@@ -13,7 +13,7 @@
  * where it is not on its own lane
  *
  * Tasks stand in lane order. wait names tasks of the same worker by lane and place in it. */
-#include "text.h"
+#include "schedule_text.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #define QN_SESSION_SCHEDULE_FILE_H
 
 #include "quern/status.h"
-#include "schedule/text.h"
+#include "schedule/schedule_text.h"
 
 typedef struct qni_schedule {
     qn_schedule_form form;

@@ -11,7 +11,7 @@
 #include "core/log.h"
 #include "model/cost.h"
 #include "schedule/gen/gen.h"
-#include "schedule/text.h"
+#include "schedule/schedule_text.h"
 
 /* A schedule from a file: an order, PyTorch's CSV, or a plan, whose compute tasks are taken. */
 static qn_status read_order(qn_order **out, const char *path, qn_err *err)
