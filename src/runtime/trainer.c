@@ -422,6 +422,7 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
 void qn_trainer_cancel(qn_trainer *t)
 {
     qn_executor_cancel(t->ex);
+    if (t->eval_open) qn_executor_cancel(t->eval.ex);
 }
 
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,

@@ -55,6 +55,7 @@ typedef struct qn_step_result {
  * finite nothing is changed and QN_ENONFINITE names the first tensor. A step that stops early (QN_ECANCELLED, QN_EPEER) may leave a part of its
  * update in the homes: go back to a checkpoint. A step without any target is QN_EINVAL. trace: NULL or as qn_executor_step. */
 qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace, qn_err *err) QN_MUST_USE;
+/* Makes the running step or evaluation give up (QN_ECANCELLED) as soon as the running tasks end. Any thread, also a signal handler. */
 void qn_trainer_cancel(qn_trainer *t);
 
 /* Mean loss over a part of a shard in windows that do not overlap, on the same workers; at most max_windows of them (0: all), evenly spread. */
