@@ -1,6 +1,8 @@
 # How the folders of src/, cli/, tests/ and examples/ become targets.
 
 set(QN_MODULES "" CACHE INTERNAL "")
+set(QN_OBJECTS "" CACHE INTERNAL "") # object libraries that make libquern
+set(QN_LIBS "" CACHE INTERNAL "")    # other people's libraries that it needs
 
 # qn_module(NAME [NEEDS modules...] [LIBS libraries...]): src/NAME/**/*.c without *_test.c, as an object library.
 # NEEDS are the modules whose objects its unit tests link.
@@ -22,6 +24,8 @@ function(qn_module name)
     qn_kernel_variants()
   endif()
   set(QN_MODULES "${QN_MODULES};${name}" CACHE INTERNAL "")
+  set(QN_OBJECTS "${QN_OBJECTS};qn_${name}" CACHE INTERNAL "")
+  set(QN_LIBS "${QN_LIBS};${M_LIBS}" CACHE INTERNAL "")
   foreach(test ${tests})
     get_filename_component(base ${test} NAME_WE)
     add_executable(${base} ${test})
@@ -56,7 +60,8 @@ function(qn_kernel_variants)
     target_compile_definitions(qn_kernels_${isa} PRIVATE QN_ISA=${isa} QN_ISA_${isa}=1)
     target_compile_options(qn_kernels_${isa} PRIVATE ${flags_${isa}} -O3 -Wno-psabi -ffp-contract=fast)
     set_target_properties(qn_kernels_${isa} PROPERTIES POSITION_INDEPENDENT_CODE ON)
-    target_sources(qn_kernels INTERFACE $<TARGET_OBJECTS:qn_kernels_${isa}>)
+    target_sources(qn_kernels INTERFACE $<TARGET_OBJECTS:qn_kernels_${isa}>) # for unit tests, which link modules
+    set(QN_OBJECTS "${QN_OBJECTS};qn_kernels_${isa}" CACHE INTERNAL "")
   endforeach()
 endfunction()
 
@@ -68,14 +73,17 @@ function(qn_test_target target label)
     SKIP_RETURN_CODE 77)
 endfunction()
 
-# libquern, static and (unless sanitized) shared.
+# libquern: the objects of all modules, each once. What links it gets the libraries that they need, and no object twice.
 function(qn_library)
   file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/tmp)
   add_library(quern STATIC)
-  foreach(m ${QN_MODULES})
-    target_link_libraries(quern PUBLIC qn_${m})
+  foreach(objects ${QN_OBJECTS})
+    target_sources(quern PRIVATE $<TARGET_OBJECTS:${objects}>)
   endforeach()
-  set_target_properties(quern PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  set(libs ${QN_LIBS})
+  list(REMOVE_DUPLICATES libs)
+  target_link_libraries(quern PUBLIC ${libs})
+  set_target_properties(quern PROPERTIES LINKER_LANGUAGE C)
   target_include_directories(quern PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
 endfunction()
 
@@ -106,6 +114,9 @@ function(qn_tests)
     add_executable(${base} ${test})
     target_include_directories(${base} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
     target_link_libraries(${base} PRIVATE quern PkgConfig::JANSSON)
+    if(kind STREQUAL "e2e" AND TARGET quern_program)
+      add_dependencies(${base} quern_program)
+    endif()
     qn_test_target(${base} ${kind})
   endforeach()
   if(QN_FUZZ)
@@ -130,6 +141,7 @@ function(qn_bench)
   endforeach()
 endfunction()
 
+# cmake --install: library, headers, program, pkg-config file, man page.
 function(qn_install)
   include(GNUInstallDirs)
   install(TARGETS quern ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
@@ -137,4 +149,8 @@ function(qn_install)
     install(TARGETS quern_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
   install(DIRECTORY include/quern DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  file(RELATIVE_PATH QN_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix) # wherever --prefix puts it
+  configure_file(cmake/quern.pc.in ${PROJECT_BINARY_DIR}/quern.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/quern.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+  install(FILES docs/quern.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 endfunction()

@@ -1,0 +1,177 @@
+/* quern schedule: the numbers of its JSON against the papers' formulas, files checked and run. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "support/program.h"
+
+static int set_up(void **state)
+{
+    (void)state;
+    return make_root("e2e_schedule");
+}
+
+static double array_at(const json_t *all, const char *key, size_t i)
+{
+    const json_t *array = json_object_get(all, key);
+    if (!json_is_array(array) || !json_is_number(json_array_get(array, i))) fail_msg("no %s[%zu]", key, i);
+    return json_number_value(json_array_get(array, i));
+}
+
+/* GPipe idles (K-1)/(M+K-1) of the step, on every worker; 1F1B the same with at most min(P - r, M) stashes. */
+static void bubbles_are_the_papers(void **state)
+{
+    (void)state;
+    for (int P = 1; P <= 5; P += 2) {
+        for (int M = 1; M <= 8; M += 3) {
+            for (int which = 0; which < 2; which++) {
+                run_line("schedule simulate --schedule %s --workers %d --micro-batches %d --cost F=1.5,B=2.25 --json",
+                         which ? "1f1b" : "gpipe", P, M);
+                must_be(0);
+                json_t *all = json_line(0);
+                assert_true(json_at(all, "makespan") == 3.75 * (M + P - 1));
+                assert_true(fabs(json_at(all, "bubble") - (double)(P - 1) / (M + P - 1)) < 1e-15);
+                for (int r = 0; r < P; r++) {
+                    assert_true(array_at(all, "idle_makespan", (size_t)r) == 3.75 * (P - 1));
+                    assert_true(array_at(all, "idle_span", (size_t)r) == 3.75 * (P - 1 - r));
+                    assert_true(array_at(all, "peak", (size_t)r) == (which == 0 ? M : P - r < M ? P - r : M));
+                }
+                json_decref(all);
+            }
+        }
+    }
+}
+
+static void the_contracts_example_works(void **state)
+{
+    (void)state;
+    run_line("schedule simulate --schedule 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --json --svg %s --trace %s",
+             in_root("a.svg"), in_root("a.json"));
+    must_be(0);
+    json_t *all = json_line(0);
+    assert_true(json_at(all, "makespan") == 93);
+    json_decref(all);
+    char *svg = file_text(in_root("a.svg"));
+    assert_non_null(strstr(svg, "</svg>"));
+    qn_free(svg);
+    run_line("schedule simulate --schedule interleaved --workers 4 --micro-batches 8 --chunks 2 --cost F=1,B=2 --json");
+    must_be(0);
+    all = json_line(0);
+    assert_true(json_at(all, "makespan") == 8 * 2 * 3 + 9);
+    json_decref(all);
+    /* W given: B is the input gradient, and a whole backward takes both */
+    run_line("schedule simulate --schedule gpipe --workers 2 --micro-batches 2 --cost F=1,B=1,W=1 --json");
+    must_be(0);
+    all = json_line(0);
+    assert_true(json_at(all, "makespan") == 9);
+    json_decref(all);
+}
+
+static void what_show_writes_is_a_schedule(void **state)
+{
+    (void)state;
+    run_line("schedule show --schedule interleaved --workers 2 --micro-batches 4");
+    must_be(0);
+    write_text(in_root("mine.txt"), last.out);
+    run("schedule", "check", in_root("mine.txt"));
+    must_say(0, "", NULL);
+    assert_non_null(strstr(last.out, "valid order"));
+    run_line("schedule simulate --schedule %s --json", in_root("mine.txt"));
+    must_be(0);
+    json_t *all = json_line(0);
+    assert_true(json_at(all, "makespan") == 4 * 2 * 3 + 3);
+    json_decref(all);
+    run("info", in_root("mine.txt"));
+    must_be(0);
+    assert_non_null(strstr(last.out, "schedule"));
+    write_corpus(in_root("text"), 3000);
+    static double loss[2][5];
+    for (int k = 0; k < 2; k++) {
+        run_line("train --data %s --layers 2 --heads 2 --width 32 --context 16 --batch 8 --steps 5 --workers %d --micro-batches "
+                 "4 --schedule %s "
+                 "--out %s --json",
+                 in_root("text"), k ? 2 : 1, k ? in_root("mine.txt") : "gpipe", in_root(k ? "file" : "plain"));
+        must_be(0);
+        for (int i = 0; i < 5; i++) {
+            json_t *step = json_line(i);
+            loss[k][i] = json_at(step, "loss");
+            json_decref(step);
+        }
+    }
+    for (int i = 0; i < 5; i++) assert_true(loss[0][i] == loss[1][i]);
+}
+
+static void bad_files_say_which_tasks(void **state)
+{
+    static const char head[] = "quern-order 1\nworkers 2\nstages 2\nitems 2\n";
+    static const struct {
+        const char *body, *says;
+        int code;
+    } cases[] = {
+        /* worker 0 wants BW 0.0 before F 0.1, worker 1 F 1.1 before BW 1.0 */
+        {"F 0.0 @0\nBW 0.0 @0\nF 0.1 @0\nBW 0.1 @0\nF 1.0 @1\nF 1.1 @1\nBW 1.0 @1\nBW 1.1 @1\n", "wait", 2},
+        {"F 0.0 @0\nF 0.1 @0\nB 0.0 @0\nW 0.0 @0\nB 0.1 @0\nF 1.0 @1\nBW 1.0 @1\nF 1.1 @1\nBW 1.1 @1\n", "W 0.1", 2},
+        {"F 0.0 @0\nF 0.1 @0\nBW 0.0 @0\nBW 0.1 @0\nF 1.0 @1\nBW 1.0 @1\nF 1.1 @1\n", "1.1", 2},
+        {"memory 0 10\nsize act 1 8\nsize stash 0 8\nF 0.0 @0\nF 0.1 @0\nBW 0.0 @0\nBW 0.1 @0\nF 1.0 @1\nBW 1.0 @1\nF 1.1 @1\nBW "
+         "1.1 @1\n",
+         "bytes", 2},
+        {"F 0.0 @0\nF 0.x @0\n", "line", 1},
+        {"F 0.0 @7\n", "", 1},
+    };
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        char text[1024];
+        snprintf(text, sizeof(text), "%s%s", head, cases[i].body);
+        write_text(in_root("bad.txt"), text);
+        run("schedule", "check", in_root("bad.txt"));
+        if (last.code != cases[i].code || strstr(last.err, cases[i].says) == NULL)
+            fail_msg("case %zu: exit %d, '%s' wanted in: %s", i, last.code, cases[i].says, last.err);
+    }
+    run_line("schedule check %s", in_root("absent"));
+    must_be(1);
+    run_line("schedule simulate --schedule 1f2b");
+    must_say(2, "1f2b", "1f1b");
+    static const char *const costs[] = {"F=1",     "F=-1,B=2",  "F=1,B=2,F=3", "X=1",
+                                        "F=1;B=2", "F=1e9,B=2", "F=,B=2",      "F=0.0000001,B=1"};
+    for (size_t i = 0; i < QN_COUNT(costs); i++) {
+        run("schedule", "simulate", "--cost", costs[i]);
+        if (last.code != 2) fail_msg("--cost %s: exit %d", costs[i], last.code);
+    }
+}
+
+static void all_are_listed_and_compared(void **state)
+{
+    (void)state;
+    run("schedule", "list", "--json");
+    must_be(0);
+    int schedules = 0;
+    for (json_t *one; (one = json_line(schedules)) != NULL; schedules++) {
+        assert_non_null(json_string_value(json_object_get(one, "paper")));
+        json_decref(one);
+    }
+    assert_true(schedules >= 3);
+    run_line("schedule compare --workers 4 --micro-batches 8 --json --svg %s", in_root("all.svg"));
+    must_be(0);
+    double before = 0;
+    for (int i = 0; i < schedules; i++) {
+        json_t *one = json_line(i);
+        assert_true(json_at(one, "makespan") >= before);
+        before = json_at(one, "makespan");
+        json_decref(one);
+    }
+    run_line("schedule compare --names gpipe,1f1b");
+    must_be(0);
+    assert_null(strstr(last.out, "interleaved"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bubbles_are_the_papers),         cmocka_unit_test(the_contracts_example_works),
+        cmocka_unit_test(what_show_writes_is_a_schedule), cmocka_unit_test(bad_files_say_which_tasks),
+        cmocka_unit_test(all_are_listed_and_compared),
+    };
+    return cmocka_run_group_tests(tests, set_up, remove_root);
+}
