@@ -24,17 +24,19 @@ typedef struct qn_state_view {
 typedef struct qn_checkpoint_desc {
     const char *tokenizer_json; /* text, or NULL */
     size_t tokenizer_bytes;
-    int32_t bos, eos;           /* -1: none */
-    const char *state_json;     /* text of quern/state.json, or NULL: model only */
-    size_t shard_bytes;         /* 0: 4 GiB */
+    int32_t bos, eos;       /* -1: none */
+    const char *state_json; /* text of quern/state.json, or NULL: model only */
+    size_t shard_bytes;     /* 0: 4 GiB */
 } qn_checkpoint_desc;
 
-qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const qn_checkpoint_desc *desc, qn_err *err) QN_MUST_USE;
+qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const qn_checkpoint_desc *desc,
+                              qn_err *err) QN_MUST_USE;
 
-/* Reads config.json (GPT2LMHeadModel, LlamaForCausalLM) into a config. Errors: QN_ENOENT, QN_EFORMAT (key, found, wanted), QN_EUNSUPPORTED (another
- * architecture, rope scaling, an activation we lack). */
+/* Reads config.json (GPT2LMHeadModel, LlamaForCausalLM) into a config. Errors: QN_ENOENT, QN_EFORMAT (key, found, wanted),
+ * QN_EUNSUPPORTED (another architecture, rope scaling, an activation we lack). */
 qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_err *err) QN_MUST_USE;
-/* Fills the values of all parameters (and m, v when the view has them). f32, f16, bf16 files. Errors: QN_EFORMAT with tensor name, found, wanted. */
+/* Fills the values of all parameters (and m, v when the view has them). f32, f16, bf16 files. Errors: QN_EFORMAT with tensor
+ * name, found, wanted. */
 qn_status qn_checkpoint_read(const char *dir, const qn_state_view *state, qn_err *err) QN_MUST_USE;
 /* Text of quern/state.json, *out freed with qn_free; QN_ENOENT when the directory is a plain model. */
 qn_status qn_checkpoint_read_state(char **out, size_t *bytes, const char *dir, qn_err *err) QN_MUST_USE;

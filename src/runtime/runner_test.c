@@ -1,5 +1,5 @@
 /* The runner: the same bits on any number of workers, whatever pieces a text is fed in; evaluation as the trainer's. */
-#include "trainer_rig.h"
+#include "support/trainer_rig.h"
 
 #include "core/alloc.h"
 #include "runtime/runner.h"

@@ -1,9 +1,9 @@
-/* The trainer: a model, an order, a source and an optimizer joined into steps. It binds a plan's tasks to stages and keeps the homes of the
- * state: value, gradient accumulators, first and second moment of each parameter, with exactly one owner (the worker of the parameter's first
- * use) and a replica of a tied weight where its other use lives elsewhere.
+/* The trainer: a model, an order, a source and an optimizer joined into steps. It binds a plan's tasks to stages and keeps the
+ * homes of the state: value, gradient accumulators, first and second moment of each parameter, with exactly one owner (the worker
+ * of the parameter's first use) and a replica of a tied weight where its other use lives elsewhere.
  *
- * Losses are sums over the step's tokens, folded in item order, divided once. The gradient norm is folded per parameter tensor in double, in
- * parameter order. So results do not depend on the order of work (design: idea 5). */
+ * Losses are sums over the step's tokens, folded in item order, divided once. The gradient norm is folded per parameter tensor in
+ * double, in parameter order. So results do not depend on the order of work (design: idea 5). */
 #ifndef QN_RUNTIME_TRAINER_H
 #define QN_RUNTIME_TRAINER_H
 
@@ -16,20 +16,20 @@
 
 typedef struct qn_hyper {
     double beta1, beta2, eps, decay;
-    double clip;     /* of the global gradient norm; 0: none */
+    double clip; /* of the global gradient norm; 0: none */
 } qn_hyper;
 
 typedef struct qn_trainer_desc {
-    const qn_model *model;     /* borrowed until close */
-    const qn_order *order;     /* compute tasks; its items are the micro-batches */
+    const qn_model *model;      /* borrowed until close */
+    const qn_order *order;      /* compute tasks; its items are the micro-batches */
     const int32_t *first_layer; /* [stages + 1]: stage s has layers first_layer[s] .. first_layer[s + 1] - 1 of the chain */
     qn_recompute recompute;
     qn_mode mode;
-    int32_t threads;           /* per worker */
-    const qn_source *source;   /* batch samples of T tokens a step */
+    int32_t threads;         /* per worker */
+    const qn_source *source; /* batch samples of T tokens a step */
     qn_hyper hyper;
-    uint64_t seed;             /* initial values and dropout */
-    const int64_t *arena_limit; /* [workers], NULL: none */
+    uint64_t seed;                 /* initial values and dropout */
+    const int64_t *arena_limit;    /* [workers], NULL: none */
     const qn_transport *transport; /* NULL: thread */
     qn_driver driver;
     qn_sim_faults faults;
@@ -39,27 +39,33 @@ typedef struct qn_trainer_desc {
 typedef struct qn_trainer qn_trainer;
 
 /* Opens stages, lowers the order to a plan, gives every parameter its initial value. Sample i of a step belongs to item
- * i / ceil(batch / items), so the last items may be short or empty. The first stage must hold the embedding and the last one the head; only stages
- * between them may be empty. Order, cuts and limits are read during the call alone. Errors: QN_ESCHEDULE, QN_EINVAL, QN_ENOMEM (with the bytes needed). */
+ * i / ceil(batch / items), so the last items may be short or empty. The first stage must hold the embedding and the last one the
+ * head; only stages between them may be empty. Order, cuts and limits are read during the call alone. Errors: QN_ESCHEDULE,
+ * QN_EINVAL, QN_ENOMEM (with the bytes needed). */
 qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err) QN_MUST_USE;
 void qn_trainer_close(qn_trainer *t);
 
 typedef struct qn_step_result {
-    double loss;       /* mean over the step's targets */
-    double grad_norm;  /* before clipping */
+    double loss;      /* mean over the step's targets */
+    double grad_norm; /* before clipping */
     int64_t tokens;
     int64_t ns;
 } qn_step_result;
 
-/* One optimizer step number `step` (0-based: AdamW's bias correction uses step + 1) with the given learning rate. When the loss or the norm is not
- * finite nothing is changed and QN_ENONFINITE names the first tensor. A step that stops early (QN_ECANCELLED, QN_EPEER) may leave a part of its
- * update in the homes: go back to a checkpoint. A step without any target is QN_EINVAL. trace: NULL or as qn_executor_step. */
-qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace, qn_err *err) QN_MUST_USE;
-/* Makes the running step or evaluation give up (QN_ECANCELLED) as soon as the running tasks end. Any thread, also a signal handler. */
+/* One optimizer step number `step` (0-based: AdamW's bias correction uses step + 1) with the given learning rate. When the loss
+ * or the norm is not finite nothing is changed and QN_ENONFINITE names the first tensor. A step that stops early (QN_ECANCELLED,
+ * QN_EPEER) may leave a part of its update in the homes: go back to a checkpoint. A step without any target is QN_EINVAL. trace:
+ * NULL or as qn_executor_step. */
+qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace,
+                          qn_err *err) QN_MUST_USE;
+/* Makes the running step or evaluation give up (QN_ECANCELLED) as soon as the running tasks end. Any thread, also a signal
+ * handler. */
 void qn_trainer_cancel(qn_trainer *t);
 
-/* Mean loss over a part of a shard in windows that do not overlap, on the same workers; at most max_windows of them (0: all), evenly spread. */
-qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss, int64_t *targets, qn_err *err) QN_MUST_USE;
+/* Mean loss over a part of a shard in windows that do not overlap, on the same workers; at most max_windows of them (0: all),
+ * evenly spread. */
+qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
+                              int64_t *targets, qn_err *err) QN_MUST_USE;
 
 const qn_plan *qn_trainer_plan(const qn_trainer *t);
 

@@ -1,6 +1,6 @@
 /* Results do not depend on how they were computed: losses of 20 steps and the final state, bit for bit, for any schedule, number
  * of workers and threads, recomputation and order of arrival. */
-#include "trainer_rig.h"
+#include "support/trainer_rig.h"
 
 enum { STEPS = 20 };
 

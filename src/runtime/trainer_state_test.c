@@ -1,6 +1,6 @@
 /* The trainer's state: resuming after every step on another layout, steps that are refused, evaluation, opening with wrong sizes,
  * and no allocation while tasks run. */
-#include "trainer_rig.h"
+#include "support/trainer_rig.h"
 
 #include <math.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 /* What the trainer's tests share: a tiny deterministic source, small models, cuts, orders, and runs whose every bit is compared.
  */
-#ifndef QN_RUNTIME_TRAINER_RIG_H
-#define QN_RUNTIME_TRAINER_RIG_H
+#ifndef QN_TEST_TRAINER_RIG_H
+#define QN_TEST_TRAINER_RIG_H
 
 #include <stdarg.h>
 #include <stddef.h>
