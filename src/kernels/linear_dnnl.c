@@ -4,7 +4,8 @@
  * A pack is one cache line that says which copies it holds, then those copies, forward first, in the layouts oneDNN prefers
  * (chosen once, at open). Primitives for the planned number of rows exist from open on; others are made at first use and kept,
  * the least recently used giving way. Making one allocates inside oneDNN, and so does executing one; nothing of ours does. A
- * machine whose oneDNN has no bf16 products widens blocks of rows to f32 and multiplies those. */
+ * machine whose oneDNN has no bf16 products widens blocks of rows to f32 and multiplies those
+ * with weights that stay in f32. */
 #include "linear_dnnl.h"
 
 #include <string.h>
