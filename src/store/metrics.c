@@ -13,6 +13,7 @@
 #include <sqlite3.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -32,8 +33,10 @@ static qn_status fail_sql(qn_err *err, sqlite3 *db, const char *doing)
 {
     const bool memory = db != NULL && sqlite3_errcode(db) == SQLITE_NOMEM;
     const char *path = db != NULL ? sqlite3_db_filename(db, "main") : NULL;
-    return QN_FAIL(err, memory ? QN_ENOMEM : QN_EIO, "%s %s: %s", path != NULL ? path : "metrics", doing,
-                   db != NULL ? sqlite3_errmsg(db) : "out of memory");
+    const int system = db != NULL ? sqlite3_system_errno(db) : 0; /* a full disk, when that is behind it */
+    return QN_FAIL(err, memory ? QN_ENOMEM : QN_EIO, "%s %s: %s%s%s", path != NULL ? path : "metrics", doing,
+                   db != NULL ? sqlite3_errmsg(db) : "out of memory", system != 0 ? ": " : "",
+                   system != 0 ? strerror(system) : "");
 }
 
 static qn_status execute(sqlite3 *db, const char *sql, const char *doing, qn_err *err)
