@@ -93,7 +93,6 @@ static qn_status open_workers(qn_executor *ex, qn_err *err)
         w->ex = ex;
         w->index = i;
         qn_bell_init(&w->start);
-        if (p->arena_bytes[i] == 0) continue;
         w->arena = qn_alloc_pages((size_t)p->arena_bytes[i]); /* first touched by the worker's own thread */
         if (w->arena == NULL)
             return QN_FAIL(err, QN_ENOMEM,
