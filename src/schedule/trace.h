@@ -22,7 +22,7 @@ typedef struct qn_trace_summary {
     double bubble;                         /* idle share of workers x makespan */
     int64_t idle_makespan[QN_MAX_WORKERS]; /* makespan - busy */
     int64_t idle_span[QN_MAX_WORKERS];     /* first start to last end, minus busy */
-    int64_t peak[QN_MAX_WORKERS];          /* stashes alive at once (items x stages), counted by F and B */
+    int64_t peak[QN_MAX_WORKERS];          /* stashes alive at once (items x stages): from F to BW or W */
 } qn_trace_summary;
 
 /* Over the compute tasks (F, B, W, BW, R) only. */
@@ -40,8 +40,7 @@ qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *
 /* Untimed execution by tokens; true when every task ran. The validator's independent judge. */
 bool qn_token_game(const qn_plan *plan, int32_t depth);
 
-/* --- pictures. svg: one trace or two (drawn one above the other on one time axis each), self-contained text in *out (qn_free).
- */
+/* --- pictures. svg: traces one above the other with the same ticks, on one scale; self-contained text in *out (qn_free). */
 qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, qn_err *err) QN_MUST_USE;
 /* For a terminal: one line per worker, at most columns wide. */
 qn_status qn_trace_ascii(char **out, const qn_trace *t, int32_t columns, qn_err *err) QN_MUST_USE;

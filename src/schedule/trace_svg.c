@@ -32,7 +32,8 @@ static const hue hues[] = {
 typedef struct panel {
     qni_text *out;
     const qn_trace *t;
-    int64_t makespan;
+    int64_t axis;       /* ticks that fill the width: of the longest trace in the picture */
+    int64_t makespan;   /* of this one */
     int32_t chunks;     /* most stages on one worker */
     int32_t *chunk_of;  /* [stages] */
     double y, row, gap; /* top of the first row */
@@ -41,7 +42,7 @@ typedef struct panel {
 
 static double at_x(const panel *p, int64_t tick)
 {
-    return LEFT + (double)tick / (double)p->makespan * (WIDTH - LEFT - RIGHT);
+    return LEFT + (double)tick / (double)p->axis * (WIDTH - LEFT - RIGHT);
 }
 
 static void colour_of(char buf[8], const panel *p, int32_t op, int32_t stage)
@@ -91,8 +92,8 @@ static void draw_rows(panel *p)
         const double y = p->y + w * (p->row + p->gap);
         if (p->row >= 9)
             qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>worker %d</text>\n", LEFT - 10, y + p->row / 2 + 4, w);
-        qni_text_add(p->out, "<rect x='%d' y='%.1f' width='%d' height='%.1f' rx='2' fill='#eef1f5'/>\n", LEFT, y,
-                     WIDTH - LEFT - RIGHT, p->row);
+        qni_text_add(p->out, "<rect x='%d' y='%.1f' width='%.1f' height='%.1f' rx='2' fill='#eef1f5'/>\n", LEFT, y,
+                     at_x(p, p->makespan) - LEFT, p->row);
         const int32_t first = plan->lane[w][QN_LANE_COMP][0], count = plan->lane[w][QN_LANE_COMP][1];
         for (int32_t i = first; i < first + count; i++) {
             if (qni_is_compute(plan->task[i].op) && p->t->time[i].end > p->t->time[i].start) draw_task(p, i, y);
@@ -114,9 +115,9 @@ static int64_t tick_step(int64_t makespan)
 
 static void draw_axis(panel *p, double y)
 {
-    const int64_t step = tick_step(p->makespan);
+    const int64_t step = tick_step(p->axis);
     char text[32];
-    for (int64_t k = 0; k <= p->makespan; k += step) {
+    for (int64_t k = 0; k <= p->axis; k += step) {
         const double x = at_x(p, k);
         qni_text_add(
             p->out,
@@ -176,11 +177,24 @@ static double panel_height(const qn_plan *p)
     return TITLE + p->workers * (row + (row >= ROW ? GAP : 2)) + AXIS + LEGEND + PANEL_GAP;
 }
 
-/* One trace; y is its top. */
-static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title, double y, qn_err *err)
+/* The last end of a compute task in any of the traces, at least 1. */
+static int64_t longest(const qn_trace *const *traces, int32_t n)
+{
+    int64_t end = 1;
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t k = 0; k < traces[i]->plan->tasks; k++) {
+            const qn_span_time x = traces[i]->time[k];
+            if (qni_is_compute(traces[i]->plan->task[k].op) && x.end > x.start) end = qn_max64(end, x.end);
+        }
+    }
+    return end;
+}
+
+/* One trace; y is its top, axis the ticks of the whole width. */
+static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title, double y, int64_t axis, qn_err *err)
 {
     const qn_plan *plan = t->plan;
-    panel p = {.out = out, .t = t, .row = row_height(plan), .y = y + TITLE};
+    panel p = {.out = out, .t = t, .axis = axis, .row = row_height(plan), .y = y + TITLE};
     qn_trace_summary *sum = qn_malloc(1, sizeof *sum);
     int32_t *seen = qn_calloc((size_t)plan->workers, sizeof *seen);
     qn_status st = QN_OK;
@@ -216,6 +230,7 @@ qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *co
     qni_text text = {0};
     qn_status st = QN_OK;
     double height = 8, y = 4;
+    const int64_t axis = longest(traces, n);
     for (int32_t i = 0; i < n; i++) height += panel_height(traces[i]->plan);
     qni_text_add(
         &text,
@@ -228,7 +243,7 @@ qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *co
         ".l{font-size:12px;fill:#3c4754}</style>\n<rect width='100%%' height='100%%' fill='#ffffff'/>\n",
         WIDTH, height, WIDTH, height);
     for (int32_t i = 0; i < n; i++) {
-        QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, err), out);
+        QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, axis, err), out);
         y += panel_height(traces[i]->plan);
     }
     qni_text_add(&text, "</svg>\n");

@@ -264,48 +264,31 @@ static void pipeline_numbers(qni_page *p, const qn_report_data *d, const figures
                      ((double)m->makespan / (double)s->makespan - 1) * 100);
 }
 
-/* The trace with its times divided, so that the picture's axis has short numbers. */
-static qn_status coarser(qn_trace *out, const qn_trace *t, int64_t divide, qn_err *err)
-{
-    const int32_t n = t->plan->tasks;
-    *out = (qn_trace){.plan = t->plan, .time = qn_malloc((size_t)n + 1, sizeof(*out->time))};
-    if (out->time == NULL) return QN_FAIL(err, QN_ENOMEM, "a trace of %d tasks", n);
-    for (int32_t i = 0; i < n; i++)
-        out->time[i] = (qn_span_time){.start = t->time[i].start / divide, .end = t->time[i].end / divide};
-    return QN_OK;
-}
-
 static qn_status pipeline(qni_page *p, const qn_report_data *d, const figures *f, qn_err *err)
 {
     const qn_trace *const from[2] = {d->measured, d->simulated};
     static const char *const names[2] = {"measured", "simulated with the measured costs"};
-    const int64_t makespan = f->measured != NULL ? f->measured->makespan : f->simulated != NULL ? f->simulated->makespan : 0;
-    const int64_t divide = makespan >= 10000000 ? 1000 : 1;
-    qn_trace drawn[2] = {{.time = NULL}, {.time = NULL}};
+    qn_trace drawn[2]; /* as they are, but shown in milliseconds */
     const qn_trace *traces[2];
-    char title[2][64];
-    const char *titles[2] = {title[0], title[1]};
+    const char *titles[2];
     char *svg = NULL;
     int32_t n = 0;
-    qn_status st = QN_OK;
     for (int i = 0; i < 2; i++) {
         if (from[i] == NULL) continue;
-        QN_TRY(st, coarser(&drawn[n], from[i], divide, err), out);
-        snprintf(title[n], sizeof(title[n]), "%s, %s", names[i], divide > 1 ? "µs" : "ns");
+        drawn[n] = *from[i];
+        drawn[n].ticks_per_ms = 1000000;
         traces[n] = &drawn[n];
-        n++;
+        titles[n++] = names[i];
     }
-    if (n == 0) goto out;
-    QN_TRY(st, qn_trace_svg(&svg, traces, titles, n, err), out);
+    if (n == 0) return QN_OK;
+    const qn_status st = qn_trace_svg(&svg, traces, titles, n, err);
+    if (st != QN_OK) return st;
     qni_page_add(p, "<section><h2>Pipeline</h2>\n");
     pipeline_numbers(p, d, f);
     const char *body = strstr(svg, "<svg"); /* an XML declaration has no place inside a page */
     qni_page_add(p, "<div class=\"wide\">%s</div></section>\n", body != NULL ? body : svg);
-out:
     qn_free(svg);
-    qn_free(drawn[0].time);
-    qn_free(drawn[1].time);
-    return st;
+    return QN_OK;
 }
 
 static qn_status write_page(qni_page *p, const qn_report_data *d, const figures *f, qn_err *err)

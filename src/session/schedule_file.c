@@ -121,6 +121,14 @@ static int latency_decimals(double latency)
     return DECIMALS;
 }
 
+/* Whether half of that many millionths is a whole number of ticks when a unit has 10^decimals of them. */
+static bool half_is_whole(int64_t micro, int decimals)
+{
+    int64_t tick = 1;
+    for (int i = decimals; i < DECIMALS; i++) tick *= 10;
+    return micro / tick % 2 == 0;
+}
+
 qn_status qni_costs_parse(qni_costs *out, const char *text, double latency, qn_err *err)
 {
     int64_t micro[QN_OPS];
@@ -130,8 +138,10 @@ qn_status qni_costs_parse(qni_costs *out, const char *text, double latency, qn_e
         const qn_status st = read_costs(micro, &decimals, text, err);
         if (st != QN_OK) return st;
     }
+    const bool split = micro[QN_OP_W] >= 0;
     const int lat = latency_decimals(latency);
     if (lat > decimals) decimals = lat;
+    while (text != NULL && !split && decimals < DECIMALS && !half_is_whole(micro[QN_OP_B], decimals)) decimals++;
     int64_t divide = 1;
     for (int i = decimals; i < DECIMALS; i++) divide *= 10;
     out->scale = 1e6 / (double)divide;
@@ -147,9 +157,11 @@ qn_status qni_costs_parse(qni_costs *out, const char *text, double latency, qn_e
                        (long long)MOST_TICKS);
     out->latency = (int64_t)nearbyint(latency * out->scale);
     if (text == NULL) return QN_OK;
-    const bool split = out->tick[QN_OP_W] >= 0;
     out->tick[QN_OP_BW] = out->tick[QN_OP_B] + (split ? out->tick[QN_OP_W] : 0);
-    if (!split) out->tick[QN_OP_B] = -1;
+    if (!split) {
+        out->tick[QN_OP_W] = out->tick[QN_OP_BW] / 2;
+        out->tick[QN_OP_B] = out->tick[QN_OP_BW] - out->tick[QN_OP_W];
+    }
     if (out->tick[QN_OP_R] < 0) out->tick[QN_OP_R] = out->tick[QN_OP_F];
     return QN_OK;
 }

@@ -23,9 +23,9 @@ typedef struct qni_costs {
     double scale;
 } qni_costs;
 
-/* text: "F=1,B=2[,W=1][,R=1]", or NULL: nothing is said and scale is that of latency. B is the whole backward unless W is given,
- * then the input gradient, and a whole backward takes both. R is F's time unless given. Errors: QN_EINVAL (what was found and
- * wanted), QN_ERANGE. */
+/* text: "F=1,B=2[,W=1][,R=1]", or NULL: nothing is said and scale is that of latency. B is the whole backward, of which a
+ * schedule that splits it gets half for each part; with W given B is the input gradient, and a whole backward takes both. R is
+ * F's time unless given. Errors: QN_EINVAL (what was found and wanted), QN_ERANGE. */
 qn_status qni_costs_parse(qni_costs *out, const char *text, double latency, qn_err *err) QN_MUST_USE;
 
 #endif

@@ -59,24 +59,21 @@ static qn_status open_subject(subject *s, const char *name, int64_t chunks, cons
     return qn_generate(&s->from.order, name, &pattern, err);
 }
 
-/* Gives the tasks their times. An op that the schedule uses must have one. */
-static qn_status set_costs(subject *s, const qni_costs *c, qn_err *err)
+/* Gives the tasks their times: the user's, else the file's own, else one tick, and two for a whole backward. */
+static void set_costs(subject *s, const qni_costs *c)
 {
-    const qn_order *o = s->from.order;
-    for (int32_t w = 0; o != NULL && w < o->workers; w++) {
-        for (int32_t i = 0; i < o->count[w]; i++) {
-            const int32_t op = o->task[w][i].op;
-            if ((op == QN_OP_B || op == QN_OP_W) && c->tick[QN_OP_BW] >= 0 && c->tick[op] < 0)
-                return QN_FAIL(err, QN_EINVAL, "%s splits the backward: --cost needs W, too, as in F=1,B=1,W=1", s->name);
-        }
+    static const int64_t usual[QN_OPS] = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1};
+    qn_order *o = s->from.order;
+    qn_plan *p = s->from.plan;
+    const int64_t scale = (int64_t)c->scale;
+    for (int op = 0; o != NULL && op < QN_OPS; op++) {
+        const int64_t own = (o->cost[op] >= 0 ? o->cost[op] : usual[op]) * scale;
+        o->cost[op] = (c->tick[op] >= 0 ? c->tick[op] : own) * s->stretch;
     }
-    for (int op = 0; op < QN_OPS; op++) {
-        if (c->tick[op] < 0) continue;
-        if (s->from.order != NULL) s->from.order->cost[op] = c->tick[op] * s->stretch;
-        for (int32_t i = 0; s->from.plan != NULL && i < s->from.plan->tasks; i++)
-            if (s->from.plan->task[i].op == op) s->from.plan->task[i].cost = c->tick[op];
+    for (int32_t i = 0; p != NULL && i < p->tasks; i++) {
+        qn_task *t = &p->task[i];
+        t->cost = c->tick[t->op] >= 0 ? c->tick[t->op] : t->cost * scale;
     }
-    return QN_OK;
 }
 
 static qn_status make_plan(subject *s, const qn_schedule_options *opt, qn_err *err)
@@ -95,7 +92,7 @@ static qn_status make_plan(subject *s, const qn_schedule_options *opt, qn_err *e
 static qn_status simulate(subject *s, const qn_schedule_options *opt, const qni_costs *costs, qn_err *err)
 {
     qn_status st;
-    if (costs != NULL) QN_TRY(st, set_costs(s, costs, err), out);
+    if (costs != NULL) set_costs(s, costs);
     QN_TRY(st, make_plan(s, opt, err), out);
     s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
     s->sum = qn_malloc(1, sizeof(*s->sum));
