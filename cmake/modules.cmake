@@ -22,6 +22,8 @@ function(qn_module name)
   set_target_properties(qn_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   if(name STREQUAL "kernels")
     qn_kernel_variants()
+  elseif(QN_FUZZ)
+    target_compile_options(qn_${name} PRIVATE -fsanitize=fuzzer-no-link) # parsers are here; counting in kernels costs too much
   endif()
   set(QN_MODULES "${QN_MODULES};${name}" CACHE INTERNAL "")
   set(QN_OBJECTS "${QN_OBJECTS};qn_${name}" CACHE INTERNAL "")
@@ -54,22 +56,31 @@ function(qn_kernel_variants)
   else()
     set(variants portable)
   endif()
+  set(level -O3)
+  if(QN_SANITIZE MATCHES undefined)
+    set(level -O1) # with a check at each access, higher levels take minutes a file
+  endif()
   foreach(isa ${variants})
     add_library(qn_kernels_${isa} OBJECT ${lanes})
     target_include_directories(qn_kernels_${isa} PRIVATE include src)
     target_compile_definitions(qn_kernels_${isa} PRIVATE QN_ISA=${isa} QN_ISA_${isa}=1)
-    target_compile_options(qn_kernels_${isa} PRIVATE ${flags_${isa}} -O3 -Wno-psabi -ffp-contract=fast)
+    target_compile_options(qn_kernels_${isa} PRIVATE ${flags_${isa}} ${level} -Wno-psabi -ffp-contract=fast)
     set_target_properties(qn_kernels_${isa} PROPERTIES POSITION_INDEPENDENT_CODE ON)
     target_sources(qn_kernels INTERFACE $<TARGET_OBJECTS:qn_kernels_${isa}>) # for unit tests, which link modules
     set(QN_OBJECTS "${QN_OBJECTS};qn_kernels_${isa}" CACHE INTERNAL "")
   endforeach()
 endfunction()
 
+# How tests run in builds with sanitizers.
+set(QN_SANITIZER_OPTIONS
+    "TSAN_OPTIONS=halt_on_error=1 suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp"
+    "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp print_suppressions=0")
+
 function(qn_test_target target label)
   target_link_libraries(${target} PRIVATE cmocka m)
   add_test(NAME ${target} COMMAND ${target})
   set_tests_properties(${target} PROPERTIES LABELS ${label} TIMEOUT 600
-    ENVIRONMENT "QUERN_TEST_TMP=${PROJECT_BINARY_DIR}/tmp;QUERN_TEST_SOURCE=${PROJECT_SOURCE_DIR};QUERN_TEST_BUILD=${PROJECT_BINARY_DIR}"
+    ENVIRONMENT "QUERN_TEST_TMP=${PROJECT_BINARY_DIR}/tmp;QUERN_TEST_SOURCE=${PROJECT_SOURCE_DIR};QUERN_TEST_BUILD=${PROJECT_BINARY_DIR};${QN_SANITIZER_OPTIONS}"
     SKIP_RETURN_CODE 77)
 endfunction()
 
@@ -120,12 +131,14 @@ function(qn_tests)
     qn_test_target(${base} ${kind})
   endforeach()
   if(QN_FUZZ)
+    add_custom_target(fuzzers) # all of them and nothing else
     file(GLOB fuzzers CONFIGURE_DEPENDS tests/fuzz/fuzz_*.c)
     foreach(fuzzer ${fuzzers})
       get_filename_component(base ${fuzzer} NAME_WE)
       add_executable(${base} ${fuzzer})
-      target_include_directories(${base} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+      target_include_directories(${base} PRIVATE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/src)
       target_link_libraries(${base} PRIVATE quern -fsanitize=fuzzer)
+      add_dependencies(fuzzers ${base})
     endforeach()
   endif()
 endfunction()
