@@ -309,11 +309,14 @@ out:
     return st;
 }
 
-/* Chunks that a schedule gets in a comparison with v per worker. */
+/* Chunks that a schedule gets in a comparison with v per worker (0: each its usual number), as near to v as it can do. */
 static int64_t chunks_of(const char *name, int64_t v)
 {
     const qn_generator *g = qn_generator_find(name);
-    return g == NULL ? 0 : v == 0 ? g->usual_chunks : g->max_chunks == 1 || g->usual_chunks == 1 ? 1 : v;
+    if (g == NULL) return 0;
+    if (v == 0 || g->usual_chunks == 1) return g->usual_chunks;
+    if (v < g->min_chunks) return g->min_chunks;
+    return g->max_chunks > 0 && v > g->max_chunks ? g->max_chunks : v;
 }
 
 static int by_makespan(const void *a, const void *b)
