@@ -9,10 +9,13 @@
 #include <sys/resource.h>
 
 #include "bench_common.h"
+#include "core/alloc.h"
 #include "core/compiler.h"
 #include "core/checked.h"
 #include "core/team.h"
 #include "kernels/dnnl_ceiling.h"
+
+enum { PRODUCTS = 64 }; /* the most distinct ones of a step */
 
 typedef struct product {
     int64_t m, n, k, times;
@@ -52,26 +55,51 @@ static double flops_of(const product *p)
     return 2.0 * (double)p->m * (double)p->n * (double)p->k;
 }
 
-/* GFLOP/s of all products together. */
-static qn_status measure_products(double *gflops, const qn_model *m, const qn_bench_options *opt, qn_err *err)
+/* The ceilings of a step's products, opened together so that they can be measured in turn with the steps. */
+typedef struct ceilings {
+    product list[PRODUCTS];
+    qni_ceiling *c[PRODUCTS];
+    double *ns[PRODUCTS]; /* [runs] */
+    int32_t count, runs;
+} ceilings;
+
+static void close_ceilings(ceilings *s)
 {
-    enum { MOST = 64, RUNS = 7 };
-    product list[MOST];
-    const int32_t n = list_products(list, MOST, m, opt->batch * opt->context);
-    const int32_t threads = (int32_t)(opt->threads * opt->workers);
-    double flops = 0, ns = 0;
-    for (int32_t i = 0; i < n; i++) {
-        qni_ceiling *c;
-        double run[RUNS];
-        const qn_status st = qni_ceiling_open(&c, list[i].m, list[i].n, list[i].k, opt->dtype != 0, list[i].c_f32, threads, err);
-        if (st != QN_OK) return st;
-        for (int j = 0; j < RUNS; j++) run[j] = (double)qni_ceiling_run(c);
-        qni_ceiling_close(c);
-        flops += flops_of(&list[i]) * (double)list[i].times;
-        ns += qni_median(run, RUNS) * (double)list[i].times;
+    for (int32_t i = 0; i < s->count; i++) {
+        qni_ceiling_close(s->c[i]);
+        qn_free(s->ns[i]);
     }
-    *gflops = ns > 0 ? flops / ns : 0;
+}
+
+static qn_status open_ceilings(ceilings *s, const qn_model *m, const qn_bench_options *opt, qn_err *err)
+{
+    const int32_t threads = (int32_t)(opt->threads * opt->workers);
+    s->count = list_products(s->list, PRODUCTS, m, opt->batch * opt->context);
+    for (int32_t i = 0; i < s->count; i++) {
+        const product *p = &s->list[i];
+        const qn_status st = qni_ceiling_open(&s->c[i], p->m, p->n, p->k, opt->dtype != 0, p->c_f32, threads, err);
+        if (st != QN_OK) return st;
+        s->ns[i] = qn_calloc((size_t)opt->steps, sizeof(double));
+        if (s->ns[i] == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %lld runs", (long long)opt->steps);
+    }
     return QN_OK;
+}
+
+static void run_ceilings(ceilings *s)
+{
+    for (int32_t i = 0; i < s->count; i++) s->ns[i][s->runs] = (double)qni_ceiling_run(s->c[i]);
+    s->runs++;
+}
+
+/* GFLOP/s of all products of a step together, by the median of each. */
+static double ceiling_rate(ceilings *s)
+{
+    double flops = 0, ns = 0;
+    for (int32_t i = 0; i < s->count; i++) {
+        flops += flops_of(&s->list[i]) * (double)s->list[i].times;
+        ns += qni_median(s->ns[i], s->runs) * (double)s->list[i].times;
+    }
+    return ns > 0 ? flops / ns : 0;
 }
 
 /* Where the time of the worker 0's compute lane went, by task kind, from the last step's trace. */
@@ -93,6 +121,24 @@ static void show_phases(const qni_bench_run *b, const qn_bench_options *opt, qn_
     qni_line_end(&l, line, ctx);
 }
 
+/* Steps and products in turn, so that a machine whose speed drifts slows both. */
+static qn_status measure(double *seconds, ceilings *c, qni_bench_run *b, int32_t steps, qn_err *err)
+{
+    qn_status st = QN_OK;
+    qn_step_result result;
+    double *run = qn_calloc((size_t)steps, sizeof(*run));
+    if (run == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %d steps", steps);
+    for (int32_t i = 0; i < steps; i++) {
+        QN_TRY(st, qn_trainer_step(b->trainer, i + 2, 1e-4, &result, b->trace, err), out);
+        run[i] = (double)result.ns * 1e-9;
+        run_ceilings(c);
+    }
+    *seconds = qni_median(run, steps);
+out:
+    qn_free(run);
+    return st;
+}
+
 qn_status qn_bench_train(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
     qn_bench_options opt = *given;
@@ -100,21 +146,24 @@ qn_status qn_bench_train(const qn_bench_options *given, qn_line_fn *line, void *
     if (opt.threads == 0) opt.threads = qn_max32(qn_team_cores() / (int32_t)opt.workers, 1);
     if (opt.micro_batches == 0) opt.micro_batches = 1;
     qni_bench_run b;
+    ceilings c = {.count = 0};
+    double seconds;
+    struct rusage usage;
     qn_status st = qni_bench_open(&b, &opt, "1f1b", 1, err);
     if (st != QN_OK) return st;
-    double seconds, gemm;
-    struct rusage usage;
-    QN_TRY(st, qni_bench_steps(&seconds, &b, (int32_t)opt.steps, err), out);
-    getrusage(RUSAGE_SELF, &usage); /* before the ceiling takes memory of its own */
+    QN_TRY(st, qni_bench_steps(&seconds, &b, 1, err), out);
+    getrusage(RUSAGE_SELF, &usage); /* before the ceilings take memory of their own */
     const qn_memory mem = qn_trainer_memory(b.trainer);
+    QN_TRY(st, open_ceilings(&c, b.model, &opt, err), out);
+    QN_TRY(st, measure(&seconds, &c, &b, (int32_t)opt.steps, err), out);
     const double tokens = (double)(opt.batch * opt.context), parameters = (double)qn_model_matmul_params(b.model);
     const double flops = (6 * parameters + 6.0 * (double)(opt.layers * opt.width * opt.context)) * tokens;
-    QN_TRY(st, measure_products(&gemm, b.model, &opt, err), out);
+    const double rate = flops / seconds * 1e-9, gemm = ceiling_rate(&c);
     qni_line l = qni_line_begin(opt.json);
     qni_line_text(&l, "dtype", opt.dtype == 0 ? "f32" : "bf16");
-    qni_line_number(&l, "gflops", flops / seconds * 1e-9);
+    qni_line_number(&l, "gflops", rate);
     qni_line_number(&l, "gemm_gflops", gemm);
-    qni_line_number(&l, "ratio", flops / seconds * 1e-9 / gemm);
+    qni_line_number(&l, "ratio", rate / gemm);
     qni_line_number(&l, "tokens_per_s", tokens / seconds);
     qni_line_number(&l, "step_ms", seconds * 1e3);
     qni_line_number(&l, "peak_bytes", (double)usage.ru_maxrss * 1024);
@@ -126,6 +175,7 @@ qn_status qn_bench_train(const qn_bench_options *given, qn_line_fn *line, void *
     qni_line_end(&l, line, ctx);
     show_phases(&b, &opt, line, ctx);
 out:
+    close_ceilings(&c);
     qni_bench_close(&b);
     return st;
 }
