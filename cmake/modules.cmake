@@ -71,16 +71,11 @@ function(qn_kernel_variants)
   endforeach()
 endfunction()
 
-# How tests run in builds with sanitizers.
-set(QN_SANITIZER_OPTIONS
-    "TSAN_OPTIONS=halt_on_error=1 suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp"
-    "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp print_suppressions=0")
-
 function(qn_test_target target label)
   target_link_libraries(${target} PRIVATE cmocka m)
   add_test(NAME ${target} COMMAND ${target})
   set_tests_properties(${target} PROPERTIES LABELS ${label} TIMEOUT 600
-    ENVIRONMENT "QUERN_TEST_TMP=${PROJECT_BINARY_DIR}/tmp;QUERN_TEST_SOURCE=${PROJECT_SOURCE_DIR};QUERN_TEST_BUILD=${PROJECT_BINARY_DIR};${QN_SANITIZER_OPTIONS}"
+    ENVIRONMENT "QUERN_TEST_TMP=${PROJECT_BINARY_DIR}/tmp;QUERN_TEST_SOURCE=${PROJECT_SOURCE_DIR};QUERN_TEST_BUILD=${PROJECT_BINARY_DIR};TSAN_OPTIONS=halt_on_error=1"
     SKIP_RETURN_CODE 77)
 endfunction()
 
