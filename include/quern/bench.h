@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 typedef struct qn_bench_options {
-    int32_t dtype;            /* 0 f32, 1 bf16 */
+    int32_t dtype; /* 0 f32, 1 bf16 */
     int32_t arch;
     int64_t layers, heads, width, context, vocab, batch, micro_batches, workers, threads, steps;
     int json;

@@ -30,14 +30,14 @@ typedef struct qn_list {
 
 /* One row. min and max bound INT and REAL (min == max: unbounded; max < min: no upper bound). choices: "a|b|c" for CHOICE. */
 typedef struct qn_key {
-    const char *name;     /* "micro-batches": flag --micro-batches, environment QUERN_MICRO_BATCHES, file key micro_batches */
+    const char *name; /* "micro-batches": flag --micro-batches, environment QUERN_MICRO_BATCHES, file key micro_batches */
     qn_key_type type;
     size_t offset;        /* of the field in the options struct */
     const char *fallback; /* default as text, NULL: zero or NULL */
     double min, max;
     const char *choices;
-    const char *unit;     /* "", "tokens", "bytes", ... */
-    const char *help;     /* one line; a first word in capitals names the value in usage lines */
+    const char *unit; /* "", "tokens", "bytes", ... */
+    const char *help; /* one line; a first word in capitals names the value in usage lines */
 } qn_key;
 
 typedef struct qn_table {
@@ -49,12 +49,13 @@ typedef struct qn_table {
 /* Parsed values own their strings. */
 typedef struct qn_config qn_config;
 
-/* Fills the options struct (size bytes) with the defaults, then the environment, then argv (flags; "--flag value", "--flag=value").
- * argv holds arguments only: not the program's name and not the verb. What is neither a flag nor a flag's value is a positional
- * argument, and so is everything after "--". A value that starts with "--" is written "--flag=--value". An empty environment
- * variable counts as not set. Errors: QN_EINVAL with a sentence that suggests the nearest flag; QN_ERANGE with the range;
- * QN_ENOMEM. out owns every string that options points at, so it must outlive options; table must outlive out. */
-qn_status qn_config_parse(qn_config **out, const qn_table *table, void *options, size_t size, int argc, char **argv, qn_err *err) QN_MUST_USE;
+/* Fills the options struct (size bytes) with the defaults, then the environment, then argv (flags; "--flag value",
+ * "--flag=value"). argv holds arguments only: not the program's name and not the verb. What is neither a flag nor a flag's value
+ * is a positional argument, and so is everything after "--". A value that starts with "--" is written "--flag=--value". An empty
+ * environment variable counts as not set. Errors: QN_EINVAL with a sentence that suggests the nearest flag; QN_ERANGE with the
+ * range; QN_ENOMEM. out owns every string that options points at, so it must outlive options; table must outlive out. */
+qn_status qn_config_parse(qn_config **out, const qn_table *table, void *options, size_t size, int argc, char **argv,
+                          qn_err *err) QN_MUST_USE;
 /* Sets one key by its name (either "micro-batches" or "micro_batches") from text, as a file or an embedder does; a list is
  * replaced. Errors: QN_EINVAL, QN_ERANGE, QN_ENOMEM. */
 qn_status qn_config_set(qn_config *c, const char *name, const char *text, qn_err *err) QN_MUST_USE;

@@ -1,5 +1,6 @@
-/* Sessions: what the program's verbs do, for embedders. Each verb has an options struct, the table that describes it (flags, environment,
- * help), and one function. Zero-initialise the options with qn_config_parse (argc 0 gives the defaults), change what you like, call.
+/* Sessions: what the program's verbs do, for embedders. Each verb has an options struct, the table that describes it (flags,
+ * environment, help), and one function. Zero-initialise the options with qn_config_parse (argc 0 gives the defaults), change what
+ * you like, call.
  *
  * Nothing here prints: progress and results come through hooks or out structs; messages through quern/log.h. */
 #ifndef QUERN_SESSION_H
@@ -23,30 +24,30 @@ void qn_text_free(char *text);
 
 /* --- train */
 typedef struct qn_train_options {
-    qn_list data;             /* text files */
-    const char *tokenizer;    /* "chars", "bytes", or a path */
-    int32_t arch;             /* 0 gpt2, 1 llama */
+    qn_list data;          /* text files */
+    const char *tokenizer; /* "chars", "bytes", or a path */
+    int32_t arch;          /* 0 gpt2, 1 llama */
     int64_t layers, heads, kv_heads, width, hidden, context;
-    int tied, untied;         /* neither: gpt2 tied, llama untied */
+    int tied, untied; /* neither: gpt2 tied, llama untied */
     int64_t batch, steps;
-    double lr, min_lr;        /* cosine from lr to min_lr (default: a tenth of lr) */
+    double lr, min_lr; /* cosine from lr to min_lr (default: a tenth of lr) */
     int64_t warmup;
     double beta1, beta2, eps, weight_decay, clip, dropout;
     int64_t workers, threads; /* threads per worker */
     const char *schedule;     /* a name or a file */
     int64_t chunks;
-    qn_list cuts;             /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
+    qn_list cuts; /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
     int64_t micro_batches;
-    int32_t recompute;        /* 0 none, 1 full, 2 except-last */
-    int32_t dtype;            /* 0 f32, 1 bf16 */
+    int32_t recompute; /* 0 none, 1 full, 2 except-last */
+    int32_t dtype;     /* 0 f32, 1 bf16 */
     int64_t seed;
-    int64_t memory;           /* limit of a worker's arena in bytes, 0: none */
-    const char *out;          /* run directory */
-    const char *init;         /* model or run to start from */
+    int64_t memory;   /* limit of a worker's arena in bytes, 0: none */
+    const char *out;  /* run directory */
+    const char *init; /* model or run to start from */
     int resume, force;
     int64_t save_every, eval_every, keep;
-    int64_t eval_windows;     /* windows of an intermediate evaluation, 0: all */
-    const char *transport;    /* thread, self */
+    int64_t eval_windows;  /* windows of an intermediate evaluation, 0: all */
+    const char *transport; /* thread, self */
     int pin;
 } qn_train_options;
 
@@ -55,7 +56,7 @@ extern const qn_table qn_train_table;
 typedef struct qn_train_step {
     int64_t step, steps; /* 1-based step just done, of steps */
     double loss, grad_norm, lr, tokens_per_s, step_ms;
-    int evaluated;       /* val_loss is new */
+    int evaluated; /* val_loss is new */
     double val_loss;
     double seconds_left;
 } qn_train_step;
@@ -63,30 +64,30 @@ typedef struct qn_train_step {
 typedef struct qn_train_done {
     int64_t steps;
     double val_loss, tokens_per_s;
-    int interrupted;     /* stopped by the user, saved */
+    int interrupted;                           /* stopped by the user, saved */
     char run[1024], model[1024], report[1024]; /* paths written */
-    char sample[2048];   /* a short text from the trained model, UTF-8 */
+    char sample[2048];                         /* a short text from the trained model, UTF-8 */
 } qn_train_done;
 
 typedef struct qn_train_hooks {
     void *ctx;
     void (*began)(void *ctx, const char *summary); /* one line: model, parameters, workers, schedule, memory */
     void (*stepped)(void *ctx, const qn_train_step *s);
-    int (*stop)(void *ctx);  /* asked after each step: non-zero finishes, saves and returns */
+    int (*stop)(void *ctx); /* asked after each step: non-zero finishes, saves and returns */
 } qn_train_hooks;
 
-/* Trains and leaves a run directory. hooks may be NULL. Errors: QN_EINVAL and QN_ERANGE for settings that cannot be (before anything is
- * written), QN_EEXIST (out exists, neither resume nor force), QN_EFORMAT for bad files, QN_ENONFINITE, QN_EIO. An interrupted run returns
- * QN_EINTR after saving. */
 /* For --resume: gives every key of a train table's config that was not set by hand the value that the run was made with.
  * Errors: QN_ENOENT (no run there), QN_EFORMAT. */
 qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err) QN_MUST_USE;
 
+/* Trains and leaves a run directory. hooks may be NULL. Errors: QN_EINVAL and QN_ERANGE for settings that cannot be (before
+ * anything is written), QN_EEXIST (out exists, neither resume nor force), QN_EFORMAT for bad files, QN_ENONFINITE, QN_EIO. An
+ * interrupted run returns QN_EINTR after saving. */
 qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_train_hooks *hooks, qn_err *err) QN_MUST_USE;
 
 /* --- generate */
 typedef struct qn_generate_options {
-    const char *model;        /* directory of a model, or a run */
+    const char *model; /* directory of a model, or a run */
     const char *prompt;
     int64_t max_tokens;
     double temperature, top_p, min_p;
@@ -103,7 +104,8 @@ typedef struct qn_generate_done {
     double prefill_s, decode_s;
 } qn_generate_done;
 /* Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt longer than the context), QN_ENOMEM. */
-qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *opt, qn_text_fn *text, void *ctx, qn_err *err) QN_MUST_USE;
+qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *opt, qn_text_fn *text, void *ctx,
+                           qn_err *err) QN_MUST_USE;
 
 /* --- eval */
 typedef struct qn_eval_options {
@@ -123,7 +125,7 @@ qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *e
 
 /* --- convert: another tool's files to a Hugging Face directory */
 typedef struct qn_convert_options {
-    int32_t from;             /* 0 llama2c */
+    int32_t from; /* 0 llama2c */
     const char *weights, *tokenizer, *out;
     int force;
 } qn_convert_options;
@@ -141,11 +143,13 @@ typedef struct qn_tokenize_options {
 } qn_tokenize_options;
 
 extern const qn_table qn_tokenize_table;
-/* progress may be NULL. Errors: QN_EINVAL, QN_EEXIST, QN_EFORMAT (not UTF-8: where), QN_ERANGE (vocabulary too small or too large), QN_EIO. */
-qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx, qn_err *err) QN_MUST_USE;
+/* progress may be NULL. Errors: QN_EINVAL, QN_EEXIST, QN_EFORMAT (not UTF-8: where), QN_ERANGE (vocabulary too small or too
+ * large), QN_EIO. */
+qn_status qn_tokenize_train(const qn_tokenize_options *opt, void (*progress)(void *ctx, int64_t done, int64_t total), void *ctx,
+                            qn_err *err) QN_MUST_USE;
 
-/* --- info: what a model, checkpoint, run, tokenizer, safetensors file or schedule holds. json: one object; else lines for people.
- * *out is freed with qn_text_free. Errors: QN_ENOENT, QN_EFORMAT (nothing that Quern knows), QN_ENOMEM. */
+/* --- info: what a model, checkpoint, run, tokenizer, safetensors file or schedule holds. json: one object; else lines for
+ * people. *out is freed with qn_text_free. Errors: QN_ENOENT, QN_EFORMAT (nothing that Quern knows), QN_ENOMEM. */
 qn_status qn_info(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;
 
 #ifdef __cplusplus

@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define QN_MUST_USE __attribute__((warn_unused_result))
+#define QN_MUST_USE          __attribute__((warn_unused_result))
 #define QN_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define QN_MUST_USE
@@ -21,29 +21,29 @@ extern "C" {
 typedef enum qn_loss { QN_LOST_NOTHING, QN_LOST_CALL, QN_LOST_REQUEST, QN_LOST_STEP, QN_LOST_PEER, QN_LOST_PROCESS } qn_loss;
 
 /* code, what is lost, short description */
-#define QN_STATUS_LIST(X)                                                 \
-    X(QN_OK, NOTHING, "done")                                             \
-    X(QN_EINVAL, CALL, "wrong usage")                                     \
-    X(QN_ERANGE, CALL, "number outside its range")                        \
-    X(QN_ESTATE, CALL, "not possible in this state")                      \
-    X(QN_EUNSUPPORTED, CALL, "not built in or not supported here")        \
-    X(QN_EEXIST, CALL, "exists already")                                  \
-    X(QN_ENOENT, CALL, "does not exist")                                  \
-    X(QN_EFORMAT, CALL, "malformed input")                                \
-    X(QN_EIO, CALL, "input or output failed")                             \
-    X(QN_ENOMEM, CALL, "out of memory")                                   \
-    X(QN_ESCHEDULE, CALL, "invalid schedule")                             \
-    X(QN_ECANCELLED, REQUEST, "cancelled")                                \
-    X(QN_EINTR, STEP, "interrupted by the user")                          \
-    X(QN_ENONFINITE, STEP, "a number is not finite")                      \
-    X(QN_EPEER, PEER, "a peer is lost")                                   \
+#define QN_STATUS_LIST(X)                                                                                                        \
+    X(QN_OK, NOTHING, "done")                                                                                                    \
+    X(QN_EINVAL, CALL, "wrong usage")                                                                                            \
+    X(QN_ERANGE, CALL, "number outside its range")                                                                               \
+    X(QN_ESTATE, CALL, "not possible in this state")                                                                             \
+    X(QN_EUNSUPPORTED, CALL, "not built in or not supported here")                                                               \
+    X(QN_EEXIST, CALL, "exists already")                                                                                         \
+    X(QN_ENOENT, CALL, "does not exist")                                                                                         \
+    X(QN_EFORMAT, CALL, "malformed input")                                                                                       \
+    X(QN_EIO, CALL, "input or output failed")                                                                                    \
+    X(QN_ENOMEM, CALL, "out of memory")                                                                                          \
+    X(QN_ESCHEDULE, CALL, "invalid schedule")                                                                                    \
+    X(QN_ECANCELLED, REQUEST, "cancelled")                                                                                       \
+    X(QN_EINTR, STEP, "interrupted by the user")                                                                                 \
+    X(QN_ENONFINITE, STEP, "a number is not finite")                                                                             \
+    X(QN_EPEER, PEER, "a peer is lost")                                                                                          \
     X(QN_EINTERNAL, PROCESS, "internal error")
 
 typedef enum qn_status {
 #define QN_STATUS_ENUM(code, lost, text) code,
     QN_STATUS_LIST(QN_STATUS_ENUM)
 #undef QN_STATUS_ENUM
-    QN_STATUS_COUNT
+        QN_STATUS_COUNT
 } qn_status;
 
 enum { QN_ERR_TEXT = 1024 };
@@ -66,10 +66,10 @@ qn_status qn_fail(qn_err *err, qn_status code, const char *file, int line, const
 #define QN_FAIL(err, code, ...) qn_fail((err), (code), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Runs expr; on failure jumps to the label written at the call. */
-#define QN_TRY(st, expr, label)            \
-    do {                                   \
-        (st) = (expr);                     \
-        if ((st) != QN_OK) goto label;     \
+#define QN_TRY(st, expr, label)                                                                                                  \
+    do {                                                                                                                         \
+        (st) = (expr);                                                                                                           \
+        if ((st) != QN_OK) goto label;                                                                                           \
     } while (0)
 
 #ifdef __cplusplus

@@ -28,7 +28,10 @@ void *qn_arena_push(qn_arena *a, size_t count, size_t size, size_t align);
 void qn_arena_seal(qn_arena *a);
 
 /* Stack discipline for scratch: everything pushed after mark is gone after release. */
-static inline size_t qn_arena_mark(const qn_arena *a) { return a->used; }
+static inline size_t qn_arena_mark(const qn_arena *a)
+{
+    return a->used;
+}
 void qn_arena_release(qn_arena *a, size_t mark);
 
 #endif

@@ -40,9 +40,21 @@ static inline bool qn_align_size(size_t *out, size_t n, size_t align)
     return true;
 }
 
-static inline int32_t qn_min32(int32_t a, int32_t b) { return a < b ? a : b; }
-static inline int32_t qn_max32(int32_t a, int32_t b) { return a > b ? a : b; }
-static inline int64_t qn_min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t qn_max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int32_t qn_min32(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+static inline int32_t qn_max32(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t qn_min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t qn_max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 #endif

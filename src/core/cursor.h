@@ -16,7 +16,10 @@ static inline qn_cursor qn_cursor_of(const void *data, size_t bytes)
     const uint8_t *p = data;
     return (qn_cursor){.at = p, .end = p + bytes};
 }
-static inline size_t qn_cursor_left(const qn_cursor *c) { return (size_t)(c->end - c->at); }
+static inline size_t qn_cursor_left(const qn_cursor *c)
+{
+    return (size_t)(c->end - c->at);
+}
 
 /* The next bytes in place, or NULL (and failed) when fewer remain. */
 const void *qn_cursor_take(qn_cursor *c, size_t bytes);

@@ -30,9 +30,9 @@ void qn_writer_abort(qn_writer *w);                                /* accepts NU
 qn_status qn_file_write(const char *path, const void *data, size_t bytes, qn_err *err) QN_MUST_USE; /* open, put, commit */
 
 /* Directories. make_dirs is mkdir -p. remove_tree deletes a directory that Quern wrote (bounded depth 8; links are removed, not
- * followed; one that is not there is no error). replace_dir renames the complete directory tmp to path, synced, and removes the old
- * one last: at every moment either the old or the new one is there whole. The two are exchanged in one step; on a file system that
- * cannot do so the old one steps aside to path.old first, and back if the new one cannot come. Errors: QN_EIO. */
+ * followed; one that is not there is no error). replace_dir renames the complete directory tmp to path, synced, and removes the
+ * old one last: at every moment either the old or the new one is there whole. The two are exchanged in one step; on a file system
+ * that cannot do so the old one steps aside to path.old first, and back if the new one cannot come. Errors: QN_EIO. */
 qn_status qn_make_dirs(const char *path, qn_err *err) QN_MUST_USE;
 qn_status qn_remove_tree(const char *path, qn_err *err) QN_MUST_USE;
 qn_status qn_replace_dir(const char *path, const char *tmp, qn_err *err) QN_MUST_USE;

@@ -18,15 +18,15 @@
 
 typedef struct qn_slot_tag {
     uint64_t epoch;
-    uint64_t tag;    /* the message's name, chosen by the plan; unique among messages in flight */
-    uint64_t bytes;  /* payload really there, <= slot_bytes */
+    uint64_t tag;   /* the message's name, chosen by the plan; unique among messages in flight */
+    uint64_t bytes; /* payload really there, <= slot_bytes */
 } qn_slot_tag;
 
 enum { QN_RING_MAX_DEPTH = 8 };
 
 typedef struct qn_ring {
-    QN_ALIGNED(QN_CACHE_LINE) _Atomic uint64_t put;     /* slots published so far */
-    QN_ALIGNED(QN_CACHE_LINE) _Atomic uint64_t taken;   /* slots released so far */
+    QN_ALIGNED(QN_CACHE_LINE) _Atomic uint64_t put;   /* slots published so far */
+    QN_ALIGNED(QN_CACHE_LINE) _Atomic uint64_t taken; /* slots released so far */
     QN_ALIGNED(QN_CACHE_LINE) _Atomic uint64_t epoch;
     uint32_t depth;
     uint64_t slot_bytes;

@@ -26,8 +26,8 @@ typedef struct qn_rng {
 
 qn_rng qn_rng_of(qn_rng_key key);
 uint32_t qn_rng_u32(qn_rng *r);
-double qn_rng_unit(qn_rng *r);               /* [0, 1), 53 bits */
-double qn_rng_normal(qn_rng *r);             /* standard normal, Box-Muller */
+double qn_rng_unit(qn_rng *r);                /* [0, 1), 53 bits */
+double qn_rng_normal(qn_rng *r);              /* standard normal, Box-Muller */
 uint64_t qn_rng_below(qn_rng *r, uint64_t n); /* uniform in [0, n), n >= 1, without bias */
 
 #endif

@@ -20,12 +20,18 @@ const char *qn_dtype_name(qn_dtype dt); /* "f32" */
 typedef uint16_t qn_bf16;
 static inline float qn_bf16_to_f32(qn_bf16 x)
 {
-    union { uint32_t u; float f; } v = {.u = (uint32_t)x << 16};
+    union {
+        uint32_t u;
+        float f;
+    } v = {.u = (uint32_t)x << 16};
     return v.f;
 }
 static inline qn_bf16 qn_f32_to_bf16(float x)
 {
-    union { float f; uint32_t u; } v = {.f = x};
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x};
     if ((v.u & 0x7fffffffu) > 0x7f800000u) return (qn_bf16)(v.u >> 16 | 0x40);
     return (qn_bf16)((v.u + 0x7fffu + (v.u >> 16 & 1u)) >> 16);
 }

@@ -66,7 +66,8 @@ static dnnl_status_t open_variant(variant *v, dnnl_engine_t engine, const int64_
     return st;
 }
 
-qn_status qni_ceiling_open(qni_ceiling **out, int64_t m, int64_t n, int64_t k, bool bf16, bool c_f32, int32_t threads, qn_err *err)
+qn_status qni_ceiling_open(qni_ceiling **out, int64_t m, int64_t n, int64_t k, bool bf16, bool c_f32, int32_t threads,
+                           qn_err *err)
 {
     const int64_t size[3] = {m, n, k};
     qni_ceiling *c = qn_calloc(1, sizeof(*c));
@@ -76,7 +77,8 @@ qn_status qni_ceiling_open(qni_ceiling **out, int64_t m, int64_t n, int64_t k, b
     omp_set_num_threads(threads);
     dnnl_status_t st = dnnl_engine_create(&c->engine, dnnl_cpu, 0);
     if (st == dnnl_success) st = dnnl_stream_create(&c->stream, c->engine, dnnl_stream_default_flags);
-    for (int i = 0; i < LAYOUTS && st == dnnl_success; i++) st = open_variant(&c->variant[i], c->engine, size, bf16, c_f32, i == 0);
+    for (int i = 0; i < LAYOUTS && st == dnnl_success; i++)
+        st = open_variant(&c->variant[i], c->engine, size, bf16, c_f32, i == 0);
     omp_set_num_threads(before);
     if (st == dnnl_success) {
         *out = c;

@@ -1,13 +1,14 @@
-/* The executor: runs any valid plan, step after step. It knows tasks, lanes, values and channels, and neither models nor schedules' names.
+/* The executor: runs any valid plan, step after step. It knows tasks, lanes, values and channels, and neither models nor
+ * schedules' names.
  *
  * A lane is a resumable step: it ran a task, waits, is done, or failed. Two drivers move the same lanes:
  *
  *   threads  one thread per worker steps that worker's lanes; when none can move it sleeps on the worker's doorbell
  *   loop     one thread steps all lanes of all workers in a fixed order: a whole cluster replays from a seed
  *
- * Values live in one arena per worker at the offsets that the plan assigned, so the predicted memory is the real one. A failed task
- * starts a new epoch, which cancels every wait; the step returns the first failure and the executor can be closed safely. After the first step
- * nothing is allocated. The step after a failed or cancelled one starts clean. */
+ * Values live in one arena per worker at the offsets that the plan assigned, so the predicted memory is the real one. A failed
+ * task starts a new epoch, which cancels every wait; the step returns the first failure and the executor can be closed safely.
+ * After the first step nothing is allocated. The step after a failed or cancelled one starts clean. */
 #ifndef QN_RUNTIME_EXECUTOR_H
 #define QN_RUNTIME_EXECUTOR_H
 
@@ -20,7 +21,8 @@ typedef struct qn_executor qn_executor;
 typedef struct qn_task_fns {
     /* Runs compute and step tasks (everything but SEND and RECV) on the worker's thread. */
     qn_status (*run)(void *ctx, qn_executor *ex, int32_t task, qn_err *err);
-    /* Where a value without an offset in the arena is (STAT, TPARAM, TGRAD, PGRAD): *bytes of it. Called on the worker's thread. */
+    /* Where a value without an offset in the arena is (STAT, TPARAM, TGRAD, PGRAD): *bytes of it. Called on the worker's thread.
+     */
     void *(*home)(void *ctx, int32_t value, size_t *bytes);
     /* Bytes of a value with an offset that are really there this step (at most value.bytes); NULL: all. */
     size_t (*actual)(void *ctx, int32_t value);
@@ -29,24 +31,24 @@ typedef struct qn_task_fns {
 typedef enum qn_driver { QN_DRIVE_THREADS, QN_DRIVE_LOOP } qn_driver;
 
 typedef struct qn_executor_desc {
-    const qn_plan *plan;          /* borrowed, validated */
+    const qn_plan *plan; /* borrowed, validated */
     const qn_transport *transport;
-    qn_sim_faults faults;         /* for the sim transport */
+    qn_sim_faults faults; /* for the sim transport */
     qn_driver driver;
     qn_task_fns fns;
     void *ctx;
-    int32_t threads_per_worker;   /* cores to leave between workers when pinning */
-    bool pin;                     /* pin worker w to core w * threads_per_worker */
-    int32_t spins;                /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
+    int32_t threads_per_worker; /* cores to leave between workers when pinning */
+    bool pin;                   /* pin worker w to core w * threads_per_worker */
+    int32_t spins; /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
 } qn_executor_desc;
 
-/* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step (pinned there, if asked, at the first
- * step). The threads driver with several workers needs a transport for threads. Errors: QN_ENOMEM, QN_EINVAL. */
+/* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step (pinned there, if asked, at the
+ * first step). The threads driver with several workers needs a transport for threads. Errors: QN_ENOMEM, QN_EINVAL. */
 qn_status qn_executor_open(qn_executor **out, const qn_executor_desc *desc, qn_err *err) QN_MUST_USE;
 void qn_executor_close(qn_executor *ex); /* accepts NULL */
 
-/* Runs the whole plan once. trace: NULL, or plan->tasks times to fill, in ns since the step began. Errors: what a task returned, QN_EPEER,
- * QN_ECANCELLED (by qn_executor_cancel), QN_EINTERNAL (a lane can never move). */
+/* Runs the whole plan once. trace: NULL, or plan->tasks times to fill, in ns since the step began. Errors: what a task returned,
+ * QN_EPEER, QN_ECANCELLED (by qn_executor_cancel), QN_EINTERNAL (a lane can never move). */
 qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err) QN_MUST_USE;
 /* Makes the running step give up as soon as the running tasks end; nothing when none runs. Any thread, also a signal handler. */
 void qn_executor_cancel(qn_executor *ex);
@@ -54,8 +56,8 @@ void qn_executor_cancel(qn_executor *ex);
 /* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
 const qn_plan *qn_executor_plan(const qn_executor *ex);
-/* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at most
- * plan->arena_bytes, and equal to it when all slots were in use together. */
+/* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at
+ * most plan->arena_bytes, and equal to it when all slots were in use together. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);
 
 #endif

@@ -17,8 +17,11 @@ static void write_page(FILE *to)
 {
     const qn_table *const tables[] = {&qn_train_table,    &qn_generate_table, &qn_eval_table, &qn_convert_table,
                                       &qn_tokenize_table, &qn_schedule_table, &qn_bench_table};
-    fprintf(to, "# Settings\n\nEvery setting is a flag, an environment variable (`--micro-batches`: `QUERN_MICRO_BATCHES`) and, for `train`, a key of\n"
-                "the run's `config.json`. This page is made from the tables in `src/session/options.c` by `config_doc_test --write`.\n");
+    fprintf(
+        to,
+        "# Settings\n\nEvery setting is a flag, an environment variable (`--micro-batches`: `QUERN_MICRO_BATCHES`) and, for "
+        "`train`, a key of\n"
+        "the run's `config.json`. This page is made from the tables in `src/session/options.c` by `config_doc_test --write`.\n");
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         fprintf(to, "\n## quern %s\n\n", tables[i]->name);
         qn_config_markdown(tables[i], to);
