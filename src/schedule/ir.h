@@ -60,7 +60,9 @@ typedef struct qn_pattern {
     int32_t items;        /* M >= 1 micro-batches */
     int32_t chunks;       /* v >= 1 stages per worker; stages S = P * v */
     int32_t group;        /* interleaved: micro-batches per group; 0: P */
-    int64_t cost[QN_OPS]; /* ticks of one task of each op, where a generator wants them */
+    int64_t cost[QN_OPS]; /* ticks of one task of each op (SEND: of a message), where a generator wants them; 0: 1, SEND 0 */
+    int64_t stash_size;   /* what F leaves until B, in any unit; 0: 1. For generators that look at memory */
+    int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
 } qn_pattern;
 
 /* --- order: compute tasks per worker */

@@ -35,7 +35,7 @@ static worker_sums sum_worker(const qn_trace *t, int32_t w)
         const int32_t op = p->task[i].op;
         const qn_span_time x = t->time[i];
         if (!qni_is_compute(op) || x.end < x.start) continue;
-        s.live += (op == QN_OP_F) - (op == QN_OP_B || op == QN_OP_BW);
+        s.live += (op == QN_OP_F) - (op == QN_OP_W || op == QN_OP_BW);
         s.peak = qn_max64(s.peak, s.live);
         if (x.end == x.start) continue;
         s.busy += x.end - x.start;

@@ -51,14 +51,33 @@ QN_UNUSED static qn_plan *rig_plan(const char *name, int32_t P, int32_t M, int32
     return p;
 }
 
+/* Can the schedule do these numbers? All can but DualPipeV with fewer than 2P micro-batches. */
+QN_UNUSED static bool rig_possible(const qn_generator *g, int32_t P, int32_t M)
+{
+    return M >= g->min_items * P;
+}
+
+/* Can it run with its messages in the comp lane? Not these two: outputs of a worker's first chunks pile up in front of worker 0.
+ */
+QN_UNUSED static bool rig_one_lane(const qn_generator *g)
+{
+    return strcmp(g->name, "looped-bfs") != 0 && strcmp(g->name, "interleaved-zb") != 0;
+}
+
+/* [tasks]; BW takes B and W together. */
+QN_UNUSED static int64_t *rig_split_costs(const qn_plan *p, int64_t F, int64_t B, int64_t W, int64_t R, int64_t SEND)
+{
+    const int64_t of[QN_OPS] = {
+        [QN_OP_F] = F, [QN_OP_B] = B, [QN_OP_W] = W, [QN_OP_BW] = B + W, [QN_OP_R] = R, [QN_OP_SEND] = SEND};
+    int64_t *c = calloc((size_t)p->tasks + 1, sizeof *c);
+    for (int32_t t = 0; t < p->tasks; t++) c[t] = of[p->task[t].op];
+    return c;
+}
+
+/* The same where the backward is whole; split ones take half of it each, the odd tick with B. */
 QN_UNUSED static int64_t *rig_costs(const qn_plan *p, int64_t F, int64_t BW, int64_t R, int64_t SEND)
 {
-    int64_t *c = calloc((size_t)p->tasks + 1, sizeof *c);
-    for (int32_t t = 0; t < p->tasks; t++) {
-        const int32_t op = p->task[t].op;
-        c[t] = op == QN_OP_F ? F : op == QN_OP_BW ? BW : op == QN_OP_R ? R : op == QN_OP_SEND ? SEND : 0;
-    }
-    return c;
+    return rig_split_costs(p, F, BW - BW / 2, BW / 2, R, SEND);
 }
 
 QN_UNUSED static const qn_trace_summary *rig_simulate(const qn_plan *p, const int64_t *cost, int64_t latency, int32_t depth)

@@ -122,7 +122,7 @@ static void stages(void **state)
 /* --- schedules */
 static qn_status use_schedule(void *ctx, qn_err *err)
 {
-    const qn_pattern pattern = {.workers = 3, .items = 5, .chunks = strcmp(ctx, "interleaved") == 0 ? 2 : 1};
+    const qn_pattern pattern = {.workers = 3, .items = 6, .chunks = qn_generator_find(ctx)->usual_chunks};
     const qn_lowering how = {.recompute = QN_RECOMPUTE_EXCEPT_LAST,
                              .step_tasks = true,
                              .stat_bytes = 8,

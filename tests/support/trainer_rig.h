@@ -103,8 +103,8 @@ static inline qn_order *rig_order(const rig_way *way, int32_t items)
     qn_order *o;
     qn_err err;
     if (strcmp(way->schedule, "split") == 0) return rig_split_order(way->workers, items);
-    const qn_pattern pattern = {
-        .workers = way->workers, .items = items, .chunks = strcmp(way->schedule, "interleaved") == 0 ? 2 : 1};
+    const qn_generator *g = qn_generator_find(way->schedule);
+    const qn_pattern pattern = {.workers = way->workers, .items = items, .chunks = g->usual_chunks};
     rig_ok(qn_generate(&o, way->schedule, &pattern, &err), &err);
     return o;
 }

@@ -7,10 +7,21 @@
 #include "core/checked.h"
 
 static const qn_generator list[] = {
-    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1},
-    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1, 1},
+    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1, 0},
+    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1, 1, 0},
     {"interleaved", "Narayanan et al. 2021, arXiv:2104.04473", "(P-1)/(v*M+P-1)", "min(2(P-1-r)+(v-1)P+1, v*M) chunks",
-     qn_gen_interleaved, 1, 0, 2},
+     qn_gen_interleaved, 1, 0, 2, 0},
+    {"zb-h1", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_h1, 1, 1, 1, 0},
+    {"zb-h2", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-2W)", "2P-1", qn_gen_zb_h2, 1, 1, 1, 0},
+    {"zb-1p", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_1p, 1, 1, 1, 0},
+    {"zb-2p", "Qi et al. 2024, arXiv:2401.10241", "about 0", "2P", qn_gen_zb_2p, 1, 1, 1, 0},
+    {"zb-v", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "2P chunks", qn_gen_zb_v, 2, 2, 2, 0},
+    {"v-half", "Qi et al. 2024, arXiv:2405.15362", "half of 1f1b's", "about P+2 chunks", qn_gen_v_half, 2, 2, 2, 0},
+    {"v-min", "Qi et al. 2024, arXiv:2405.15362", "2/3 of 1f1b's", "about 2P/3+2 chunks", qn_gen_v_min, 2, 2, 2, 0},
+    {"dualpipev", "DeepSeek-AI 2024, arXiv:2412.19437", "P-1 if F=B=W", "2P+1 chunks", qn_gen_dualpipev, 2, 2, 2, 2},
+    {"looped-bfs", "Lamy-Poirier 2022, arXiv:2211.05953", "(P-1)/(v*M+P-1)", "v*M chunks", qn_gen_looped_bfs, 2, 0, 2, 0},
+    {"interleaved-zb", "Qi et al. 2024, arXiv:2401.10241", "below interleaved", "(v-1)m+P chunks, m=M/max(1,M/P)",
+     qn_gen_interleaved_zb, 2, 0, 2, 0},
     {0},
 };
 
@@ -55,6 +66,23 @@ static qn_status unknown(const char *name, qn_err *err)
     return QN_FAIL(err, QN_EINVAL, "there is no schedule '%s'; did you mean '%s'?", name, near->name);
 }
 
+/* Sums over a whole step stay within 64 bits. */
+static qn_status check_sizes(const char *name, const qn_pattern *pat, qn_err *err)
+{
+    static const int64_t most = 10000000000;
+    for (int32_t op = 0; op < QN_OPS; op++) {
+        if (pat->cost[op] < 0 || pat->cost[op] > most)
+            return QN_FAIL(err, QN_EINVAL, "%s with a task of %lld ticks: 0 to %lld are possible", name, (long long)pat->cost[op],
+                           (long long)most);
+    }
+    const int64_t size = pat->stash_size, pending = pat->pending_size,
+                  room = INT64_MAX / 4 / ((int64_t)pat->workers * pat->chunks);
+    if (size < 0 || pending < 0 || size > room || pending > room)
+        return QN_FAIL(err, QN_EINVAL, "%s with sizes of %lld and %lld: 0 to %lld are possible", name, (long long)size,
+                       (long long)pending, (long long)room);
+    return QN_OK;
+}
+
 qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, qn_err *err)
 {
     const qn_generator *g = qn_generator_find(name);
@@ -62,9 +90,13 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
     if (pat->workers < 1 || pat->workers > QN_MAX_WORKERS)
         return QN_FAIL(err, QN_EINVAL, "%s with %d workers: 1 to %d are possible", name, pat->workers, QN_MAX_WORKERS);
     if (pat->items < 1) return QN_FAIL(err, QN_EINVAL, "%s with %d micro-batches: at least 1 is needed", name, pat->items);
+    if (pat->items < (int64_t)g->min_items * pat->workers)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d workers and %d micro-batches: at least %lld micro-batches are needed", name,
+                       pat->workers, pat->items, (long long)g->min_items * pat->workers);
     if (pat->chunks < g->min_chunks || (g->max_chunks > 0 && pat->chunks > g->max_chunks))
-        return QN_FAIL(err, QN_EINVAL, "%s with %d chunks per worker: %s", name, pat->chunks,
-                       g->max_chunks == 1 ? "exactly 1 is possible" : "at least 1 is needed");
+        return QN_FAIL(err, QN_EINVAL, "%s with %d chunks per worker: %s %d %s", name, pat->chunks,
+                       g->max_chunks > 0 ? "exactly" : "at least", g->min_chunks,
+                       g->max_chunks > 0 ? "is possible" : "is needed");
     if ((int64_t)pat->workers * pat->chunks > 65536)
         return QN_FAIL(err, QN_EINVAL, "%s with %d x %d stages: at most 65536 are possible", name, pat->workers, pat->chunks);
     if ((int64_t)pat->workers * pat->chunks * pat->items > INT32_MAX / 16)
@@ -73,8 +105,10 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
     if (pat->group != 0 && pat->group < pat->workers)
         return QN_FAIL(err, QN_EINVAL, "%s with groups of %d micro-batches: at least as many as workers (%d) are needed, or 0",
                        name, pat->group, pat->workers);
+    qn_status st = check_sizes(name, pat, err);
+    if (st != QN_OK) return st;
     qn_order *order = NULL;
-    qn_status st = qn_order_open(&order, pat->workers, pat->workers * pat->chunks, pat->items, err);
+    st = qn_order_open(&order, pat->workers, pat->workers * pat->chunks, pat->items, err);
     if (st == QN_OK) st = g->generate(order, pat, err);
     if (st != QN_OK) {
         qn_order_close(order);
