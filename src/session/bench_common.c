@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "core/rng.h"
+#include "core/team.h"
 #include "model/cost.h"
 #include "schedule/gen/gen.h"
 
@@ -40,6 +42,26 @@ static qn_status open_traces(qni_bench_run *b, int32_t traces, qn_err *err)
         if (b->trace[i].time == NULL) return QN_FAIL(err, QN_ENOMEM, "trace of %d tasks", plan->tasks);
     }
     return QN_OK;
+}
+
+static void choose(int64_t *x, int64_t otherwise)
+{
+    if (*x == 0) *x = otherwise;
+}
+
+qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline)
+{
+    qn_bench_options o = *given;
+    choose(&o.layers, 12);
+    choose(&o.heads, pipeline ? 6 : 12);
+    choose(&o.width, pipeline ? 384 : 768);
+    choose(&o.context, pipeline ? 256 : 512);
+    choose(&o.vocab, pipeline ? 4096 : 50257);
+    choose(&o.batch, pipeline ? 16 : 4);
+    choose(&o.micro_batches, pipeline ? 16 : 1);
+    choose(&o.workers, pipeline ? 2 : 1);
+    choose(&o.threads, pipeline ? 1 : qn_max32(qn_team_cores() / (int32_t)o.workers, 1));
+    return o;
 }
 
 qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces, qn_err *err)

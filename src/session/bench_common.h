@@ -2,6 +2,8 @@
 #ifndef QN_SESSION_BENCH_COMMON_H
 #define QN_SESSION_BENCH_COMMON_H
 
+#include <stdbool.h>
+
 #include "model/model.h"
 #include "quern/bench.h"
 #include "runtime/trainer.h"
@@ -17,8 +19,11 @@ typedef struct qni_bench_run {
     int32_t traces;
 } qni_bench_run;
 
-/* opt with zeros replaced (workers, threads, micro_batches). cuts: NULL by cost. traces: how many steps' traces to make room for.
- */
+/* The options with every 0 replaced by this benchmark's own: GPT-2 124M for train and kernels, a lighter model of 12 equal blocks
+ * for pipeline. */
+qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline);
+
+/* opt: without zeros. traces: how many steps' traces to make room for. */
 qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces,
                          qn_err *err) QN_MUST_USE;
 void qni_bench_close(qni_bench_run *b);

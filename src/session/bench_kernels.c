@@ -283,8 +283,7 @@ out:
 
 qn_status qn_bench_kernels(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
-    qn_bench_options opt = *given;
-    if (opt.threads == 0) opt.threads = qn_team_cores();
+    const qn_bench_options opt = qni_bench_defaults(given, false);
     rig r = {.opt = &opt, .line = line, .ctx = ctx};
     qn_status st;
     QN_TRY(st, open_rig(&r, err), out);

@@ -115,14 +115,10 @@ static qn_status measure_handover(const char *how, int shared_core, const qn_ben
 
 qn_status qn_bench_pipeline(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
-    qn_bench_options opt = *given, one;
+    qn_bench_options opt = qni_bench_defaults(given, true), one;
     qni_bench_run b;
     qn_status st;
     double one_worker_s;
-    if (opt.workers == 0) opt.workers = 2;
-    if (opt.threads == 0) opt.threads = 1;
-    if (opt.micro_batches == 0) opt.micro_batches = 16;
-    opt.batch = qn_max64(opt.batch, opt.micro_batches);
     opt.steps = qn_max64(opt.steps, 2);
     one = opt;
     one.workers = 1;

@@ -141,10 +141,7 @@ out:
 
 qn_status qn_bench_train(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
-    qn_bench_options opt = *given;
-    if (opt.workers == 0) opt.workers = 1;
-    if (opt.threads == 0) opt.threads = qn_max32(qn_team_cores() / (int32_t)opt.workers, 1);
-    if (opt.micro_batches == 0) opt.micro_batches = 1;
+    const qn_bench_options opt = qni_bench_defaults(given, false);
     qni_bench_run b;
     ceilings c = {.count = 0};
     double seconds;
