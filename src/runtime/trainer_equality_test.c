@@ -110,6 +110,34 @@ static void bf16_gives_the_same_bits_for_any_way(void **unused)
     all_models(QN_MODE_BF16, items, QN_COUNT(items));
 }
 
+/* Backwards in parts, V placements, stages that change their worker: fewer items than workers, and two per worker, where the last
+ * ones are empty. */
+static void every_published_schedule(void **unused)
+{
+    (void)unused;
+    int32_t turn = 0;
+    for (int32_t c = 0; c < 2; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        for (int32_t items = 3; items <= 8; items += 5) {
+            outcome want = compute(m, QN_MODE_F32, &base_way, items);
+            for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
+                for (int32_t P = 2; P <= 4; P++, turn++) {
+                    if (items < g->min_items * P || (QN_SANITIZED && turn % 4 != 0)) continue;
+                    const rig_way way = {.schedule = g->name,
+                                         .workers = P,
+                                         .threads = 1,
+                                         .recompute = (qn_recompute)(turn % 3),
+                                         .transport = transports[turn / 2 % 3],
+                                         .seed = turn / 2 % 3 == 2 ? 1000u + (uint64_t)turn : 0};
+                    assert_same(m, QN_MODE_F32, &way, items, &want);
+                }
+            }
+            free(want.state);
+        }
+        qn_model_close(m);
+    }
+}
+
 /* More items than samples: the last ones are empty. */
 static void uneven_and_empty_items(void **unused)
 {
@@ -145,6 +173,7 @@ int main(void)
         cmocka_unit_test(fast_kernels_give_the_same_bits_for_any_way),
         cmocka_unit_test(reference_kernels_give_the_same_bits_for_any_way),
         cmocka_unit_test(bf16_gives_the_same_bits_for_any_way),
+        cmocka_unit_test(every_published_schedule),
         cmocka_unit_test(uneven_and_empty_items),
         cmocka_unit_test(every_order_of_arrival),
     };
