@@ -11,43 +11,114 @@
 #include "measured.h"
 #include "transport/transport.h"
 
-enum { TRACES = 15 };
+enum { TRACES = 15, RUNS = 3 }; /* of the last steps; one worker, gpipe, 1f1b */
 
-static qn_status measure_schedule(const char *schedule, const qn_bench_options *opt, double one_worker_s, qn_line_fn *line,
-                                  void *ctx, qn_err *err)
+/* One way to do the same step, with its times. */
+typedef struct contender {
+    const char *schedule;
+    qn_bench_options opt;
+    qni_bench_run run;
+    double *seconds; /* [steps] */
+} contender;
+
+static qn_status open_contender(contender *c, const char *schedule, const qn_bench_options *opt, int64_t workers, qn_err *err)
 {
-    qni_bench_run b;
-    double seconds;
-    qn_trace simulated = {.time = NULL};
-    const int32_t traces = qn_min32(TRACES, (int32_t)opt->steps);
-    qn_status st = qni_bench_open(&b, opt, schedule, traces, err);
-    if (st != QN_OK) return st;
-    QN_TRY(st, qni_bench_steps(&seconds, &b, (int32_t)opt->steps, err), out);
-    simulated.time = qn_calloc((size_t)b.trace->plan->tasks, sizeof(*simulated.time));
-    if (simulated.time == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "trace");
-        goto out;
+    *c = (contender){.schedule = schedule, .opt = *opt};
+    c->opt.workers = workers;
+    c->seconds = qn_calloc((size_t)opt->steps, sizeof(*c->seconds));
+    if (c->seconds == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %lld steps", (long long)opt->steps);
+    return qni_bench_open(&c->run, &c->opt, schedule, qn_min32(TRACES, (int32_t)opt->steps), err);
+}
+
+static void close_contender(contender *c)
+{
+    qni_bench_close(&c->run);
+    qn_free(c->seconds);
+}
+
+/* All take their steps in turn, so that a machine whose speed drifts slows all of them. The first step of each is not counted. */
+static qn_status race(contender *c, int32_t n, int32_t steps, qn_err *err)
+{
+    for (int32_t i = -1; i < steps; i++) {
+        for (int32_t j = 0; j < n; j++) {
+            qn_step_result result;
+            qn_trace *trace = &c[j].run.trace[i < 0 ? 0 : i % c[j].run.traces];
+            const qn_status st = qn_trainer_step(c[j].run.trainer, i + 1, 1e-4, &result, trace, err);
+            if (st != QN_OK) return st;
+            if (i >= 0) c[j].seconds[i] = (double)result.ns * 1e-9;
+        }
     }
-    QN_TRY(st, qni_simulate_measured(&simulated, b.trace, b.traces, err), out);
-    const double measured = (double)qni_trace_makespan(qni_trace_median(b.trace, b.traces)),
-                 predicted = (double)qni_trace_makespan(&simulated);
+    return QN_OK;
+}
+
+/* The median over the traces of makespan / simulated makespan when each task takes as long as it took in that very step: what the
+ * executor itself adds. */
+static qn_status replay_ratio(double *ratio, const contender *c, qn_trace *room, qn_err *err)
+{
+    const qn_plan *p = c->run.trace->plan;
+    double each[TRACES];
+    qn_status st = QN_OK;
+    int64_t *cost = qn_calloc((size_t)p->tasks, sizeof(*cost));
+    if (cost == NULL) return QN_FAIL(err, QN_ENOMEM, "costs of %d tasks", p->tasks);
+    for (int32_t i = 0; i < c->run.traces; i++) {
+        const qn_trace *t = &c->run.trace[i];
+        for (int32_t k = 0; k < p->tasks; k++) {
+            const bool message = p->task[k].op == QN_OP_SEND || p->task[k].op == QN_OP_RECV;
+            cost[k] = message ? 0 : qn_max64(t->time[k].end - t->time[k].start, 0);
+        }
+        const qn_sim_options opt = {.cost = cost};
+        QN_TRY(st, qn_simulate(room, p, &opt, err), out);
+        each[i] = (double)qni_trace_makespan(t) / (double)qni_trace_makespan(room);
+    }
+    *ratio = qni_median(each, c->run.traces);
+out:
+    qn_free(cost);
+    return st;
+}
+
+static qn_status show_contender(contender *c, double one_worker_s, qn_line_fn *line, void *ctx, qn_err *err)
+{
+    const qni_bench_run *b = &c->run;
+    qn_trace simulated = {.time = qn_calloc((size_t)b->trace->plan->tasks, sizeof(*simulated.time))};
+    qn_status st;
+    double replayed = 0;
+    if (simulated.time == NULL) return QN_FAIL(err, QN_ENOMEM, "trace");
+    QN_TRY(st, replay_ratio(&replayed, c, &simulated, err), out);
+    QN_TRY(st, qni_simulate_measured(&simulated, b->trace, b->traces, err), out);
+    const qn_trace *typical = qni_trace_median(b->trace, b->traces);
+    const double measured = (double)qni_trace_makespan(typical), predicted = (double)qni_trace_makespan(&simulated);
     qn_trace_summary real, ideal;
-    qn_trace_summarize(&real, qni_trace_median(b.trace, b.traces));
+    qn_trace_summarize(&real, typical);
     qn_trace_summarize(&ideal, &simulated);
-    qni_line l = qni_line_begin(opt->json);
-    qni_line_text(&l, "schedule", schedule);
-    qni_line_number(&l, "workers", (double)opt->workers);
-    qni_line_number(&l, "micro_batches", (double)opt->micro_batches);
+    qni_line l = qni_line_begin(c->opt.json);
+    qni_line_text(&l, "schedule", c->schedule);
+    qni_line_number(&l, "workers", (double)c->opt.workers);
+    qni_line_number(&l, "micro_batches", (double)c->opt.micro_batches);
     qni_line_number(&l, "measured_ms", measured * 1e-6);
     qni_line_number(&l, "simulated_ms", predicted * 1e-6);
     qni_line_number(&l, "measured_over_simulated", measured / predicted);
+    qni_line_number(&l, "measured_over_replayed", replayed);
     qni_line_number(&l, "bubble_measured", real.bubble);
     qni_line_number(&l, "bubble_simulated", ideal.bubble);
-    qni_line_number(&l, "speedup_over_one_worker", one_worker_s / seconds);
+    qni_line_number(&l, "speedup_over_one_worker", one_worker_s / qni_median(c->seconds, (int32_t)c->opt.steps));
     qni_line_end(&l, line, ctx);
 out:
     qn_free(simulated.time);
-    qni_bench_close(&b);
+    return st;
+}
+
+static qn_status measure_schedules(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err)
+{
+    contender c[RUNS] = {{.schedule = NULL}};
+    qn_status st;
+    QN_TRY(st, open_contender(&c[0], "1f1b", opt, 1, err), out);
+    QN_TRY(st, open_contender(&c[1], "gpipe", opt, opt->workers, err), out);
+    QN_TRY(st, open_contender(&c[2], "1f1b", opt, opt->workers, err), out);
+    QN_TRY(st, race(c, RUNS, (int32_t)opt->steps, err), out);
+    const double one_worker_s = qni_median(c[0].seconds, (int32_t)opt->steps);
+    for (int i = 1; i < RUNS; i++) QN_TRY(st, show_contender(&c[i], one_worker_s, line, ctx, err), out);
+out:
+    for (int i = 0; i < RUNS; i++) close_contender(&c[i]);
     return st;
 }
 
@@ -115,19 +186,9 @@ static qn_status measure_handover(const char *how, int shared_core, const qn_ben
 
 qn_status qn_bench_pipeline(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
-    qn_bench_options opt = qni_bench_defaults(given, true), one;
-    qni_bench_run b;
+    const qn_bench_options opt = qni_bench_defaults(given, true);
     qn_status st;
-    double one_worker_s;
-    opt.steps = qn_max64(opt.steps, 2);
-    one = opt;
-    one.workers = 1;
-    QN_TRY(st, qni_bench_open(&b, &one, "1f1b", 1, err), out);
-    st = qni_bench_steps(&one_worker_s, &b, (int32_t)qn_min64(opt.steps, 5), err);
-    qni_bench_close(&b);
-    if (st != QN_OK) return st;
-    QN_TRY(st, measure_schedule("gpipe", &opt, one_worker_s, line, ctx, err), out);
-    QN_TRY(st, measure_schedule("1f1b", &opt, one_worker_s, line, ctx, err), out);
+    QN_TRY(st, measure_schedules(&opt, line, ctx, err), out);
     if (qn_team_cores() > 1) QN_TRY(st, measure_handover("between cores", 0, &opt, line, ctx, err), out);
     QN_TRY(st, measure_handover("on a shared core", 1, &opt, line, ctx, err), out);
 out:
