@@ -38,8 +38,10 @@ static void subject_fini(subject *s)
     qn_free(s->sum);
 }
 
-/* The order of a generator, or the file's order or plan. */
-static qn_status open_subject(subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt, qn_err *err)
+/* The order of a generator, made for these costs where they are said, or the file's order or plan. finest: chunks that a cost is
+ * of; a schedule with fewer has tasks that take longer. */
+static qn_status open_subject(subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt,
+                              const qni_costs *costs, int32_t finest, qn_err *err)
 {
     *s = (subject){.name = name, .generator = qn_generator_find(name), .stretch = 1};
     if (s->generator == NULL && qn_path_exists(name) == 1) {
@@ -52,10 +54,13 @@ static qn_status open_subject(subject *s, const char *name, int64_t chunks, cons
     }
     s->from.form = QN_FORM_ORDER;
     s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
-    const qn_pattern pattern = {.workers = (int32_t)opt->workers,
-                                .items = (int32_t)opt->micro_batches,
-                                .chunks = s->chunks,
-                                .cost = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1}};
+    qn_pattern pattern = {.workers = (int32_t)opt->workers,
+                          .items = (int32_t)opt->micro_batches,
+                          .chunks = s->chunks,
+                          .cost = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1}};
+    for (int op = 0; op < QN_OPS; op++)
+        if (costs->tick[op] > 0) pattern.cost[op] = costs->tick[op] * (finest > s->chunks ? finest / s->chunks : 1);
+    pattern.cost[QN_OP_SEND] = costs->latency;
     return qn_generate(&s->from.order, name, &pattern, err);
 }
 
@@ -189,7 +194,7 @@ qn_status qn_schedule_list(char **out, bool json, qn_err *err)
             json_name(&p, "paper", g->paper);
             qni_page_add(&p, "}\n");
         } else {
-            qni_page_add(&p, "%-12s bubble %-18s stashes of worker r: %s\n%-12s %s\n", g->name, g->bubble, g->memory, "",
+            qni_page_add(&p, "%-14s bubble %-18s stashes of worker r: %s\n%-14s %s\n", g->name, g->bubble, g->memory, "",
                          g->paper);
         }
     }
@@ -209,15 +214,15 @@ static void add_comment(qni_page *p, const char *text)
 
 qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t columns, qn_err *err)
 {
-    subject s;
+    subject s = {.name = NULL};
     qni_costs costs;
     qni_page p = {.text = NULL};
     char *order = NULL, *drawing = NULL;
     qn_status st;
-    QN_TRY(st, open_subject(&s, opt->schedule, opt->chunks, opt, err), out);
+    QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->latency, err), out);
+    QN_TRY(st, open_subject(&s, opt->schedule, opt->chunks, opt, &costs, 1, err), out);
     st = s.from.plan != NULL ? qn_plan_write(&order, s.from.plan, err) : qn_order_write(&order, s.from.order, err);
     if (st != QN_OK) goto out;
-    QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->latency, err), out);
     QN_TRY(st, simulate(&s, opt, &costs, err), out);
     QN_TRY(st, qn_trace_ascii(&drawing, &s.trace, columns > 4 ? columns - 2 : columns, err), out);
     qni_page_bytes(&p, order, strlen(order));
@@ -290,12 +295,12 @@ static void people_result(qni_page *p, const subject *s, double scale)
 
 qn_status qn_schedule_simulate(char **out, const qn_schedule_options *opt, bool json, qn_err *err)
 {
-    subject s;
+    subject s = {.name = NULL};
     qni_costs costs;
     qni_page p = {.text = NULL};
     qn_status st;
-    QN_TRY(st, open_subject(&s, opt->schedule, opt->chunks, opt, err), out);
     QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->latency, err), out);
+    QN_TRY(st, open_subject(&s, opt->schedule, opt->chunks, opt, &costs, 1, err), out);
     QN_TRY(st, simulate(&s, opt, &costs, err), out);
     if (json)
         json_result(&p, &s, costs.scale);
@@ -371,10 +376,14 @@ qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool j
     if (s == NULL) return QN_FAIL(err, QN_ENOMEM, "%d schedules", most);
     QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->latency, err), out);
     for (int32_t i = 0; i < most; i++) {
+        const int64_t chunks = chunks_of(opt->names.count > 0 ? opt->names.item[i] : list[i].name, opt->chunks);
+        if (chunks > finest) finest = (int32_t)chunks;
+    }
+    for (int32_t i = 0; i < most; i++) {
         const char *name = opt->names.count > 0 ? opt->names.item[i] : list[i].name;
-        n = i + 1; /* also a half-open one is closed below */
-        QN_TRY(st, open_subject(&s[i], name, chunks_of(name, opt->chunks), opt, err), out);
-        if (s[i].generator != NULL && s[i].chunks > finest) finest = s[i].chunks;
+        if (opt->names.count == 0 && list[i].min_items * opt->workers > opt->micro_batches) continue; /* nobody asked for it */
+        subject *one = &s[n++]; /* also a half-open one is closed below */
+        QN_TRY(st, open_subject(one, name, chunks_of(name, opt->chunks), opt, &costs, finest, err), out);
     }
     QN_TRY(st, simulate_all(s, n, finest, opt, &costs, err), out);
     qsort(s, (size_t)n, sizeof(*s), by_makespan);
