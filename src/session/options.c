@@ -25,8 +25,8 @@ static const qn_key train_keys[] = {
     KEY(INT, "width", T, width, "128", 1, 65536, NULL, "", "width of the residual stream"),
     KEY(INT, "hidden", T, hidden, "0", 0, 1048576, NULL, "", "width inside the MLP (0: 4 widths for gpt2, about 8/3 for llama)"),
     KEY(INT, "context", T, context, "64", 1, 1048576, NULL, "tokens", "tokens of a sample"),
-    KEY(BOOL, "tied", T, tied, "0", 0, 0, NULL, "", "the head reads the embedding table (default for gpt2)"),
-    KEY(BOOL, "untied", T, untied, "0", 0, 0, NULL, "", "the head has a matrix of its own (default for llama)"),
+    KEY(BOOL, "tied", T, tied, NULL, 0, 0, NULL, "", "the head reads the embedding table (default for gpt2)"),
+    KEY(BOOL, "untied", T, untied, NULL, 0, 0, NULL, "", "the head has a matrix of its own (default for llama)"),
     KEY(INT, "batch", T, batch, "12", 1, 1048576, NULL, "samples", "samples of a step"),
     KEY(INT, "steps", T, steps, "2000", 0, 1000000000, NULL, "", "optimizer steps"),
     KEY(REAL, "lr", T, lr, "1e-3", 0, 100, NULL, "", "highest learning rate"),
@@ -52,8 +52,8 @@ static const qn_key train_keys[] = {
     KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "RUN directory to write"),
     KEY(TEXT, "init", T, init, NULL, 0, 0, NULL, "", "MODEL or run whose weights to start from"),
-    KEY(BOOL, "resume", T, resume, "0", 0, 0, NULL, "", "go on with the run in --out; settings not given are the run's own"),
-    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+    KEY(BOOL, "resume", T, resume, NULL, 0, 0, NULL, "", "go on with the run in --out; settings not given are the run's own"),
+    KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
     KEY(INT, "save-every", T, save_every, "0", 0, 1000000000, NULL, "steps", "steps between checkpoints (0: at the end only)"),
     KEY(INT, "eval-every", T, eval_every, "0", 0, 1000000000, NULL, "steps", "steps between evaluations (0: at the end only)"),
     KEY(INT, "eval-windows", T, eval_windows, "64", 0, 1000000000, NULL, "",
@@ -102,7 +102,7 @@ static const qn_key convert_keys[] = {
     KEY(TEXT, "weights", T, weights, NULL, 0, 0, NULL, "", "FILE of weights"),
     KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "FILE of the tokenizer"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "DIR to write"),
-    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+    KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
 };
 #undef T
 const qn_table qn_convert_table = {"convert", convert_keys, QN_COUNT(convert_keys)};
@@ -112,7 +112,7 @@ static const qn_key tokenize_keys[] = {
     KEY(FILES, "data", T, data, NULL, 0, 0, NULL, "", "FILE... text to learn from"),
     KEY(INT, "vocab", T, vocab, "1024", 1, 16777216, NULL, "tokens", "size of the vocabulary"),
     KEY(TEXT, "out", T, out, "tokenizer.json", 0, 0, NULL, "", "FILE to write"),
-    KEY(BOOL, "force", T, force, "0", 0, 0, NULL, "", "replace an existing --out"),
+    KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
 };
 #undef T
 const qn_table qn_tokenize_table = {"tokenize", tokenize_keys, QN_COUNT(tokenize_keys)};
@@ -149,7 +149,7 @@ static const qn_key bench_keys[] = {
     KEY(INT, "workers", T, workers, "0", 0, 1024, NULL, "", "pipeline workers (0: 1, for pipeline 2)"),
     KEY(INT, "threads", T, threads, "0", 0, 1024, NULL, "", "threads of a worker (0: all cores, for pipeline 1)"),
     KEY(INT, "steps", T, steps, "7", 1, 1000, NULL, "", "measured steps or repetitions"),
-    KEY(BOOL, "json", T, json, "0", 0, 0, NULL, "", "one JSON object a line"),
+    KEY(BOOL, "json", T, json, NULL, 0, 0, NULL, "", "one JSON object a line"),
 };
 #undef T
 const qn_table qn_bench_table = {"bench", bench_keys, QN_COUNT(bench_keys)};
