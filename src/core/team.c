@@ -81,10 +81,11 @@ int32_t qn_team_cores(void)
 void qn_team_pin_self(int32_t core)
 {
     const int32_t cores = qn_team_cores();
-    if (core < 0 || machine.cores == 0) return;
+    if (machine.cores == 0) return;
     hwloc_bitmap_t set = hwloc_bitmap_alloc();
     if (set == NULL) return;
-    hwloc_bitmap_only(set, (unsigned)machine.unit[core % cores]);
+    for (int32_t i = 0; i < machine.cores; i++)
+        if (core < 0 || i == core % cores) hwloc_bitmap_set(set, (unsigned)machine.unit[i]);
     (void)hwloc_set_cpubind(machine.topology, set, HWLOC_CPUBIND_THREAD);
     hwloc_bitmap_free(set);
 }

@@ -21,7 +21,7 @@ int32_t qn_team_threads(const qn_team *team);
 /* Runs fn(ctx, i, threads) on every thread and returns when all are done. One caller at a time. Never allocates. */
 void qn_team_run(qn_team *team, qn_team_fn *fn, void *ctx);
 
-/* Pins the calling thread; a machine that refuses is no error. */
+/* Pins the calling thread to a core, or with -1 lets it run on any again; a machine that refuses is no error. */
 void qn_team_pin_self(int32_t core);
 int32_t qn_team_cores(void); /* usable cores of this machine, at least 1 (hwloc, respecting the process's affinity) */
 

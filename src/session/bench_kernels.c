@@ -88,7 +88,9 @@ static qn_status ceiling_of(double *gflops, const rig *r, int64_t m, int64_t n, 
     qni_ceiling *c;
     const qn_status st = qni_ceiling_open(&c, m, n, k, r->opt->dtype != 0, c_f32, (int32_t)r->opt->threads, err);
     if (st != QN_OK) return st;
+    qn_team_pin_self(-1); /* the library's own threads take over this thread's affinity */
     for (int i = 0; i < 5; i++) ns[i] = (double)qni_ceiling_run(c);
+    qn_team_pin_self(0);
     qni_ceiling_close(c);
     *gflops = 2.0 * (double)m * (double)n * (double)k / qni_median(ns, 5);
     return QN_OK;
@@ -266,6 +268,7 @@ static qn_status open_rig(rig *r, qn_err *err)
     r->buffer_bytes = 4 * (rows * widest > table ? rows * widest : table);
     QN_TRY(st, qn_kernels_get(&r->k, o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16, err), out);
     QN_TRY(st, qn_team_open(&r->ex.team, (int32_t)o->threads, 0, err), out);
+    qn_team_pin_self(0);
     QN_TRY(st, qn_arena_open(&r->scratch, (size_t)1 << 30, err), out);
     r->ex.scratch = &r->scratch;
     for (int i = 0; i < 8; i++) {

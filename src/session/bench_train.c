@@ -85,10 +85,13 @@ static qn_status open_ceilings(ceilings *s, const qn_model *m, const qn_bench_op
     return QN_OK;
 }
 
+/* On threads of the library's own, which take over the affinity of the thread that first calls: so it is free meanwhile. */
 static void run_ceilings(ceilings *s)
 {
+    qn_team_pin_self(-1);
     for (int32_t i = 0; i < s->count; i++) s->ns[i][s->runs] = (double)qni_ceiling_run(s->c[i]);
     s->runs++;
+    qn_team_pin_self(0); /* as the trainer has its first worker */
 }
 
 /* GFLOP/s of all products of a step together, by the median of each. */
