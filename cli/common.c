@@ -86,6 +86,12 @@ void cli_json_integer(cli_json *j, const char *name, long long value)
     printf("%lld", value);
 }
 
+void cli_json_true(cli_json *j, const char *name)
+{
+    name_of(j, name);
+    printf("true");
+}
+
 void cli_json_text(cli_json *j, const char *name, const char *value)
 {
     name_of(j, name);

@@ -70,7 +70,8 @@ static void show_done(const qn_train_done *d, bool json)
 {
     if (json) {
         cli_json j = cli_json_begin();
-        cli_json_integer(&j, "done", d->steps);
+        cli_json_true(&j, "done");
+        cli_json_integer(&j, "steps", d->steps);
         cli_json_number(&j, "val_loss", d->val_loss);
         cli_json_number(&j, "tokens_per_s", d->tokens_per_s);
         cli_json_end(&j);
