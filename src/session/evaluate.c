@@ -64,7 +64,7 @@ static qn_status run(qn_eval_done *done, const qn_eval_options *o, const qni_loa
                                  .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
                                  .B = o->batch,
                                  .T = T,
-                                 .pin = true};
+                                 .pin = qni_pin(true, o->workers, o->threads)};
     QN_TRY(st, qn_runner_open(&runner, &desc, err), out);
     const qn_split_range whole = {.first = 0, .count = qn_tokens_count(tokens)};
     QN_TRY(st, qn_runner_evaluate(runner, tokens, whole, 0, &done->loss, &done->tokens, err), out);

@@ -84,7 +84,7 @@ static qn_status open_generation(generation *g, qn_err *err)
                                  .B = 1,
                                  .T = PREFILL < cache ? PREFILL : cache,
                                  .cache_len = cache,
-                                 .pin = true};
+                                 .pin = qni_pin(true, o->workers, o->threads)};
     QN_TRY(st, qn_runner_open(&g->runner, &desc, err), out);
     g->window = (qni_window){.runner = g->runner, .cache_len = cache, .most = desc.T};
 out:

@@ -7,6 +7,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/io.h"
+#include "core/team.h"
 #include "run_dir.h"
 #include "runtime/checkpoint.h"
 
@@ -23,6 +24,11 @@ qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
     st = QN_OK;
 out:
     return st;
+}
+
+bool qni_pin(bool allowed, int64_t workers, int64_t threads)
+{
+    return allowed && workers * threads >= qn_team_cores();
 }
 
 qn_status qni_values_open(float ***value, void **block, size_t *bytes, const qn_model *m, qn_err *err)

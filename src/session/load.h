@@ -2,6 +2,8 @@
 #ifndef QN_SESSION_LOAD_H
 #define QN_SESSION_LOAD_H
 
+#include <stdbool.h>
+
 #include "data/tokenizer/tokenizer.h"
 #include "model/model.h"
 #include "quern/status.h"
@@ -23,6 +25,10 @@ typedef struct qni_loaded {
 /* Errors: those of reading config, tensors and tokenizer. fini accepts a zeroed struct. */
 qn_status qni_load(qni_loaded *out, const char *path, qn_err *err) QN_MUST_USE;
 void qni_load_fini(qni_loaded *l);
+
+/* Whether a run that may pin should: when it takes the whole machine. A smaller one leaves the choice of cores to the system, so
+ * that two of them side by side do not share a core. */
+bool qni_pin(bool allowed, int64_t workers, int64_t threads);
 
 /* One block of memory with an f32 array for each parameter. */
 qn_status qni_values_open(float ***value, void **block, size_t *bytes, const qn_model *m, qn_err *err) QN_MUST_USE;

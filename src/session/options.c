@@ -61,7 +61,7 @@ static const qn_key train_keys[] = {
     KEY(INT, "keep", T, keep, "2", 1, 1000000, NULL, "", "checkpoints to keep"),
     KEY(TEXT, "transport", T, transport, "thread", 0, 0, NULL, "",
         "how workers talk: thread (a thread each) or self (one thread steps them all)"),
-    KEY(BOOL, "pin", T, pin, "1", 0, 0, NULL, "", "pin threads to cores"),
+    KEY(BOOL, "pin", T, pin, "1", 0, 0, NULL, "", "pin threads to cores where the run takes all of them"),
 };
 #undef T
 const qn_table qn_train_table = {"train", train_keys, QN_COUNT(train_keys)};

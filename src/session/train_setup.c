@@ -207,7 +207,7 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .transport = qn_transport_find(o->transport),
         .driver = looped ? QN_DRIVE_LOOP : QN_DRIVE_THREADS,
         .faults = {.dead_worker = -1},
-        .pin = o->pin && !looped,
+        .pin = qni_pin(o->pin && !looped, o->workers, o->threads),
     };
     QN_TRY(st, qn_trainer_open(&r->trainer, &desc, err), out);
     const int32_t n = qn_model_params(r->model);
