@@ -202,11 +202,6 @@ void *qn_executor_value(qn_executor *ex, int32_t value)
     return ex->worker[v->worker].arena + v->offset;
 }
 
-const qn_plan *qn_executor_plan(const qn_executor *ex)
-{
-    return ex->plan;
-}
-
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker)
 {
     return ex->worker[worker].high;

@@ -55,7 +55,6 @@ void qn_executor_cancel(qn_executor *ex);
 
 /* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
-const qn_plan *qn_executor_plan(const qn_executor *ex);
 /* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at
  * most plan->arena_bytes, and equal to it when all slots were in use together. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);

@@ -171,8 +171,8 @@ qn_status qn_plan_validate(const qn_plan *p, qn_err *err) QN_MUST_USE;
 /* Fills wait spans and lane table from tasks and values; called by lowering and by the reader. */
 qn_status qn_plan_finish(qn_plan *p, qn_err *err) QN_MUST_USE;
 
-/* The compute tasks of a plan as an order, recomputation left out (lowering adds it again). *out is the caller's. Errors:
- * QN_ENOMEM. */
+/* The compute tasks of a plan as an order, recomputation included: lowering it again gives the same tasks. *out is the caller's.
+ * Errors: QN_ENOMEM. */
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err) QN_MUST_USE;
 
 /* "F 2.0 @1" in buf; for messages, text form and pictures. */

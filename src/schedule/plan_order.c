@@ -3,7 +3,7 @@
 
 static bool is_compute(int32_t op)
 {
-    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW;
+    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW || op == QN_OP_R;
 }
 
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)

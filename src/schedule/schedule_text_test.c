@@ -47,6 +47,33 @@ static void plan_round_trip(const qn_plan *p)
     qn_plan_close(back);
 }
 
+/* A plan's order, lowered again without being asked for recomputation, is the plan: nothing it said is lost. */
+static void the_order_of_a_plan_is_all_of_it(void **state)
+{
+    (void)state;
+    for (int r = QN_RECOMPUTE_NONE; r <= QN_RECOMPUTE_EXCEPT_LAST; r++) {
+        for (int32_t P = 1; P <= 4; P++) {
+            qn_err err = {0};
+            qn_lowering how = rig_plain();
+            how.recompute = (qn_recompute)r;
+            qn_plan *p = rig_plan("1f1b", P, 5, 1, &how);
+            qn_order *o = NULL;
+            assert_int_equal(qn_plan_order(&o, p, &err), QN_OK);
+            how.recompute = QN_RECOMPUTE_NONE;
+            qn_plan *again = rig_lower(o, &how);
+            char *want = NULL, *got = NULL;
+            assert_int_equal(qn_plan_write(&want, p, &err), QN_OK);
+            assert_int_equal(qn_plan_write(&got, again, &err), QN_OK);
+            assert_string_equal(got, want);
+            qn_free(want);
+            qn_free(got);
+            qn_order_close(o);
+            qn_plan_close(again);
+            qn_plan_close(p);
+        }
+    }
+}
+
 static void round_trips(void **state)
 {
     (void)state;
@@ -177,8 +204,8 @@ static void notes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(round_trips), cmocka_unit_test(pytorch_csv),
-                                       cmocka_unit_test(pytorch_1f1b_as_returned), cmocka_unit_test(refused_texts),
-                                       cmocka_unit_test(notes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(round_trips),   cmocka_unit_test(pytorch_csv), cmocka_unit_test(pytorch_1f1b_as_returned),
+        cmocka_unit_test(refused_texts), cmocka_unit_test(notes),       cmocka_unit_test(the_order_of_a_plan_is_all_of_it)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
