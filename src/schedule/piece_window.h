@@ -6,8 +6,8 @@
  * A pass visits all pieces in order; a training step visits them forward, then backward. The last k pieces of the forward are
  * still there when the backward begins, so that a step loads 2n - k pieces and sends n gradients down. Passes without a backward
  * go round: the next pass is loaded while the last one ends. */
-#ifndef QN_SCHEDULE_WINDOW_H
-#define QN_SCHEDULE_WINDOW_H
+#ifndef QN_SCHEDULE_PIECE_WINDOW_H
+#define QN_SCHEDULE_PIECE_WINDOW_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* See window.h. */
-#include "schedule/window.h"
+/* See piece_window.h. */
+#include "schedule/piece_window.h"
 
 #include "core/alloc.h"
 #include "core/checked.h"

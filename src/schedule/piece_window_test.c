@@ -3,7 +3,7 @@
 #include "schedule_rig.h"
 
 #include "schedule/schedule_internal.h"
-#include "schedule/window.h"
+#include "schedule/piece_window.h"
 
 static qn_window_visit *planned(const qn_window *w)
 {
