@@ -45,6 +45,7 @@ static int32_t add_param(qn_build *b, qn_param p, const char *fmt, va_list args)
     p.layer = b->index;
     p.count = p.rank == 2 ? p.dim[0] * p.dim[1] : p.dim[0];
     p.decay = p.rank == 2;
+    p.slice = (qn_slice){.shards = 1, .runs = 1, .length = p.count};
     m->param[m->params] = p;
     return add_use(b, m->params++);
 }
@@ -78,6 +79,29 @@ int32_t qni_vector(qn_build *b, int64_t n, qn_init init, const char *fmt, ...)
     return use;
 }
 
+static void cut(qn_build *b, int32_t use, int32_t axis, int64_t runs)
+{
+    const qn_model_config *c = &b->m->config;
+    qn_param *p = &b->m->param[b->m->use[use].param];
+    QN_ASSERT(p->slice.shards == 1 && p->dim[axis] % c->shards == 0);
+    p->dim[axis] /= c->shards;
+    p->count /= c->shards;
+    QN_ASSERT(p->count % runs == 0);
+    p->slice = (qn_slice){.shards = c->shards, .shard = c->shard, .runs = runs, .length = p->count / runs};
+}
+
+int32_t qni_cut_out(qn_build *b, int32_t use, int32_t blocks)
+{
+    if (!b->failed && b->m->config.shards > 1) cut(b, use, 0, blocks);
+    return use;
+}
+
+int32_t qni_cut_in(qn_build *b, int32_t use)
+{
+    if (!b->failed && b->m->config.shards > 1) cut(b, use, 1, b->m->param[b->m->use[use].param].dim[0]);
+    return use;
+}
+
 int32_t qni_again(qn_build *b, int32_t use)
 {
     return b->failed ? -1 : add_use(b, b->m->use[use].param);
@@ -96,7 +120,8 @@ qn_op *qni_op(qn_build *b, const qn_op_kind *kind, const char *label)
     qn_layer *l = b->layer;
     QN_ASSERT(l->ops < QN_LAYER_OPS);
     qn_op *op = &l->op[l->ops++];
-    *op = (qn_op){.kind = kind};
+    *op = (qn_op){.kind = kind, .key = b->keys};
+    b->keys += !kind->sums_forward && !kind->sums_backward;
     const int n = snprintf(op->name, sizeof(op->name), "%d.%s", (int)b->index, label);
     QN_ASSERT(n > 0 && (size_t)n < sizeof(op->name));
     return op;

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <math.h>
 
 #include "core/compiler.h"
 #include "model/cost.h"
@@ -95,12 +96,66 @@ static void whole_model_costs_what_is_usually_counted(void **state)
     qn_model_close(m);
 }
 
+/* Parameters and operations of Megatron-LM's formulas (Narayanan et al. 2021, arXiv:2104.04473, section 5.1 and appendix; V
+ * 51200, s 2048) against what is counted over real tensors and products. Theirs count the whole square of the scores; ours their
+ * causal half and, in backward, the scores once more: attention is counted apart and brought to their rule. With recomputation
+ * the blocks run forward twice, the logits once. */
+typedef struct megatron_row {
+    double billions;
+    int32_t heads, width, layers;
+} megatron_row;
+
+static void check_row(const megatron_row *row)
+{
+    const int64_t V = 51200, s = 2048, B = 2;
+    const qn_model_config c = {.arch = QN_ARCH_GPT2,
+                               .layers = row->layers,
+                               .heads = row->heads,
+                               .width = row->width,
+                               .context = (int32_t)s,
+                               .vocab = (int32_t)V,
+                               .tied = true};
+    const double h = row->width, l = row->layers, P = 12 * l * h * h * (1 + 13 / (12 * h) + (double)(V + s) / (12 * l * h));
+    const double block = (double)B * (double)s * l * h * h, scores = (double)s / (6 * h), logits = (double)V / l / h;
+    const double F = 96 * block * (1 + scores + logits / 16), without = 72 * block * (1 + scores + logits / 12);
+    qn_model *m;
+    qn_err err;
+    double forward = 0, all = 0;
+    assert_int_equal(qn_model_open(&m, &c, &err), QN_OK);
+    for (int32_t i = 0; i < qn_model_layers(m); i++) {
+        const qn_layer_flops f = qn_layer_cost(m, i, B, s);
+        const bool is_block = i > 0 && i <= c.layers;
+        const double attention = is_block ? (double)B * (double)s * (double)s * h : 0; /* one causal product */
+        if (is_block) forward += (double)f.forward + 2 * attention;                    /* 2 products, whole squares */
+        all += (double)(f.forward + f.input + f.weight) + (2 + 8 - 5) * attention;     /* and 4 in backward for our 5 halves */
+    }
+    const double count = (double)qn_model_param_count(m);
+    if (fabs(count / P - 1) > 1e-3 || fabs((all + forward) / F - 1) > 1e-3 || fabs(all / without - 1) > 1e-3 ||
+        fabs(P / 1e9 - row->billions) > 0.05 + 1e-3 * row->billions)
+        fail_msg("%g billion: %.6g parameters, formula %.6g; %.6g operations, formula %.6g; without recomputation %.6g, %.6g",
+                 row->billions, count, P, all + forward, F, all, without);
+    qn_model_close(m);
+}
+
+static void megatron_formulas_match_the_count(void **state)
+{
+    (void)state;
+    static const megatron_row row[] = {{1.7, 24, 2304, 24},      {3.6, 32, 3072, 30},     {7.5, 32, 4096, 36},
+                                       {18.4, 48, 6144, 40},     {39.1, 64, 8192, 48},    {76.1, 80, 10240, 60},
+                                       {145.6, 96, 12288, 80},   {310.1, 128, 16384, 96}, {529.6, 128, 20480, 105},
+                                       {1008.0, 160, 25600, 128}};
+    for (size_t i = 0; i < QN_COUNT(row); i++) check_row(&row[i]);
+    const double h = 25600, l = 128, P = 12 * l * h * h * (1 + 13 / (12 * h) + (51200.0 + 2048) / (12 * l * h));
+    assert_true(fabs(P / 1.008e12 - 1) < 5e-4); /* 1.008e12, to the digits given */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuts_are_the_best_of_all),
         cmocka_unit_test(equal_blocks_are_spread_evenly),
         cmocka_unit_test(whole_model_costs_what_is_usually_counted),
+        cmocka_unit_test(megatron_formulas_match_the_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,6 +86,8 @@ typedef struct qn_op_kind {
     bool passes_stream;                         /* the gradient of input 0 is the gradient of output 0: a residual join */
     bool is_product;                            /* has a linear: sizes C = size[0], O = size[1]; use 0 is its matrix */
     bool drops;                                 /* real is its dropout, applied in training alone */
+    bool sums_forward;                          /* output 0 is summed over the shards before the operation's forward runs */
+    bool sums_backward;                         /* the same for the gradient of input 0, before backward_input */
     bool has_cache;                             /* keeps keys and values when inferring: size[1] * size[2] columns each */
     qn_op_flops (*flops)(const struct qn_op *op, int64_t B, int64_t T);
     size_t (*scratch)(const struct qn_op *op, const qn_kernels *k, qn_linear *lin, const qn_stage_limits *limits,
@@ -95,6 +97,7 @@ typedef struct qn_op_kind {
 typedef struct qn_op {
     const qn_op_kind *kind;
     char name[32]; /* "2.attention" */
+    int32_t key;   /* its number in the random key: operations that only shards have do not count */
     int32_t ins, outs, uses;
     qn_ref in[QN_OP_INS], out[QN_OP_OUTS];
     int32_t use[QN_OP_USES]; /* -1: none */
@@ -122,6 +125,7 @@ typedef struct qn_build {
     qn_model *m;
     qn_layer *layer;
     int32_t index; /* of the layer in the chain */
+    int32_t keys;  /* operations of the layer that count in the random key */
     bool failed;
 } qn_build;
 
@@ -130,6 +134,10 @@ typedef struct qn_build {
 int32_t qni_matrix(qn_build *b, int64_t out, int64_t in, double std, bool transposed, const char *fmt, ...) QN_PRINTF(6, 7);
 int32_t qni_table(qn_build *b, int64_t rows, int64_t width, double std, const char *fmt, ...) QN_PRINTF(5, 6);
 int32_t qni_vector(qn_build *b, int64_t n, qn_init init, const char *fmt, ...) QN_PRINTF(4, 5);
+/* Cuts the parameter of that use, made whole, down to what this shard holds: the same share of its outputs (dim[0]) in each of
+ * `blocks` equal parts (3 where q, k and v lie in one matrix), or of its inputs (dim[1]). Returns the use. */
+int32_t qni_cut_out(qn_build *b, int32_t use, int32_t blocks);
+int32_t qni_cut_in(qn_build *b, int32_t use);
 /* Another use, by this layer, of the parameter that an earlier use reads. */
 int32_t qni_again(qn_build *b, int32_t use);
 
@@ -142,6 +150,13 @@ int32_t qni_attention(qn_build *b, const char *label, qn_ref q, qn_ref k, qn_ref
 int32_t qni_gelu(qn_build *b, const char *label, int32_t x);
 int32_t qni_swiglu(qn_build *b, const char *label, int32_t gate, int32_t up);
 int32_t qni_residual(qn_build *b, const char *label, int32_t a, int32_t branch, double dropout);
+/* The way into products that hold a part of their outputs: the gradient of x is summed over the shards. In place. */
+void qni_shard_in(qn_build *b, const char *label, int32_t x);
+/* A product that holds a part of its inputs: the outputs are summed over the shards, then the bias is added, once. With one shard
+ * it is qni_linear. */
+int32_t qni_linear_sum(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
+/* Its first half, for op_shard.c: this shard's inputs, no bias in the outputs yet. */
+int32_t qni_linear_part(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
 void qni_rope(qn_build *b, const char *label, int32_t x, int64_t H, int64_t D, double theta); /* in place */
 void qni_dropout(qn_build *b, const char *label, int32_t x, double dropout);                  /* in place */
 void qni_classifier(qn_build *b, const char *label, int32_t x, int64_t V, int32_t w);         /* ends the chain */

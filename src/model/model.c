@@ -3,11 +3,14 @@
 
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/compiler.h"
 #include "core/rng.h"
+#include "kernels/shard_sum.h"
 
 /* Bounds that keep every product of sizes inside 64 bits and a layer's index inside the random key. */
 enum { MAX_LAYERS = UINT16_MAX - 2, MAX_WIDTH = 1 << 22, MAX_HIDDEN = 1 << 24, MAX_VOCAB = 1 << 28, MAX_CONTEXT = 1 << 28 };
@@ -62,9 +65,30 @@ static qn_status check_numbers(const qn_model_config *c, qn_err *err)
     return QN_OK;
 }
 
+static bool shards_fit(const qn_model_config *c, int32_t t)
+{
+    return c->heads % t == 0 && c->kv_heads % t == 0 && c->hidden % t == 0;
+}
+
+static qn_status check_shards(const qn_model_config *c, qn_err *err)
+{
+    char fit[128];
+    size_t used = 0;
+    if (c->shards >= 1 && c->shards <= QN_MAX_SHARDS && shards_fit(c, c->shards)) {
+        if (c->shard >= 0 && c->shard < c->shards) return QN_OK;
+        return QN_FAIL(err, QN_EINVAL, "shard %d of %d: shards go from 0 to %d", c->shard, c->shards, c->shards - 1);
+    }
+    for (int32_t t = 1; t <= qn_min32(c->kv_heads, QN_MAX_SHARDS) && used + 8 < sizeof(fit); t++)
+        if (shards_fit(c, t)) used += (size_t)snprintf(fit + used, sizeof(fit) - used, "%s%d", used > 0 ? ", " : "", t);
+    return QN_FAIL(err, QN_EINVAL,
+                   "%d tensor shards do not divide %d heads, %d key/value heads and a hidden width of %d; these do: %s",
+                   c->shards, c->heads, c->kv_heads, c->hidden, fit);
+}
+
 static void fill_defaults(qn_model_config *c)
 {
     if (c->kv_heads == 0) c->kv_heads = c->heads;
+    if (c->shards == 0) c->shards = 1;
     if (c->norm_eps == 0) c->norm_eps = 1e-5;
     if (c->rope_theta == 0) c->rope_theta = 10000;
     if (c->hidden == 0 && c->width > 0 && c->width <= MAX_WIDTH) {
@@ -83,6 +107,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
     QN_TRY(st, check_sizes(&c, err), out);
     QN_TRY(st, check_heads(&c, err), out);
     QN_TRY(st, check_numbers(&c, err), out);
+    QN_TRY(st, check_shards(&c, err), out);
 
     m = qn_calloc(1, sizeof(*m));
     if (m != NULL) m->layer = qn_calloc((size_t)c.layers + 2, sizeof(*m->layer));
@@ -94,6 +119,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
     for (int32_t i = 0; !b.failed && i < m->layers; i++) {
         b.layer = &m->layer[i];
         b.index = i;
+        b.keys = 0;
         (void)qni_value(&b, c.width, QN_ELEM_RES); /* value 0: the stream that enters */
         qni_layer_builder(&c, i)(&b);
     }
@@ -205,12 +231,35 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
     /* No training step has this number, so these words serve nothing else. The last fields hold the high part of the block index.
      */
     qn_rng_key key = {.seed = seed, .step = UINT32_MAX, .sample = (uint32_t)i};
-    for (int64_t e = 0; e < p->count; e += 4) {
-        double x[4];
-        const uint64_t block = (uint64_t)e / 4;
-        key.layer = (uint16_t)(block >> 48);
-        key.op = (uint16_t)(block >> 32);
-        normal_block(x, &key, (uint32_t)block);
-        for (int64_t j = 0; j < qn_min64(4, p->count - e); j++) store(value, dtype, e + j, p->init_std * x[j]);
+    const qn_slice *s = &p->slice;
+    for (int64_t run = 0, local = 0; run < s->runs; run++) {
+        const int64_t first = (run * s->shards + s->shard) * s->length;
+        for (int64_t e = first; e < first + s->length;) { /* e: element of the full parameter */
+            double x[4];
+            const uint64_t block = (uint64_t)e / 4;
+            key.layer = (uint16_t)(block >> 48);
+            key.op = (uint16_t)(block >> 32);
+            normal_block(x, &key, (uint32_t)block);
+            const int64_t end = qn_min64((int64_t)(block + 1) * 4, first + s->length);
+            for (; e < end; e++) store(value, dtype, local++, p->init_std * x[e & 3]);
+        }
     }
+}
+
+static void move_slice(const qn_slice *s, char *part, char *full, size_t element, bool take)
+{
+    const size_t bytes = (size_t)s->length * element;
+    full += (size_t)s->shard * bytes;
+    for (int64_t run = 0; run < s->runs; run++, part += bytes, full += (size_t)s->shards * bytes)
+        memcpy(take ? part : full, take ? full : part, bytes);
+}
+
+void qn_param_take(const qn_param *p, void *part, const void *full, size_t element)
+{
+    move_slice(&p->slice, part, (char *)full, element, true); /* only read */
+}
+
+void qn_param_put(const qn_param *p, void *full, const void *part, size_t element)
+{
+    move_slice(&p->slice, (char *)part, full, element, false); /* only read */
 }

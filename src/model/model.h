@@ -29,20 +29,29 @@ typedef struct qn_model_config {
     double norm_eps;         /* 0: 1e-5 */
     double rope_theta;       /* 0: 10000; LLaMA only */
     double dropout;          /* on the embedding and each residual branch, 0 <= p < 1 */
+    int32_t shards, shard;   /* t >= 1 tensor shards (0: 1), and which of them this model is, 0 .. t - 1 */
 } qn_model_config;
 
 typedef enum qn_init { QN_INIT_ZERO, QN_INIT_ONE, QN_INIT_NORMAL } qn_init;
+
+/* Which part of the full parameter a shard model holds: `runs` pieces of `length` elements; piece r begins at element
+ * (r * shards + shard) * length of the full one. shards 1: all of it (runs 1, length count). */
+typedef struct qn_slice {
+    int32_t shards, shard;
+    int64_t runs, length;
+} qn_slice;
 
 typedef struct qn_param {
     char name[96]; /* "transformer.h.0.attn.c_attn.weight" */
     int32_t layer; /* of its first use: the layer that owns it */
     int32_t rank;
-    int64_t dim[2];       /* as held in memory: matrices are [out, in] */
+    int64_t dim[2];       /* as held in memory: matrices are [out, in]; in a shard model the shard's part of them */
     bool file_transposed; /* the file holds [in, out] (GPT-2's Conv1D) */
     bool decay;           /* weight decay applies (matrices) */
     qn_init init;
     double init_std;
     int64_t count; /* elements */
+    qn_slice slice;
 } qn_param;
 
 typedef struct qn_use {
@@ -52,7 +61,12 @@ typedef struct qn_use {
 typedef struct qn_model qn_model;
 
 /* Checks the sizes and lays out layers, parameters and uses. Errors: QN_EINVAL (heads that do not divide the width, odd head
- * width with rotary embedding, sizes below 1, ...), QN_ENOMEM. */
+ * width with rotary embedding, sizes below 1, a number of shards that does not divide heads and hidden width, ...), QN_ENOMEM.
+ *
+ * With shards = t > 1 it is one of t shard models (Megatron-LM's tensor parallelism, Narayanan et al. 2021, arXiv:2104.04473):
+ * query, key, value, gate and up products hold 1/t of their outputs (whole heads), the two products that lead back to the stream
+ * 1/t of their inputs. Norms, embedding and head are whole in every shard, with identical gradients. Chain, parameter indices and
+ * names are those of t = 1. */
 qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *err) QN_MUST_USE;
 void qn_model_close(qn_model *m);
 
@@ -65,8 +79,12 @@ const qn_use *qn_model_use(const qn_model *m, int32_t i);
 int64_t qn_model_param_count(const qn_model *m);   /* elements, a tied weight once */
 int64_t qn_model_matmul_params(const qn_model *m); /* elements in matrix products: no embedding look-ups, a tied head once */
 
-/* Initial value of parameter i: a function of (seed, i, element) only. GPT-2's scheme: normal 0.02, residual projections divided
- * by sqrt(2 L). value: [count] of the kernels' param type. */
+/* A shard's part of a full parameter: take copies full -> part, put part -> full. element: bytes of one. */
+void qn_param_take(const qn_param *p, void *part, const void *full, size_t element);
+void qn_param_put(const qn_param *p, void *full, const void *part, size_t element);
+
+/* Initial value of parameter i: a function of (seed, i, element of the full parameter) only. GPT-2's scheme: normal 0.02,
+ * residual projections divided by sqrt(2 L). value: [count] of the kernels' param type. */
 void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype dtype, void *value);
 
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */
@@ -117,6 +135,16 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b);
 /* Packs the weights for this step (PACK task). what: QN_PACK_FORWARD, or both copies when training. */
 void qn_stage_pack(qn_stage *s);
 
+/* How the stages of t shard models meet, each in its own pass over the same item: once per half layer in F (after the product
+ * that leads back to the stream) and once in B (before the norm). sum hands in this shard's n elements. True: they are now the
+ * sum over all shards, the same bits for each of them. False: not yet, ask again with the same arguments (other shards have to
+ * come to this point first). Never called with n = 0. Borrowed until close. */
+typedef struct qn_exchange {
+    bool (*sum)(void *ctx, void *x, qn_dtype type, int64_t n);
+    void *ctx;
+} qn_exchange;
+void qn_stage_set_exchange(qn_stage *s, const qn_exchange *exchange);
+
 /* F: y = stage(x), filling stash. x [B*T, C] res (NULL for a stage that starts with the embedding), y likewise (NULL when the
  * stage ends with the head, whose loss is computed in backward). stash: stash_bytes of this item. Calling it again with the same
  * arguments gives the same bits (R task: y may then be NULL). A stage of 0 layers copies x to y. */
@@ -135,8 +163,9 @@ void qn_stage_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, voi
  * writes logits [B, V] f32 of each sample's last row. */
 void qn_stage_infer(qn_stage *s, const qn_mb *mb, int64_t past, void *y, const void *x, void *cache, float *logits);
 
-/* A pass that may stop between any two operations: pre-emption and per-operation costs. begin as forward/backward above; step
- * runs one operation and returns false after the last; name says which comes next ("2.attention"). */
+/* A pass that may stop between any two operations: pre-emption, per-operation costs, shards that wait for each other. begin as
+ * forward/backward above; step runs one operation and returns false after the last; name says which comes next ("2.attention").
+ * The functions above are such passes run to their end: for t = 1 alone. */
 typedef struct qn_pass {
     qn_stage *stage;
     int32_t kind; /* private */
@@ -151,6 +180,7 @@ typedef struct qn_pass {
     char *scratch; /* private: taken by the first step, returned by the last */
     size_t mark;
     bool begun;
+    bool waits; /* the last step found the other shards not there yet: step again later */
 } qn_pass;
 bool qn_pass_step(qn_pass *p);
 const char *qn_pass_name(const qn_pass *p); /* "" after the last; lives as long as the model */

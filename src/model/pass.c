@@ -201,7 +201,7 @@ static qn_op_run resolve(const qn_pass *p)
                          .step = p->mb->step,
                          .sample = p->mb->first_sample,
                          .layer = (uint16_t)sl->index,
-                         .op = (uint16_t)p->op};
+                         .op = (uint16_t)op->key};
     for (int32_t i = 0; i < op->ins; i++) {
         r.in[i] = value_at(p, sl, op->in[i]);
         r.ld_in[i] = sl->layer->value[op->in[i].value].width;
@@ -279,6 +279,21 @@ static void run_op(const qn_pass *p)
     }
 }
 
+/* Whether what this operation needs from the other shards is there. */
+static bool shards_are_here(const qn_pass *p)
+{
+    const qn_stage *s = p->stage;
+    const qn_op *op = &s->layer[p->layer].layer->op[p->op];
+    const bool sums = walks_back(p) ? p->kind == PASS_BACKWARD && op->kind->sums_backward : op->kind->sums_forward;
+    if (!sums) return true;
+    const qn_op_run r = resolve(p);
+    const int64_t n = r.R * r.ld_out[0];
+    QN_ASSERT(s->exchange.sum != NULL);
+    if (n == 0) return true;
+    return walks_back(p) ? s->exchange.sum(s->exchange.ctx, r.din[0], s->k->res, n)
+                         : s->exchange.sum(s->exchange.ctx, r.out[0], s->k->act, n);
+}
+
 bool qn_pass_step(qn_pass *p)
 {
     if (p->stage->count == 0) {
@@ -287,6 +302,8 @@ bool qn_pass_step(qn_pass *p)
     }
     if (!p->begun) begin(p);
     if (!at_end(p)) {
+        p->waits = !shards_are_here(p);
+        if (p->waits) return true;
         run_op(p);
         p->op += walks_back(p) ? -1 : 1;
         settle(p);

@@ -142,9 +142,14 @@ void qn_stage_pack(qn_stage *s)
     }
 }
 
+void qn_stage_set_exchange(qn_stage *s, const qn_exchange *exchange)
+{
+    s->exchange = *exchange;
+}
+
 static void run(qn_pass p)
 {
-    while (qn_pass_step(&p)) continue;
+    while (qn_pass_step(&p)) QN_ASSERT(!p.waits);
 }
 
 void qn_stage_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash)

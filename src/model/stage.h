@@ -58,6 +58,7 @@ struct qn_stage {
     const qn_exec *ex;
     int32_t first, count;
     bool has_head;
+    qn_exchange exchange; /* of a shard model */
     qn_stage_limits limits;
     qn_stage_need need;
     int64_t rows;         /* the most of an item */

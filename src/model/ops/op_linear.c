@@ -41,9 +41,28 @@ static const qn_op_kind linear = {
     .scratch = scratch,
 };
 
-int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
+/* The product of the inputs that one tensor shard holds: the bias waits for the sum (op_shard.c) and is here for its gradient. */
+static void part_forward(const qn_op_run *r)
 {
-    qn_op *op = qni_op(b, &linear, label);
+    r->k->linear_forward(r->ex, r->lin, r->out[0], r->in[0], r->packed, NULL, r->R);
+}
+
+static const qn_op_kind linear_part = {
+    .name = "linear_part",
+    .forward = part_forward,
+    .backward_input = backward_input,
+    .backward_weight = backward_weight,
+    .weight_reads_in = 1,
+    .grad_elem = QN_ELEM_RES,
+    .can_add = true,
+    .is_product = true,
+    .flops = flops,
+    .scratch = scratch,
+};
+
+static int32_t product(qn_build *b, const qn_op_kind *kind, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
+{
+    qn_op *op = qni_op(b, kind, label);
     op->size[0] = b->layer->value[x].width;
     op->size[1] = out;
     qni_op_in(op, qni_whole(x));
@@ -52,4 +71,14 @@ int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32
     const int32_t y = qni_value(b, out, QN_ELEM_ACT);
     qni_op_out(op, y);
     return y;
+}
+
+int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
+{
+    return product(b, &linear, label, x, out, w, bias);
+}
+
+int32_t qni_linear_part(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
+{
+    return product(b, &linear_part, label, x, out, w, bias);
 }

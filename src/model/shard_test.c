@@ -1,0 +1,363 @@
+/* Tensor shards on one thread: t shard models in step give what one model gives; their gradients against finite differences in
+ * double; four sums per layer and step; slices that put the full parameter together again. */
+#include "model_rig.h"
+
+#include "kernels/shard_sum.h"
+
+enum { B = 2, T = 5, MOST = 4 };
+enum { NO_WEIGHTS = 4 }; /* with RIG_SEPARATE: gradients of weights stay as they are */
+
+typedef struct group group;
+typedef struct member {
+    group *g;
+    int32_t shard;
+} member;
+
+/* t shard models that step in turn, and where they meet. */
+struct group {
+    rig r[MOST];
+    member member[MOST];
+    int32_t t, sums;
+    void *at[MOST];
+    bool offered[MOST], ready[MOST];
+};
+
+static bool meet(void *ctx, void *x, qn_dtype type, int64_t n)
+{
+    const member *me = ctx;
+    group *g = me->g;
+    if (g->ready[me->shard]) {
+        g->ready[me->shard] = false;
+        return true;
+    }
+    g->at[me->shard] = x;
+    g->offered[me->shard] = true;
+    for (int32_t k = 0; k < g->t; k++)
+        if (!g->offered[k]) return false;
+    const qn_exec ex = {0};
+    qn_shard_sum(&ex, g->at, g->t, (const void *const *)g->at, g->t, type, n);
+    for (int32_t k = 0; k < g->t; k++) {
+        g->offered[k] = false;
+        g->ready[k] = k != me->shard;
+    }
+    g->sums++;
+    return true;
+}
+
+/* The full parameters are those of full. */
+static void open_group(group *g, const rig *full, qn_model_config c, qn_mode mode, int32_t t, const qn_stage_limits *limits)
+{
+    memset(g, 0, sizeof(*g));
+    g->t = t;
+    for (int32_t k = 0; k < t; k++) {
+        rig *r = &g->r[k];
+        const int32_t cut[2] = {0, qn_model_layers(full->m)};
+        c.shards = t;
+        c.shard = k;
+        rig_open(r, &c, mode, 1);
+        for (int32_t p = 0; p < qn_model_params(r->m); p++)
+            qn_param_take(qn_model_param(r->m, p), r->value[p], full->value[p], qn_dtype_bytes(r->k->param));
+        rig_cut(r, 1, cut, limits);
+        g->member[k] = (member){g, k};
+        const qn_exchange x = {meet, &g->member[k]};
+        qn_stage_set_exchange(r->stage[0], &x);
+    }
+}
+
+static void close_group(group *g)
+{
+    for (int32_t k = 0; k < g->t; k++) rig_close(&g->r[k]);
+}
+
+/* Each in turn until its next meeting. */
+static void run_together(qn_pass *pass, int32_t t)
+{
+    bool busy[MOST];
+    int32_t left = t;
+    for (int32_t k = 0; k < t; k++) busy[k] = true;
+    while (left > 0) {
+        for (int32_t k = 0; k < t; k++) {
+            while (busy[k]) {
+                busy[k] = qn_pass_step(&pass[k]);
+                if (busy[k] && pass[k].waits) break;
+                left -= !busy[k];
+            }
+        }
+    }
+}
+
+static double group_step(group *g, const qn_mb *item, unsigned how)
+{
+    qn_pass pass[MOST];
+    qn_mb mb[MOST];
+    double loss[MOST] = {0};
+    for (int32_t k = 0; k < g->t; k++) {
+        mb[k] = *item;
+        mb[k].loss = &loss[k];
+        pass[k] = qn_pass_forward(g->r[k].stage[0], &mb[k], NULL, NULL, g->r[k].stash[0]);
+    }
+    run_together(pass, g->t);
+    if (how & RIG_RECOMPUTE) {
+        for (int32_t k = 0; k < g->t; k++) {
+            rig_poison(g->r[k].stash[0], qn_stage_need_of(g->r[k].stage[0])->stash_bytes);
+            pass[k] = qn_pass_forward(g->r[k].stage[0], &mb[k], NULL, NULL, g->r[k].stash[0]);
+        }
+        run_together(pass, g->t);
+    }
+    for (int32_t k = 0; k < g->t; k++)
+        pass[k] = qn_pass_backward(g->r[k].stage[0], &mb[k], NULL, NULL, NULL, g->r[k].stash[0],
+                                   how & RIG_SEPARATE ? g->r[k].wstash[0] : NULL);
+    run_together(pass, g->t);
+    for (int32_t k = 0; how & RIG_SEPARATE && !(how & NO_WEIGHTS) && k < g->t; k++)
+        qn_stage_backward_weight(g->r[k].stage[0], &mb[k], NULL, g->r[k].stash[0], g->r[k].wstash[0]);
+    for (int32_t k = 1; k < g->t; k++) assert_memory_equal(&loss[k], &loss[0], sizeof(double));
+    return loss[0];
+}
+
+/* The full gradient of use u, from all shards; what every shard holds is the same in all of them, bit for bit. */
+static void gather_gradient(const group *g, int32_t u, void *full)
+{
+    const int32_t param = qn_model_use(g->r[0].m, u)->param;
+    const size_t e = qn_dtype_bytes(g->r[0].k->param);
+    for (int32_t k = 0; k < g->t; k++) {
+        const qn_param *p = qn_model_param(g->r[k].m, param);
+        qn_param_put(p, full, g->r[k].grad[u], e);
+        if (p->slice.shards == 1) assert_memory_equal(g->r[k].grad[u], g->r[0].grad[u], (size_t)p->count * e);
+    }
+}
+
+static qn_mb item_of(const qn_model_config *c, int32_t *tokens, int32_t *targets)
+{
+    rig_tokens(tokens, B * T, c->vocab, 5);
+    rig_tokens(targets, B * T, c->vocab, 6);
+    targets[3] = -1;
+    return (qn_mb){.B = B, .T = T, .tokens = tokens, .targets = targets, .seed = 11, .step = 3, .first_sample = 8};
+}
+
+static const qn_model_config gpt2 = {
+    .arch = QN_ARCH_GPT2, .layers = 2, .heads = 4, .width = 16, .context = 6, .vocab = 11, .tied = true, .dropout = 0.3};
+static const qn_model_config llama = {.arch = QN_ARCH_LLAMA,
+                                      .layers = 3,
+                                      .heads = 8,
+                                      .kv_heads = 4,
+                                      .width = 32,
+                                      .hidden = 24,
+                                      .context = 6,
+                                      .vocab = 11,
+                                      .dropout = 0.1};
+
+static double largest_error(const rig *full, const group *g, double *most)
+{
+    double worst = 0;
+    for (int32_t u = 0; u < qn_model_uses(full->m); u++) {
+        const qn_param *p = qn_model_param(full->m, qn_model_use(full->m, u)->param);
+        void *got = rig_bytes((size_t)p->count * 8);
+        gather_gradient(g, u, got);
+        for (int64_t i = 0; i < p->count; i++) {
+            const double want = rig_get(full->k->param, full->grad[u], i);
+            worst = fmax(worst, fabs(rig_get(full->k->param, got, i) - want));
+            *most = fmax(*most, fabs(want));
+        }
+        free(got);
+    }
+    return worst;
+}
+
+/* Loss and gradients against t = 1, relative to the largest gradient; the number of sums. */
+static void compare(const qn_model_config *c, qn_mode mode, int32_t t, double limit, unsigned how)
+{
+    const qn_stage_limits limits = {.B = B, .T = T, .train = true};
+    const int32_t cut[2] = {0, c->layers + 2};
+    int32_t tokens[B * T], targets[B * T];
+    rig full;
+    group g;
+    double most = 0;
+    rig_open(&full, c, mode, 1);
+    rig_cut(&full, 1, cut, &limits);
+    open_group(&g, &full, *c, mode, t, &limits);
+    qn_mb mb = item_of(c, tokens, targets);
+    const double want = rig_step(&full, &mb, 0), got = group_step(&g, &mb, how);
+    const double worst = largest_error(&full, &g, &most);
+    if (fabs(got - want) > limit * fabs(want) || worst > limit * most)
+        fail_msg("arch %d, mode %d, t %d: loss %.17g, wanted %.17g; gradients differ by %.3g of %.3g", (int)c->arch, (int)mode, t,
+                 got, want, worst, most);
+    assert_int_equal(g.sums, c->layers * (how & RIG_RECOMPUTE ? 6 : 4));
+    close_group(&g);
+    rig_close(&full);
+}
+
+static void shards_give_what_one_model_gives(void **state)
+{
+    (void)state;
+    for (int32_t t = 2; t <= MOST; t *= 2) {
+        compare(&gpt2, QN_MODE_REF_F64, t, 1e-13, 0);
+        compare(&llama, QN_MODE_REF_F64, t, 1e-13, 0);
+        compare(&gpt2, QN_MODE_REF_F32, t, 1e-5, 0);
+        compare(&llama, QN_MODE_REF_F32, t, 1e-5, 0);
+        compare(&gpt2, QN_MODE_F32, t, 1e-5, 0);
+        compare(&llama, QN_MODE_F32, t, 1e-5, 0);
+        compare(&gpt2, QN_MODE_F32, t, 1e-5, RIG_SEPARATE);
+        compare(&llama, QN_MODE_F32, t, 1e-5, RIG_SEPARATE | RIG_RECOMPUTE);
+    }
+}
+
+/* A shard's own gradient against five-point differences of the group's loss by an element of the full parameter. */
+static void check_differences(const qn_model_config *c, int32_t t)
+{
+    const qn_stage_limits limits = {.B = B, .T = T, .train = true};
+    const int32_t cut[2] = {0, c->layers + 2};
+    int32_t tokens[B * T], targets[B * T];
+    rig full;
+    group g;
+    rig_open(&full, c, QN_MODE_REF_F64, 1);
+    rig_cut(&full, 1, cut, &limits);
+    open_group(&g, &full, *c, QN_MODE_REF_F64, t, &limits);
+    qn_mb mb = item_of(c, tokens, targets);
+    (void)group_step(&g, &mb, 0);
+    for (int32_t p = 0; p < qn_model_params(full.m); p++) {
+        const int64_t n = qn_model_param(full.m, p)->count;
+        double *want = rig_bytes((size_t)n * 8), *one = rig_bytes((size_t)n * 8);
+        for (int32_t u = 0; u < qn_model_uses(full.m); u++) {
+            if (qn_model_use(full.m, u)->param != p) continue;
+            gather_gradient(&g, u, one);
+            for (int64_t i = 0; i < n; i++) want[i] += one[i];
+        }
+        double most = 0;
+        for (int64_t i = 0; i < n; i++) most = fmax(most, fabs(want[i]));
+        for (int64_t i = 0; i < n; i += 1 + n / 3) {
+            static const double step[4] = {-2, -1, 1, 2};
+            const double was = ((double *)full.value[p])[i], h = 1e-3;
+            double f[4];
+            for (int s = 0; s <= 4; s++) {
+                ((double *)full.value[p])[i] = s < 4 ? was + h * step[s] : was;
+                for (int32_t k = 0; k < t; k++) {
+                    qn_param_take(qn_model_param(g.r[k].m, p), g.r[k].value[p], full.value[p], sizeof(double));
+                    qn_stage_pack(g.r[k].stage[0]);
+                }
+                if (s < 4) f[s] = group_step(&g, &mb, RIG_SEPARATE | NO_WEIGHTS);
+            }
+            const double got = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * h);
+            if (fabs(got - want[i]) > 1e-7 * (fabs(want[i]) + 1e-2 * most + 1e-6))
+                fail_msg("%s[%lld]: gradient %.15g, differences %.15g", qn_model_param(full.m, p)->name, (long long)i, want[i],
+                         got);
+        }
+        free(want);
+        free(one);
+    }
+    close_group(&g);
+    rig_close(&full);
+}
+
+static void gradients_against_differences(void **state)
+{
+    (void)state;
+    check_differences(&gpt2, 2);
+    check_differences(&llama, 4);
+}
+
+/* Initial values are those of t = 1, and every element of the full parameter is in exactly as many shards as the slice says. */
+static void slices_make_the_whole(void **state)
+{
+    (void)state;
+    const qn_model_config *const all[] = {&gpt2, &llama};
+    qn_err err;
+    for (int32_t a = 0; a < 2; a++) {
+        for (int32_t t = 1; t <= MOST; t++) {
+            if (all[a]->heads % t != 0 || (all[a]->kv_heads != 0 && all[a]->kv_heads % t != 0)) continue;
+            qn_model *full, *part;
+            rig_ok(qn_model_open(&full, all[a], &err), &err);
+            for (int32_t p = 0; p < qn_model_params(full); p++) {
+                const size_t bytes = (size_t)qn_model_param(full, p)->count * 4;
+                float *want = rig_bytes(bytes), *got = rig_bytes(bytes), *piece = rig_bytes(bytes), *again = rig_bytes(bytes);
+                qn_model_init_param(full, p, 9, QN_F32, want);
+                int64_t elements = 0;
+                for (int32_t k = 0; k < t; k++) {
+                    qn_model_config c = *all[a];
+                    c.shards = t;
+                    c.shard = k;
+                    rig_ok(qn_model_open(&part, &c, &err), &err);
+                    const qn_param *x = qn_model_param(part, p);
+                    assert_string_equal(x->name, qn_model_param(full, p)->name);
+                    qn_model_init_param(part, p, 9, QN_F32, piece);
+                    qn_param_put(x, got, piece, 4);
+                    qn_param_take(x, again, want, 4);
+                    assert_memory_equal(again, piece, (size_t)x->count * 4);
+                    elements += x->slice.shards > 1 || k == 0 ? x->count : 0;
+                    qn_model_close(part);
+                }
+                assert_int_equal(elements, qn_model_param(full, p)->count);
+                assert_memory_equal(got, want, bytes);
+                free(want);
+                free(got);
+                free(piece);
+                free(again);
+            }
+            qn_model_close(full);
+        }
+    }
+}
+
+static void shards_that_do_not_divide(void **state)
+{
+    (void)state;
+    qn_model *m;
+    qn_err err;
+    qn_model_config c = llama;
+    c.shards = 3;
+    assert_int_equal(qn_model_open(&m, &c, &err), QN_EINVAL);
+    assert_non_null(strstr(err.text, "these do: 1, 2, 4"));
+    c.shards = 8; /* more than key heads */
+    assert_int_equal(qn_model_open(&m, &c, &err), QN_EINVAL);
+    c.shards = -1;
+    assert_int_equal(qn_model_open(&m, &c, &err), QN_EINVAL);
+    c.shards = 4;
+    c.shard = 4;
+    assert_int_equal(qn_model_open(&m, &c, &err), QN_EINVAL);
+    assert_non_null(strstr(err.text, "0 to 3"));
+}
+
+/* The tree: ((a + b) + (c + d)) + e, in any type, for any number of threads. */
+static void sums_are_a_fixed_tree(void **state)
+{
+    (void)state;
+    enum { N = 10000 };
+    qn_err err;
+    qn_team *team;
+    rig_ok(qn_team_open(&team, 3, -1, &err), &err);
+    float *x[5], *y = rig_bytes(N * 4);
+    for (int p = 0; p < 5; p++) {
+        x[p] = rig_bytes(N * 4);
+        qn_rng rng = qn_rng_of((qn_rng_key){.seed = 3, .sample = (uint32_t)p});
+        for (int i = 0; i < N; i++) x[p][i] = (float)qn_rng_normal(&rng);
+    }
+    for (int threads = 1; threads <= 3; threads += 2) {
+        const qn_exec ex = {.team = threads == 1 ? NULL : team};
+        void *const out[] = {y};
+        qn_shard_sum(&ex, out, 1, (const void *const *)x, 5, QN_F32, N);
+        for (int i = 0; i < N; i++) {
+            const float want = ((x[0][i] + x[1][i]) + (x[2][i] + x[3][i])) + x[4][i];
+            assert_memory_equal(&y[i], &want, 4);
+        }
+    }
+    void *const all[] = {x[0], x[1], x[2], x[3], x[4]};
+    const qn_exec ex = {0};
+    qn_shard_sum(&ex, all, 5, (const void *const *)x, 5, QN_F32, N); /* in place */
+    for (int p = 0; p < 5; p++) {
+        assert_memory_equal(x[p], y, N * 4);
+        free(x[p]);
+    }
+    free(y);
+    qn_team_close(team);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shards_give_what_one_model_gives),
+        cmocka_unit_test(gradients_against_differences),
+        cmocka_unit_test(slices_make_the_whole),
+        cmocka_unit_test(shards_that_do_not_divide),
+        cmocka_unit_test(sums_are_a_fixed_tree),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
