@@ -11,6 +11,7 @@ enum { OPS = QN_OP_R + 1 };
 typedef struct table {
     const qni_compute *task;
     int32_t tasks, workers, stages, items;
+    qn_grid grid;
     const int32_t *worker_of;
     int32_t *at[OPS];
     bool training;
@@ -35,6 +36,10 @@ static qn_status check_ranges(const table *t, qn_err *err)
         if (c->stage < 0 || c->stage >= t->stages || c->item < 0 || c->item >= t->items)
             return QN_FAIL(err, QN_ESCHEDULE, "%s: stages go from 0 to %d, micro-batches from 0 to %d", task_name(name, t, i),
                            t->stages - 1, t->items - 1);
+        if (!qn_has_item(t->grid, c->stage, c->item))
+            return QN_FAIL(err, QN_ESCHEDULE, "%s: stage %d is of replica %d, which runs micro-batches %d to %d",
+                           task_name(name, t, i), c->stage, qn_replica(t->grid, c->stage), qn_first_item(t->grid, c->stage),
+                           qn_first_item(t->grid, c->stage) + qn_items_each(t->grid) - 1);
         if (c->worker != t->worker_of[c->stage])
             return QN_FAIL(err, QN_ESCHEDULE,
                            "%s is on worker %d, but stage %d is placed on worker %d: move the task or the stage",
@@ -53,16 +58,18 @@ static qn_status first_missing(const table *t, qn_err *err)
         st = QN_FAIL(err, QN_ENOMEM, "check of %d tasks", t->tasks);
         goto out;
     }
-    int32_t s = 0, m = 0;
+    const int32_t each = qn_items_each(t->grid);
+    int32_t s = 0;
     for (int32_t i = 0; i < t->tasks; i++) count[t->task[i].stage] += t->task[i].op == QN_OP_F;
-    while (s < t->stages - 1 && count[s] >= t->items) s++;
+    while (s < t->stages - 1 && count[s] >= each) s++;
     for (int32_t i = 0; i < t->tasks; i++) {
         if (t->task[i].op == QN_OP_F && t->task[i].stage == s) seen[t->task[i].item] = true;
     }
-    while (m < t->items - 1 && seen[m]) m++;
+    int32_t m = qn_first_item(t->grid, s);
+    while (m < qn_first_item(t->grid, s) + each - 1 && seen[m]) m++;
     st = QN_FAIL(err, QN_ESCHEDULE,
                  "incomplete: F %d.%d is missing (%d tasks in all, %d stages x %d micro-batches need at least %lld)", s, m,
-                 t->tasks, t->stages, t->items, (long long)t->stages * t->items);
+                 t->tasks, t->stages, each, (long long)t->stages * each);
 out:
     qn_free(count);
     qn_free(seen);
@@ -128,7 +135,8 @@ static qn_status check_linear(const table *t, qn_err *err)
 {
     for (int32_t s = 0; s < t->stages; s++) {
         int32_t last = QN_NONE;
-        for (int32_t m = 0; t->training && m < t->items; m++) {
+        const int32_t first = qn_first_item(t->grid, s), end = first + qn_items_each(t->grid);
+        for (int32_t m = first; t->training && m < end; m++) {
             const size_t cell = (size_t)s * (size_t)t->items + (size_t)m;
             const int32_t add = t->at[QN_OP_BW][cell] != QN_NONE ? t->at[QN_OP_BW][cell] : t->at[QN_OP_W][cell];
             char a[QNI_NAME], b[QNI_NAME];
@@ -142,19 +150,47 @@ static qn_status check_linear(const table *t, qn_err *err)
     return QN_OK;
 }
 
-qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, int32_t stages, int32_t items,
-                            const int32_t *worker_of, qn_err *err)
+/* The shards of a stage exchange data inside their tasks: what one does, all do. */
+static qn_status check_shards(const table *t, int32_t s, int32_t m, qn_err *err)
 {
-    table t = {.task = task, .tasks = tasks, .workers = workers, .stages = stages, .items = items, .worker_of = worker_of};
+    const int32_t shard = qn_shard(t->grid, s), of = s - shard * qn_depth(t->grid);
+    const size_t cell = (size_t)s * (size_t)t->items + (size_t)m, first = (size_t)of * (size_t)t->items + (size_t)m;
+    for (int32_t op = 0; shard > 0 && op < OPS; op++) {
+        if ((t->at[op][cell] == QN_NONE) == (t->at[op][first] == QN_NONE)) continue;
+        const bool here = t->at[op][cell] != QN_NONE;
+        char a[QNI_NAME], b[QNI_NAME];
+        return QN_FAIL(err, QN_ESCHEDULE,
+                       "incomplete: %s has no partner %s: the %d shards of a stage run the same tasks, each for its part",
+                       name_of(a, op, here ? s : of, m, t->worker_of[here ? s : of]),
+                       name_of(b, op, here ? of : s, m, t->worker_of[here ? of : s]), t->grid.shards);
+    }
+    return QN_OK;
+}
+
+qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
+                            qn_err *err)
+{
+    table t = {.task = task,
+               .tasks = tasks,
+               .workers = workers,
+               .stages = grid.stages,
+               .items = grid.items,
+               .grid = grid,
+               .worker_of = worker_of};
     qn_status st = QN_OK;
+    QN_TRY(st, qni_check_grid(grid, err), out);
     QN_TRY(st, check_ranges(&t, err), out);
-    if ((int64_t)stages * items > tasks) {
+    if ((int64_t)t.stages * qn_items_each(grid) > tasks) {
         st = first_missing(&t, err);
         goto out;
     }
     QN_TRY(st, fill(&t, err), out);
-    for (int32_t s = 0; s < stages; s++) {
-        for (int32_t m = 0; m < items; m++) QN_TRY(st, check_cell(&t, s, m, err), out);
+    for (int32_t s = 0; s < t.stages; s++) {
+        const int32_t first = qn_first_item(grid, s), end = first + qn_items_each(grid);
+        for (int32_t m = first; m < end; m++) {
+            QN_TRY(st, check_cell(&t, s, m, err), out);
+            QN_TRY(st, check_shards(&t, s, m, err), out);
+        }
     }
     QN_TRY(st, check_linear(&t, err), out);
 out:

@@ -33,10 +33,8 @@ qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err)
     if (clock == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d tasks", p->tasks);
     memset(clock, 0xff, (size_t)p->tasks * sizeof *clock);
     for (int32_t i = 0; i < g->ordered; i++) {
-        const int32_t node = g->order[i], peer = g->peer[node];
-        const int32_t both[2] = {node, peer != QN_NONE && g->node[peer] == node ? peer : QN_NONE};
-        for (int k = 0; k < 2 && both[k] != QN_NONE; k++) {
-            const int32_t t = both[k], lane = p->task[t].lane, index = qni_lane_index(p, t);
+        for (int32_t t = g->order[i]; t != QN_NONE; t = g->also[t]) {
+            const int32_t lane = p->task[t].lane, index = qni_lane_index(p, t);
             const qn_span wait = p->task[t].wait;
             for (int32_t j = index > 0 ? -1 : 0; j < wait.count; j++) {
                 const int32_t from = j < 0 ? t - 1 : p->ref[wait.first + j];
@@ -87,7 +85,7 @@ static qn_status take_bytes(memory_check *m, int32_t v, qn_err *err)
     int32_t n = 0, last = first;
     for (; last < h->count && h->at[last].from < to; last++) {
         const int32_t u = h->at[last].value, drop = m->dropper[u], write = m->writer[v];
-        const bool over = drop != QN_NONE && qni_lane_index(p, drop) <= m->clock[write][p->task[drop].lane];
+        const bool over = drop != QN_NONE && qni_lane_index(p, qn_joint_last(p, drop)) <= m->clock[write][p->task[drop].lane];
         char a[QNI_NAME], b[QNI_NAME], c[QNI_NAME], d[QNI_NAME];
         if (over) continue;
         return QN_FAIL(
@@ -107,10 +105,8 @@ static qn_status check_overlaps(memory_check *m, const qni_graph *g, qn_err *err
 {
     const qn_plan *p = m->p;
     for (int32_t i = 0; i < g->ordered; i++) {
-        const int32_t node = g->order[i], peer = g->peer[node];
-        const int32_t both[2] = {node, peer != QN_NONE && g->node[peer] == node ? peer : QN_NONE};
-        for (int k = 0; k < 2 && both[k] != QN_NONE; k++) {
-            const qn_span out = p->task[both[k]].out;
+        for (int32_t t = g->order[i]; t != QN_NONE; t = g->also[t]) {
+            const qn_span out = p->task[t].out;
             for (int32_t j = 0; j < out.count; j++) {
                 const int32_t v = p->ref[out.first + j];
                 if (p->value[v].offset == QN_NONE || p->value[v].bytes == 0) continue;
@@ -120,6 +116,13 @@ static qn_status check_overlaps(memory_check *m, const qni_graph *g, qn_err *err
         }
     }
     return QN_OK;
+}
+
+/* The task after t in the graph's order, *node being the place of its node; QN_NONE at the end. */
+static int32_t next_in_order(const qni_graph *g, int32_t *node, int32_t t)
+{
+    if (g->also[t] != QN_NONE) return g->also[t];
+    return ++*node < g->ordered ? g->order[*node] : QN_NONE;
 }
 
 /* The message for too little memory: where most bytes are alive at once, and what they are. */
@@ -133,9 +136,8 @@ static qn_status too_much(const memory_check *m, const qni_graph *g, int32_t w, 
     bool *alive = qn_calloc((size_t)p->values, sizeof *alive);
     qni_text text = {0};
     for (int pass = 0; pass < 2 && alive != NULL; pass++) {
-        for (int32_t i = 0; i < g->ordered; i++) {
-            const int32_t node = g->order[i], peer = g->peer[node];
-            const int32_t t = p->task[node].worker == w ? node : peer != QN_NONE && g->node[peer] == node ? peer : node;
+        int32_t node = 0;
+        for (int32_t t = g->ordered > 0 ? g->order[0] : QN_NONE; t != QN_NONE; t = next_in_order(g, &node, t)) {
             const qn_task *x = &p->task[t];
             if (x->worker != w) continue;
             for (int32_t j = 0; j < x->out.count; j++) {

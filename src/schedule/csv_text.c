@@ -1,6 +1,7 @@
 /* PyTorch's compute-only CSV: one row per worker, one cell per time step, <stage><F|I|W|B><item>; I is the input gradient (B
  * here), B both (BW here). An empty cell is an idle step; it means nothing when read, and is written where a worker would wait if
- * every task took one step. */
+ * every task took one step. The CSV has no word for columns: stages of all columns are written by their numbers in the plan, and
+ * are read back as one chain. */
 #include "schedule_text.h"
 
 #include <string.h>
@@ -137,9 +138,11 @@ static int64_t first_step(const csv_writer *c, const qn_order_task *t)
 {
     const qn_order *o = c->o;
     const size_t M = (size_t)o->items, cell_at = (size_t)t->stage * M + (size_t)t->item;
-    if (t->op == QN_OP_F) return t->stage == 0 ? 0 : c->forward[cell_at - M] < 0 ? -1 : c->forward[cell_at - M] + 1;
+    const qn_grid g = qn_order_grid(o);
+    if (t->op == QN_OP_F)
+        return qn_first_in_column(g, t->stage) ? 0 : c->forward[cell_at - M] < 0 ? -1 : c->forward[cell_at - M] + 1;
     if (t->op == QN_OP_W) return 0; /* after its B, on the same worker */
-    return t->stage == o->stages - 1 ? 0 : c->backward[cell_at + M] < 0 ? -1 : c->backward[cell_at + M] + 1;
+    return qn_last_in_column(g, t->stage) ? 0 : c->backward[cell_at + M] < 0 ? -1 : c->backward[cell_at + M] + 1;
 }
 
 /* Writes what one worker can do now into its row; true when it did something. */

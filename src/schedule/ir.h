@@ -65,6 +65,65 @@ typedef struct qn_pattern {
     int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
 } qn_pattern;
 
+/* --- columns. A column is a copy of the chain: depth = stages / columns stages, of which stage s of the plan is number s % depth
+ * of column s / depth. A replica is `shards` neighbouring columns: its shards hold parts of the same layers and run the same
+ * items. With R = columns / shards replicas the items are cut into R equal ranges, in order; a replica runs its range alone.
+ * Messages go between neighbouring stages of one column. One column of everything is the plain case. */
+typedef struct qn_grid {
+    int32_t stages, items, columns, shards;
+} qn_grid;
+
+static inline int32_t qn_depth(qn_grid g)
+{
+    return g.stages / g.columns;
+}
+static inline int32_t qn_column(qn_grid g, int32_t stage)
+{
+    return stage / qn_depth(g);
+}
+/* The stage's number in its column: the part of the chain that it holds. */
+static inline int32_t qn_chain_stage(qn_grid g, int32_t stage)
+{
+    return stage % qn_depth(g);
+}
+static inline int32_t qn_replicas(qn_grid g)
+{
+    return g.columns / g.shards;
+}
+static inline int32_t qn_replica(qn_grid g, int32_t stage)
+{
+    return qn_column(g, stage) / g.shards;
+}
+static inline int32_t qn_shard(qn_grid g, int32_t stage)
+{
+    return qn_column(g, stage) % g.shards;
+}
+static inline int32_t qn_stage_at(qn_grid g, int32_t column, int32_t chain_stage)
+{
+    return column * qn_depth(g) + chain_stage;
+}
+static inline bool qn_first_in_column(qn_grid g, int32_t stage)
+{
+    return qn_chain_stage(g, stage) == 0;
+}
+static inline bool qn_last_in_column(qn_grid g, int32_t stage)
+{
+    return qn_chain_stage(g, stage) == qn_depth(g) - 1;
+}
+/* The items of a stage are first_item .. first_item + items_each - 1. */
+static inline int32_t qn_items_each(qn_grid g)
+{
+    return g.items / qn_replicas(g);
+}
+static inline int32_t qn_first_item(qn_grid g, int32_t stage)
+{
+    return qn_replica(g, stage) * qn_items_each(g);
+}
+static inline bool qn_has_item(qn_grid g, int32_t stage, int32_t item)
+{
+    return item / qn_items_each(g) == qn_replica(g, stage);
+}
+
 /* --- order: compute tasks per worker */
 typedef struct qn_order_task {
     int32_t op, stage, item;
@@ -72,10 +131,11 @@ typedef struct qn_order_task {
 
 typedef struct qn_order {
     int32_t workers, stages, items;
-    int32_t *worker_of;   /* [stages]: where a stage lives */
-    int32_t *count, *cap; /* [workers] */
-    qn_order_task **task; /* [workers][count] */
-    bool failed;          /* out of memory; sticks until done */
+    int32_t columns, shards; /* copies of the chain, and how many of them make a replica; 1 and 1 */
+    int32_t *worker_of;      /* [stages]: where a stage lives */
+    int32_t *count, *cap;    /* [workers] */
+    qn_order_task **task;    /* [workers][count] */
+    bool failed;             /* out of memory; sticks until done */
 
     /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL,
      * -1: not said. */
@@ -90,6 +150,18 @@ void qn_order_close(qn_order *o);
 void qn_order_push(qn_order *o, int32_t worker, qn_op op, int32_t stage, int32_t item);
 /* One check at a generator's end. Errors: QN_ENOMEM. Completeness is the validator's business. */
 qn_status qn_order_done(qn_order *o, qn_err *err) QN_MUST_USE;
+
+static inline qn_grid qn_order_grid(const qn_order *o)
+{
+    return (qn_grid){o->stages, o->items, o->columns, o->shards};
+}
+
+/* The order of `replicas` copies of base, which has one column: items of base each, on workers of their own. A base worker of a
+ * replica becomes shard_workers neighbouring ones, each with shards / shard_workers shards; tasks of these stand next to each
+ * other. Stage s of shard k of replica r is (r * shards + k) * base->stages + s; worker w of base is (r * base->workers + w) *
+ * shard_workers onwards. *out is the caller's. Errors: QN_EINVAL (numbers that do not go together), QN_ERANGE, QN_ENOMEM. */
+qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas, int32_t shards, int32_t shard_workers,
+                         qn_err *err) QN_MUST_USE;
 
 /* --- plan */
 typedef struct qn_span {
@@ -128,6 +200,7 @@ typedef struct qn_channel {
 
 typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
+    int32_t columns, shards;
     int32_t *worker_of;           /* [stages] */
     qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
     int32_t (*lane)[QN_LANES][2]; /* [workers]: first task and count of each lane */
@@ -139,6 +212,21 @@ typedef struct qn_plan {
 } qn_plan;
 
 void qn_plan_close(qn_plan *p); /* accepts NULL */
+
+static inline qn_grid qn_plan_grid(const qn_plan *p)
+{
+    return (qn_grid){p->stages, p->items, p->columns, p->shards};
+}
+
+/* Joint tasks: one op of one item on all shards of a stage (columns.c). The shards exchange data while they run, so all members
+ * start together, and every worker runs joint sets in the same order. Members on one worker stand next to each other in its lane;
+ * what they do happens when the last of them is run: their values are held, and waited for, until it ends.
+ * Are two tasks members of one set? A task is joint with itself; only compute tasks with shards > 1 are joint with others. */
+bool qn_tasks_joint(const qn_plan *p, int32_t a, int32_t b);
+/* The last of the members of t's set that stand next to it in its lane: t itself where it is alone. */
+int32_t qn_joint_last(const qn_plan *p, int32_t t);
+/* The first of them. */
+int32_t qn_joint_first(const qn_plan *p, int32_t t);
 
 /* --- lowering: order -> plan. Passes in this order: bind, recompute, messages, step tasks, slots (each in lower_*.c). */
 typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST } qn_recompute;

@@ -30,6 +30,10 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
     if (tied && (how->tied_owner < 0 || how->tied_owner >= o->stages || how->tied_replica < 0 || how->tied_replica >= o->stages))
         return QN_FAIL(err, QN_ERANGE, "lowering: tied stages %d and %d; stages go from 0 to %d", how->tied_owner,
                        how->tied_replica, o->stages - 1);
+    if (how->one_lane && o->shards > 1)
+        return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
+    const qn_status grid = qni_check_grid(qn_order_grid(o), err);
+    if (grid != QN_OK) return grid;
     for (int32_t s = 0; s < o->stages; s++) {
         if (o->worker_of[s] < 0 || o->worker_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "stage %d is placed on worker %d; workers go from 0 to %d", s, o->worker_of[s],
@@ -61,7 +65,7 @@ static qn_status check_order(qni_lower *l, qn_err *err)
             list[n++] = (qni_compute){t->op, t->stage, t->item, w};
         }
     }
-    const qn_status st = qni_check_compute(list, n, o->workers, o->stages, o->items, o->worker_of, err);
+    const qn_status st = qni_check_compute(list, n, o->workers, qn_order_grid(o), o->worker_of, err);
     qn_free(list);
     return st;
 }
@@ -102,7 +106,11 @@ static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err
 {
     qn_plan *p = NULL;
     qn_status st = qni_builder_plan(&p, &l->b, l->workers, l->stages, l->items, l->order->worker_of, place, err);
-    if (st == QN_OK) st = qn_plan_finish(p, err);
+    if (st == QN_OK) {
+        p->columns = l->order->columns;
+        p->shards = l->order->shards;
+        st = qn_plan_finish(p, err);
+    }
     if (st != QN_OK) {
         qn_plan_close(p);
         p = NULL;

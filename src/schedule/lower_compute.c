@@ -17,11 +17,36 @@ static bool is_backward(int32_t op)
     return op == QN_OP_B || op == QN_OP_BW;
 }
 
+/* Are the two one op of one item on shards of one stage (or the same task)? */
+static bool joint(const qni_lower *l, const qn_order_task *a, const qn_order_task *b)
+{
+    const qn_grid g = qn_order_grid(l->order);
+    return a->op == b->op && a->item == b->item && qn_chain_stage(g, a->stage) == qn_chain_stage(g, b->stage);
+}
+
+/* Does backward i come right after the forward of its stage and item, but for the same tasks of other shards? */
+static bool follows_forward(const qni_lower *l, const qn_order_task *list, int32_t i)
+{
+    const qn_order_task *backward = &list[i];
+    qn_order_task forward = *backward;
+    forward.op = QN_OP_F;
+    while (--i >= 0 && joint(l, &list[i], backward)) {}
+    for (; i >= 0 && joint(l, &list[i], &forward); i--)
+        if (list[i].stage == backward->stage) return true;
+    return false;
+}
+
 /* The items whose activations are made again, for one stage: all, or all but those whose backward follows right after their
  * forward (or, where there is none, the one whose backward comes first). An R written in the order counts as asked for. */
 static void mark_recompute(qni_lower *l, int32_t s)
 {
     const qn_order *o = l->order;
+    const qn_grid g = qn_order_grid(o);
+    if (qn_shard(g, s) > 0) { /* as on the first shard */
+        const int32_t of = s - qn_shard(g, s) * qn_depth(g);
+        for (int32_t m = 0; m < l->items; m++) l->has_r[qni_cell(l, s, m)] = l->has_r[qni_cell(l, of, m)];
+        return;
+    }
     const int32_t w = o->worker_of[s];
     const qn_order_task *list = o->task[w];
     int32_t kept = 0, first_backward = QN_NONE;
@@ -31,7 +56,7 @@ static void mark_recompute(qni_lower *l, int32_t s)
         if (list[i].op == QN_OP_R) *r = true;
         if (!is_backward(list[i].op) || l->how->recompute == QN_RECOMPUTE_NONE) continue;
         if (first_backward == QN_NONE) first_backward = list[i].item;
-        const bool follows = i > 0 && list[i - 1].op == QN_OP_F && list[i - 1].stage == s && list[i - 1].item == list[i].item;
+        const bool follows = follows_forward(l, list, i);
         if (follows && l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST)
             kept++;
         else
@@ -67,7 +92,7 @@ static void add_values(qni_lower *l, int32_t s, int32_t m)
     qni_builder *b = &l->b;
     const size_t c = qni_cell(l, s, m);
     const int32_t w = o->worker_of[s];
-    if (s > 0) {
+    if (!qn_first_in_column(qn_order_grid(o), s)) {
         const int64_t bytes = size_of(l->how->act_bytes, o->act_bytes, s);
         const int32_t before = o->worker_of[s - 1];
         l->act_in[c] = qni_add_value(b, QN_V_ACT, s, m, w, bytes);
@@ -98,6 +123,7 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     if (!room || l->has_r == NULL || l->param == NULL || l->pgrad == NULL || l->act_channel == NULL || l->grad_channel == NULL ||
         l->packed == NULL || l->pos == NULL)
         return QN_FAIL(err, QN_ENOMEM, "plan of %d stages and %d micro-batches", l->stages, l->items);
+    const qn_grid g = qn_order_grid(l->order);
     qn_status st = check_sizes(l, err);
     if (st != QN_OK) return st;
     for (int32_t s = 0; s < l->stages; s++) {
@@ -105,11 +131,11 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
         if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
         if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, w, 0);
         if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
-        if (s > 0 && l->order->worker_of[s - 1] != w) {
+        if (!qn_first_in_column(g, s) && l->order->worker_of[s - 1] != w) {
             l->act_channel[s] = qni_lower_channel(l, l->order->worker_of[s - 1], w, QN_V_ACT, s);
             if (l->training) l->grad_channel[s] = qni_lower_channel(l, w, l->order->worker_of[s - 1], QN_V_GRAD, s);
         }
-        for (int32_t m = 0; m < l->items; m++) add_values(l, s, m);
+        for (int32_t m = qn_first_item(g, s); m < qn_first_item(g, s) + qn_items_each(g); m++) add_values(l, s, m);
         if (l->training) mark_recompute(l, s);
     }
     return QN_OK;
@@ -124,9 +150,10 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
 {
     const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, QN_OP_F, s, m, w);
     const size_t c = qni_cell(l, s, m);
-    if (s > 0) qni_add_link(&l->b, t, QNI_IN, l->act_in[c]);
+    const qn_grid g = qn_order_grid(l->order);
+    if (!qn_first_in_column(g, s)) qni_add_link(&l->b, t, QNI_IN, l->act_in[c]);
     if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
-    if (s < l->stages - 1) {
+    if (!qn_last_in_column(g, s)) {
         const size_t next = qni_cell(l, s + 1, m);
         qni_add_link(&l->b, t, QNI_OUT, l->act_out[next]);
         if (l->act_out[next] != l->act_in[next])
@@ -139,7 +166,7 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
 static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 {
     const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, l->order->worker_of[s]);
-    if (s > 0) qni_add_link(&l->b, t, QNI_IN, l->act_in[qni_cell(l, s, m)]);
+    if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_in[qni_cell(l, s, m)]);
     if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
     qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, s, m)]);
 }
@@ -148,13 +175,14 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
 {
     const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, op, s, m, w);
     const size_t c = qni_cell(l, s, m);
+    const bool first = qn_first_in_column(qn_order_grid(l->order), s), last = qn_last_in_column(qn_order_grid(l->order), s);
     qni_builder *b = &l->b;
-    if (op != QN_OP_W && s < l->stages - 1) qni_add_link(b, t, QNI_IN, l->grad_in[c]);
-    if (s > 0) qni_add_link(b, t, QNI_IN, l->act_in[c]);
+    if (op != QN_OP_W && !last) qni_add_link(b, t, QNI_IN, l->grad_in[c]);
+    if (!first) qni_add_link(b, t, QNI_IN, l->act_in[c]);
     qni_add_link(b, t, QNI_IN, l->stash[c]);
     if (op == QN_OP_W) qni_add_link(b, t, QNI_IN, l->wstash[c]);
     if (l->how->step_tasks) qni_add_link(b, t, QNI_IN, l->param[s]);
-    if (op != QN_OP_W && s > 0) {
+    if (op != QN_OP_W && !first) {
         const size_t before = qni_cell(l, s - 1, m);
         qni_add_link(b, t, QNI_OUT, l->grad_out[before]);
         if (l->grad_out[before] != l->grad_in[before])
@@ -167,25 +195,35 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
     if (op != QN_OP_B) qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
 }
 
+/* What comes before a task: the packed weights before their first use, a recomputation before its backward. */
+static void add_preparation(qni_lower *l, const qn_order_task *t, int32_t w)
+{
+    const size_t c = qni_cell(l, t->stage, t->item);
+    if (t->op == QN_OP_F && l->how->step_tasks && !l->packed[t->stage]) {
+        l->packed[t->stage] = true;
+        const int32_t pack = qni_lower_comp(l, QN_OP_PACK, t->stage, QN_NONE, w);
+        qni_add_link(&l->b, pack, QNI_OUT, l->param[t->stage]);
+    }
+    if (l->training && is_backward(t->op) && l->has_r[c]) add_recompute(l, t->stage, t->item);
+}
+
 void qni_lower_compute(qni_lower *l, int32_t w)
 {
     const qn_order *o = l->order;
-    for (int32_t i = 0; i < o->count[w]; i++) {
-        const qn_order_task *t = &o->task[w][i];
-        const size_t c = qni_cell(l, t->stage, t->item);
-        if (t->op == QN_OP_F) {
-            if (l->how->step_tasks && !l->packed[t->stage]) { /* before its first use */
-                l->packed[t->stage] = true;
-                const int32_t pack = qni_lower_comp(l, QN_OP_PACK, t->stage, QN_NONE, w);
-                qni_add_link(&l->b, pack, QNI_OUT, l->param[t->stage]);
+    const qn_order_task *list = o->task[w];
+    for (int32_t i = 0, end = 0; i < o->count[w]; i = end) {
+        while (end < o->count[w] && (end == i || (o->shards > 1 && joint(l, &list[i], &list[end])))) end++;
+        for (int32_t k = i; k < end; k++) add_preparation(l, &list[k], w); /* joint tasks stay together */
+        for (int32_t k = i; k < end; k++) {
+            const qn_order_task *t = &list[k];
+            if (t->op == QN_OP_F) {
+                add_forward(l, t->stage, t->item);
+            } else if (t->op == QN_OP_R) {
+                add_recompute(l, t->stage, t->item);
+                l->has_r[qni_cell(l, t->stage, t->item)] = false; /* written out: none to insert */
+            } else if (l->training) {
+                add_backward(l, t->op, t->stage, t->item);
             }
-            add_forward(l, t->stage, t->item);
-        } else if (t->op == QN_OP_R) {
-            add_recompute(l, t->stage, t->item);
-            l->has_r[c] = false; /* written out: none to insert */
-        } else if (l->training) {
-            if (is_backward(t->op) && l->has_r[c]) add_recompute(l, t->stage, t->item);
-            add_backward(l, t->op, t->stage, t->item);
         }
     }
 }

@@ -201,7 +201,7 @@ static void set_interval(interval *x, const qn_plan *p, const qn_span_time *time
         last_reader[writer->channel] = reader[x->value];
     }
     if (p->task[x->dropper].lane == QN_LANE_COMP) {
-        x->until = 2 * (int64_t)qni_lane_index(p, x->dropper) + 2;
+        x->until = 2 * (int64_t)qni_lane_index(p, qn_joint_last(p, x->dropper)) + 2;
     } else {
         x->until = 2 * comp_complete(p, time, w, time[x->dropper].end, true) + 1;
         if (!received) x->until = qn_max64(x->until, x->from + 2 * LAG);
@@ -221,7 +221,7 @@ static qn_status colour(qn_plan *p, interval *life, interval *ending, int32_t n,
             const interval *e = &ending[ended];
             const qn_task *dropper = &p->task[e->dropper];
             put_free(&a, (segment){p->value[e->value].offset, p->value[e->value].bytes, e->until, dropper->lane,
-                                   qni_lane_index(p, e->dropper)});
+                                   qni_lane_index(p, qn_joint_last(p, e->dropper))});
         }
         qn_value *v = &p->value[life[i].value];
         v->offset = place_value(&a, v->bytes, extra[life[i].writer]);

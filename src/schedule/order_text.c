@@ -4,6 +4,8 @@
  *   workers 2
  *   stages 2
  *   items 4
+ *   columns 4                 copies of the chain: the stages of column c are c * depth onwards   (both left out: 1)
+ *   shards 2                  columns that share the layers of one replica
  *   place 1 1                 stage, worker; without it a stage lives where its first task stands
  *   memory 0 1000000          worker, bytes of its arena                         (may be left out, as all below)
  *   size act 1 4096           act | stash | wstash, stage, bytes
@@ -37,6 +39,8 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
 {
     qni_text t = {0};
     qni_text_add(&t, "quern-order 1\nworkers %d\nstages %d\nitems %d\n", o->workers, o->stages, o->items);
+    if (o->columns > 1) qni_text_add(&t, "columns %d\n", o->columns);
+    if (o->shards > 1) qni_text_add(&t, "shards %d\n", o->shards);
     for (int32_t s = 0; s < o->stages; s++) qni_text_add(&t, "place %d %d\n", s, o->worker_of[s]);
     add_sizes(&t, o);
     for (int32_t w = 0; w < o->workers; w++) {
@@ -67,6 +71,16 @@ static qn_status read_place(order_reader *r, qn_err *err)
     r->order->worker_of[n[0]] = (int32_t)n[1];
     r->placed[n[0]] = true;
     return QN_OK;
+}
+
+static qn_status read_columns(order_reader *r, qn_err *err)
+{
+    return qni_scan_grid_number(&r->scan, &r->order->columns, r->order->stages, "columns N, at most as many as stages", err);
+}
+
+static qn_status read_shards(order_reader *r, qn_err *err)
+{
+    return qni_scan_grid_number(&r->scan, &r->order->shards, r->order->stages, "shards N, at most as many as stages", err);
 }
 
 static qn_status read_memory(order_reader *r, qn_err *err)
@@ -151,7 +165,8 @@ static qn_status read_line(order_reader *r, qn_err *err)
     static const struct {
         const char *key;
         qn_status (*read)(order_reader *r, qn_err *err);
-    } line[] = {{"place", read_place}, {"memory", read_memory}, {"size", read_size}, {"cost", read_cost}};
+    } line[] = {{"place", read_place}, {"memory", read_memory},   {"size", read_size},
+                {"cost", read_cost},   {"columns", read_columns}, {"shards", read_shards}};
     qni_word w;
     char show[40];
     qni_scan_word(&r->scan, &w);
@@ -160,7 +175,8 @@ static qn_status read_line(order_reader *r, qn_err *err)
     }
     const int32_t op = qni_word_find(w, qni_op_name, QN_OP_R + 1);
     if (op == QN_NONE)
-        return QNI_SCAN_FAIL(err, &r->scan, w, "'%s' found; a task (F, B, W, BW, R) or place, memory, size, cost wanted",
+        return QNI_SCAN_FAIL(err, &r->scan, w,
+                             "'%s' found; a task (F, B, W, BW, R) or columns, shards, place, memory, size, cost wanted",
                              qni_word_show(show, w));
     return read_task(r, op, err);
 }
@@ -178,6 +194,7 @@ static qn_status read_order_text(qn_order **out, const char *text, size_t bytes,
         goto out;
     }
     while (qni_scan_line(&r.scan)) QN_TRY(st, read_line(&r, err), out);
+    QN_TRY(st, qni_check_grid(qn_order_grid(r.order), err), out);
     QN_TRY(st, qn_order_done(r.order, err), out);
     *out = r.order;
     r.order = NULL;

@@ -107,6 +107,8 @@ static qn_plan *plan_room(const qni_builder *b, int32_t workers, int32_t stages,
     *p = (qn_plan){.workers = workers,
                    .stages = stages,
                    .items = items,
+                   .columns = 1,
+                   .shards = 1,
                    .tasks = b->tasks,
                    .values = b->values,
                    .channels = b->channels,
@@ -200,7 +202,7 @@ static qn_status mark_uses(use_marks *mark, const qn_plan *p, qn_err *err)
     memset(mark, 0xff, (size_t)p->values * sizeof *mark); /* QN_NONE everywhere */
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *task = &p->task[t];
-        const int32_t index = qni_lane_index(p, t);
+        const int32_t index = qni_lane_index(p, qn_joint_last(p, t)); /* joint work happens when its last member runs */
         const qn_span span[] = {task->in, task->out, task->acc, task->free};
         for (int32_t k = 0; k < 4; k++) {
             for (int32_t i = 0; i < span[k].count; i++) {

@@ -4,6 +4,7 @@
  *   wait      a task of another lane of the same worker -> the task
  *   message   j-th SEND of a channel -> j-th RECV
  *   capacity  j-th RECV -> (j + c)-th SEND, c whole messages fit in the channel; c = 0: the pair is one node
+ *   joint     the tasks of one op and item on all shards of a stage are one node
  *
  * Tasks make no choices, so this is a marked graph: it is free of deadlock exactly when it is acyclic, whatever the timing. */
 #include <limits.h>
@@ -81,7 +82,10 @@ static qn_status match_messages(qni_graph *g, int32_t depth, qn_err *err)
             if (j < sends && j < recvs) {
                 g->peer[send[j]] = recv[j];
                 g->peer[recv[j]] = send[j];
-                if (cap == 0) g->node[recv[j]] = send[j];
+                if (cap == 0) {
+                    g->node[recv[j]] = send[j];
+                    g->also[send[j]] = recv[j];
+                }
             } else if (j < recvs) {
                 g->stuck[recv[j]] = true;
             } else if (cap == 0) {
@@ -101,13 +105,40 @@ out:
     return st;
 }
 
+/* Joint tasks become one node, the first of them in the plan. */
+static qn_status join_shards(qni_graph *g, qn_err *err)
+{
+    enum { OPS = QN_OP_R + 1 };
+    const qn_plan *p = g->plan;
+    const qn_grid grid = qn_plan_grid(p);
+    if (p->shards < 2) return QN_OK;
+    const size_t cells = (size_t)p->stages * (size_t)p->items * OPS;
+    int32_t *last = qn_malloc(cells, sizeof *last); /* [stages of shard 0, items, ops]: the last member so far */
+    if (last == NULL) return QN_FAIL(err, QN_ENOMEM, "graph of %d tasks", p->tasks);
+    memset(last, 0xff, cells * sizeof *last);
+    for (int32_t t = 0; t < p->tasks; t++) {
+        const qn_task *x = &p->task[t];
+        if (!qni_is_compute(x->op) || x->stage < 0 || x->stage >= p->stages || x->item < 0 || x->item >= p->items) continue;
+        const int32_t stage = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
+        int32_t *at = &last[((size_t)stage * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+        if (*at != QN_NONE) {
+            g->also[*at] = t;
+            g->node[t] = g->node[*at];
+        }
+        *at = t;
+    }
+    qn_free(last);
+    return QN_OK;
+}
+
 /* The predecessors of one task: at most two besides its waits. Returns how many; its waits follow in plan->ref. */
 static int32_t near_predecessors(int32_t out[3], const qni_graph *g, int32_t t)
 {
     const qn_plan *p = g->plan;
     const qn_task *task = &p->task[t];
     int32_t n = 0;
-    if (qni_lane_index(p, t) > 0 && !(g->free_recv && task->op == QN_OP_RECV)) out[n++] = t - 1;
+    const bool joint = qni_is_compute(task->op) && t > 0 && g->node[t - 1] == g->node[t];
+    if (qni_lane_index(p, t) > 0 && !joint && !(g->free_recv && task->op == QN_OP_RECV)) out[n++] = t - 1;
     if (task->op == QN_OP_RECV && g->peer[t] != QN_NONE && g->node[t] == t) out[n++] = g->peer[t];
     if (g->frees[t] != QN_NONE) out[n++] = g->frees[t];
     return n;
@@ -170,19 +201,22 @@ qn_status qni_graph_open(qni_graph *g, const qn_plan *plan, int32_t depth, int32
     g->peer = qn_malloc(n, sizeof *g->peer);
     g->frees = qn_malloc(n, sizeof *g->frees);
     g->node = qn_malloc(n, sizeof *g->node);
+    g->also = qn_malloc(n, sizeof *g->also);
     g->order = qn_malloc(n, sizeof *g->order);
     g->stuck = qn_calloc(n, sizeof *g->stuck);
     g->done = qn_calloc(n, sizeof *g->done);
     qn_status st = QN_OK;
-    if (g->peer == NULL || g->frees == NULL || g->node == NULL || g->order == NULL || g->stuck == NULL || g->done == NULL) {
+    if (g->peer == NULL || g->frees == NULL || g->node == NULL || g->also == NULL || g->order == NULL || g->stuck == NULL ||
+        g->done == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "graph of %d tasks", plan->tasks);
         goto out;
     }
     for (int32_t t = 0; t < plan->tasks; t++) {
-        g->peer[t] = g->frees[t] = QN_NONE;
+        g->peer[t] = g->frees[t] = g->also[t] = QN_NONE;
         g->node[t] = t;
     }
     QN_TRY(st, match_messages(g, depth, err), out);
+    QN_TRY(st, join_shards(g, err), out);
     QN_TRY(st, sort_nodes(g, err), out);
 out:
     if (st != QN_OK) qni_graph_close(g);
@@ -194,6 +228,7 @@ void qni_graph_close(qni_graph *g)
     qn_free(g->peer);
     qn_free(g->frees);
     qn_free(g->node);
+    qn_free(g->also);
     qn_free(g->order);
     qn_free(g->stuck);
     qn_free(g->done);
@@ -222,21 +257,21 @@ static int32_t blocked_by(const char **why, const qni_graph *g, int32_t t)
     return QN_NONE;
 }
 
-/* The other half of a rendezvous node, or QN_NONE. */
-static int32_t other_half(const qni_graph *g, int32_t node)
+/* As blocked_by for a node; *member is the task of the node that waits. */
+static int32_t node_blocked_by(int32_t *member, const char **why, const qni_graph *g, int32_t node)
 {
-    const int32_t peer = g->peer[node];
-    return peer != QN_NONE && g->node[peer] == node ? peer : QN_NONE;
+    for (int32_t t = node; t != QN_NONE; t = g->also[t]) {
+        const int32_t from = blocked_by(why, g, t);
+        *member = t;
+        if (from != QN_NONE) return from;
+    }
+    *member = node;
+    return QN_NONE;
 }
 
-/* As blocked_by for a node; *half is the task of the node that waits. */
-static int32_t node_blocked_by(int32_t *half, const char **why, const qni_graph *g, int32_t node)
+static const char *together(const qn_plan *p, int32_t node)
 {
-    *half = node;
-    const int32_t from = blocked_by(why, g, node);
-    if (from != QN_NONE || other_half(g, node) == QN_NONE) return from;
-    *half = other_half(g, node);
-    return blocked_by(why, g, *half);
+    return qni_is_compute(p->task[node].op) ? "runs together with" : "meets";
 }
 
 /* Follows who waits for whom until a node comes again, then tells that circle. seen: [tasks] zeros. */
@@ -246,7 +281,7 @@ static void describe_cycle(qni_text *out, const qni_graph *g, bool *seen, int32_
     const qn_plan *p = g->plan;
     char name[QNI_NAME];
     const char *why = "";
-    int32_t node = g->node[start], half, told = 0;
+    int32_t node = g->node[start], half, told = 0; /* half: the member of the node that waits */
     while (!seen[node]) {
         seen[node] = true;
         const int32_t from = node_blocked_by(&half, &why, g, node);
@@ -263,10 +298,12 @@ static void describe_cycle(qni_text *out, const qni_graph *g, bool *seen, int32_
     qni_text_add(out, "deadlock: %s", qn_task_text(name, sizeof name, p, node));
     do {
         const int32_t from = node_blocked_by(&half, &why, g, node);
-        if (told < MOST && half != node) qni_text_add(out, " meets %s, which", qn_task_text(name, sizeof name, p, half));
+        if (told < MOST && half != node)
+            qni_text_add(out, " %s %s, which", together(p, node), qn_task_text(name, sizeof name, p, half));
         if (told < MOST) qni_text_add(out, " %s %s", why, qn_task_text(name, sizeof name, p, from));
         node = g->node[from];
-        if (told < MOST && node != from) qni_text_add(out, ", which meets %s", qn_task_text(name, sizeof name, p, node));
+        if (told < MOST && node != from)
+            qni_text_add(out, ", which %s %s", together(p, node), qn_task_text(name, sizeof name, p, node));
         if (++told == MOST && node != first) qni_text_add(out, ", and so on");
         if (told < MOST && node != first) qni_text_add(out, ", which");
     } while (node != first);
@@ -290,29 +327,55 @@ qn_status qni_graph_live(const qni_graph *g, qn_err *err)
 
 /* ---- times */
 
+/* When the node's tasks may start; *arrives: when its message is there. */
+static int64_t node_start(int64_t *arrives, const qni_graph *g, const qn_span_time *time, int64_t latency, int32_t node)
+{
+    const qn_plan *p = g->plan;
+    int64_t start = 0;
+    for (int32_t t = node; t != QN_NONE; t = g->also[t]) {
+        const qn_task *task = &p->task[t];
+        int32_t near[3];
+        const int32_t n = near_predecessors(near, g, t);
+        for (int32_t j = 0; j < n; j++) {
+            if (near[j] == g->peer[t] && task->op == QN_OP_RECV)
+                *arrives = time[near[j]].end + latency;
+            else
+                start = qn_max64(start, time[near[j]].end);
+        }
+        for (int32_t j = 0; j < task->wait.count; j++) start = qn_max64(start, time[p->ref[task->wait.first + j]].end);
+    }
+    return start;
+}
+
+/* Joint tasks start together; those of one worker follow each other; the set ends with its busiest worker. */
+static void joint_times(const qni_graph *g, qn_span_time *time, const int64_t *cost, int32_t node, int64_t start)
+{
+    int64_t end = start;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t t = node; t != QN_NONE; t = g->also[t]) {
+            const bool last = qn_joint_last(g->plan, t) == t;
+            const int64_t from = qn_joint_first(g->plan, t) < t ? time[t - 1].end : start;
+            time[t] = (qn_span_time){from, from + (cost != NULL ? cost[t] : g->plan->task[t].cost)};
+            end = qn_max64(end, time[t].end);
+            if (pass == 1 && last) time[t].end = end;
+        }
+    }
+}
+
 void qni_graph_times(const qni_graph *g, qn_span_time *time, int64_t latency, const int64_t *cost)
 {
     const qn_plan *p = g->plan;
     for (int32_t t = 0; t < p->tasks; t++) time[t] = (qn_span_time){0, -1};
     for (int32_t i = 0; i < g->ordered; i++) {
-        const int32_t t = g->order[i];
-        const int32_t pair = other_half(g, t);
-        const int32_t both[2] = {t, pair};
-        int64_t start = 0, spent = 0, arrives = 0;
-        for (int32_t k = 0; k < (pair == QN_NONE ? 1 : 2); k++) {
-            int32_t near[3];
-            const qn_task *task = &p->task[both[k]];
-            const int32_t n = near_predecessors(near, g, both[k]);
-            for (int32_t j = 0; j < n; j++) {
-                if (near[j] == g->peer[both[k]] && task->op == QN_OP_RECV)
-                    arrives = time[near[j]].end + latency;
-                else
-                    start = qn_max64(start, time[near[j]].end);
-            }
-            for (int32_t j = 0; j < task->wait.count; j++) start = qn_max64(start, time[p->ref[task->wait.first + j]].end);
-            spent = qn_max64(spent, cost != NULL ? cost[both[k]] : task->cost);
+        const int32_t t = g->order[i], pair = g->also[t];
+        int64_t arrives = 0;
+        const int64_t start = node_start(&arrives, g, time, latency, t);
+        if (pair != QN_NONE && qni_is_compute(p->task[t].op)) {
+            joint_times(g, time, cost, t, start);
+            continue;
         }
-        if (pair != QN_NONE) spent += latency;
+        int64_t spent = cost != NULL ? cost[t] : p->task[t].cost;
+        if (pair != QN_NONE) spent = qn_max64(spent, cost != NULL ? cost[pair] : p->task[pair].cost) + latency;
         time[t] = (qn_span_time){start, qn_max64(start, arrives) + spent};
         if (pair != QN_NONE) time[pair] = time[t];
     }

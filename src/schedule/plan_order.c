@@ -11,6 +11,8 @@ qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)
     qn_order *o = NULL;
     qn_status st;
     QN_TRY(st, qn_order_open(&o, p->workers, p->stages, p->items, err), out);
+    o->columns = p->columns;
+    o->shards = p->shards;
     for (int32_t s = 0; s < p->stages; s++) o->worker_of[s] = p->worker_of[s];
     for (int32_t w = 0; w < p->workers; w++) {
         const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];

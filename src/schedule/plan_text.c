@@ -4,6 +4,8 @@
  *   workers 2
  *   stages 2
  *   items 4
+ *   columns 4                                          copies of the chain, and how many of them make a replica;
+ *   shards 2                                           left out: 1
  *   place 1 1                                          stage, worker
  *   arena 0 4096                                       worker, bytes of its slots
  *   limit 0 100000                                     worker, bytes it has; left out: no limit
@@ -66,6 +68,8 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
 {
     qni_text t = {0};
     qni_text_add(&t, "quern-plan 1\nworkers %d\nstages %d\nitems %d\n", p->workers, p->stages, p->items);
+    if (p->columns > 1) qni_text_add(&t, "columns %d\n", p->columns);
+    if (p->shards > 1) qni_text_add(&t, "shards %d\n", p->shards);
     for (int32_t s = 0; s < p->stages; s++) qni_text_add(&t, "place %d %d\n", s, p->worker_of[s]);
     for (int32_t w = 0; w < p->workers; w++) qni_text_add(&t, "arena %d %lld\n", w, (long long)p->arena_bytes[w]);
     for (int32_t w = 0; w < p->workers; w++) {
@@ -91,6 +95,7 @@ typedef struct plan_reader {
     qni_scan scan;
     qni_builder b;
     qni_sizes n;
+    int32_t columns, shards;
     int32_t *worker_of;
     int64_t *arena, *limit;
     wait_note *wait;
@@ -343,12 +348,15 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     qni_word w;
     qni_scan_word(&r->scan, &w);
     if (qni_word_is(w, "place")) return read_place(r, err);
+    if (qni_word_is(w, "columns")) return qni_scan_grid_number(&r->scan, &r->columns, r->n.stages, "columns N", err);
+    if (qni_word_is(w, "shards")) return qni_scan_grid_number(&r->scan, &r->shards, r->n.stages, "shards N", err);
     if (qni_word_is(w, "arena")) return read_numbers_of_worker(r, r->arena, "arena WORKER BYTES", err);
     if (qni_word_is(w, "limit")) return read_numbers_of_worker(r, r->limit, "limit WORKER BYTES", err);
     if (qni_word_is(w, "channel")) return read_channel(r, err);
     if (qni_word_is(w, "value")) return read_value(r, err);
     const int32_t op = qni_word_find(w, qni_op_name, QN_OPS);
-    return op != QN_NONE ? read_task(r, op, w, err) : wanted(r, w, "a task or place, arena, limit, channel, value", err);
+    return op != QN_NONE ? read_task(r, op, w, err)
+                         : wanted(r, w, "a task or columns, shards, place, arena, limit, channel, value", err);
 }
 
 /* The plan, finished, with the waits that the text names. */
@@ -363,6 +371,9 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
         goto out;
     }
     QN_TRY(st, qni_builder_plan(&p, &r->b, r->n.workers, r->n.stages, r->n.items, r->worker_of, place, err), out);
+    p->columns = r->columns;
+    p->shards = r->shards;
+    QN_TRY(st, qni_check_grid(qn_plan_grid(p), err), out);
     QN_TRY(st, qn_plan_finish(p, err), out);
     memcpy(p->arena_bytes, r->arena, (size_t)p->workers * sizeof *p->arena_bytes);
     memcpy(p->arena_limit, r->limit, (size_t)p->workers * sizeof *p->arena_limit);
@@ -389,7 +400,7 @@ out:
 
 qn_status qn_plan_read(qn_plan **out, const char *text, size_t bytes, qn_err *err)
 {
-    plan_reader r = {.scan = qni_scan_of(text, bytes)};
+    plan_reader r = {.scan = qni_scan_of(text, bytes), .columns = 1, .shards = 1};
     qn_status st = QN_OK;
     QN_TRY(st, qni_scan_head(&r.scan, "quern-plan", &r.n, err), out);
     r.worker_of = qn_malloc((size_t)r.n.stages, sizeof *r.worker_of);

@@ -5,6 +5,8 @@
 #include "schedule_internal.h"
 #include "trace.h"
 
+enum { OPS = QN_OP_R + 1 };
+
 typedef struct channel_state {
     int64_t pushed, popped;   /* slots */
     int32_t sender, receiver; /* tasks at the heads of their lanes that are in progress, or QN_NONE */
@@ -16,6 +18,7 @@ typedef struct game {
     int64_t *moved; /* [tasks]: slots of this message that went through */
     channel_state *channel;
     int32_t (*head)[QN_LANES];
+    bool *together; /* [stages * items * ops], by the stage of shard 0: the joint set has begun */
     int32_t depth;
 } game;
 
@@ -25,6 +28,34 @@ static bool ready(const game *g, int32_t t)
     for (int32_t i = 0; i < w.count; i++) {
         if (!g->done[g->p->ref[w.first + i]]) return false;
     }
+    return true;
+}
+
+/* Is a member of t's joint set on stage at hand: reached by its lane but for other members, and ready? */
+static bool at_hand(const game *g, int32_t t, int32_t stage)
+{
+    const qn_plan *p = g->p;
+    const int32_t w = p->worker_of[stage], first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
+    for (int32_t i = g->head[w][QN_LANE_COMP]; i < count; i++) {
+        const qn_task *x = &p->task[first + i];
+        if (!qn_tasks_joint(p, first + i, t) || !ready(g, first + i)) return false;
+        if (x->stage == stage) return true;
+    }
+    return false;
+}
+
+/* A joint task begins when all members are at hand; the others follow. */
+static bool joint_begins(const game *g, int32_t t)
+{
+    const qn_plan *p = g->p;
+    const qn_grid grid = qn_plan_grid(p);
+    const qn_task *x = &p->task[t];
+    if (p->shards < 2 || !qni_is_compute(x->op)) return true;
+    const int32_t shard0 = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
+    bool *begun = &g->together[((size_t)shard0 * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+    for (int32_t k = 0; k < p->shards && !*begun; k++)
+        if (!at_hand(g, t, shard0 + k * qn_depth(grid))) return false;
+    *begun = true;
     return true;
 }
 
@@ -70,7 +101,7 @@ static bool step(game *g, int32_t w, int32_t lane)
     int32_t *head = &g->head[w][lane];
     if (*head == p->lane[w][lane][1]) return false;
     const int32_t t = p->lane[w][lane][0] + *head;
-    if (!ready(g, t)) return false;
+    if (!ready(g, t) || !joint_begins(g, t)) return false;
     const qn_task *task = &p->task[t];
     if (task->channel >= 0 && task->channel < p->channels && (task->op == QN_OP_SEND || task->op == QN_OP_RECV)) {
         channel_state *c = &g->channel[task->channel];
@@ -94,7 +125,8 @@ bool qn_token_game(const qn_plan *p, int32_t depth)
     g.moved = qn_calloc((size_t)p->tasks, sizeof *g.moved);
     g.channel = qn_calloc((size_t)p->channels, sizeof *g.channel);
     g.head = qn_calloc((size_t)p->workers, sizeof *g.head);
-    if (g.done == NULL || g.moved == NULL || g.channel == NULL || g.head == NULL) goto out;
+    g.together = qn_calloc(p->shards < 2 ? 1 : (size_t)p->stages * (size_t)p->items * OPS, sizeof *g.together);
+    if (g.done == NULL || g.moved == NULL || g.channel == NULL || g.head == NULL || g.together == NULL) goto out;
     for (int32_t c = 0; c < p->channels; c++) g.channel[c].sender = g.channel[c].receiver = QN_NONE;
     while (moved) {
         moved = false;
@@ -111,5 +143,6 @@ out:
     qn_free(g.moved);
     qn_free(g.channel);
     qn_free(g.head);
+    qn_free(g.together);
     return all;
 }

@@ -14,6 +14,8 @@
 static qn_status check_shape(const qn_plan *p, qn_err *err)
 {
     char name[QNI_NAME];
+    const qn_status grid = qni_check_grid(qn_plan_grid(p), err);
+    if (grid != QN_OK) return grid;
     for (int32_t s = 0; s < p->stages; s++) {
         if (p->worker_of[s] < 0 || p->worker_of[s] >= p->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "stage %d is placed on worker %d; workers go from 0 to %d", s, p->worker_of[s],
@@ -66,7 +68,7 @@ static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
         const qn_task *x = &p->task[t];
         if (qni_is_compute(x->op)) list[n++] = (qni_compute){x->op, x->stage, x->item, x->worker};
     }
-    const qn_status st = qni_check_compute(list, n, p->workers, p->stages, p->items, p->worker_of, err);
+    const qn_status st = qni_check_compute(list, n, p->workers, qn_plan_grid(p), p->worker_of, err);
     qn_free(list);
     return st;
 }
@@ -140,8 +142,9 @@ static qn_status check_reads(const qn_plan *p, int32_t t, qn_err *err)
     const qn_task *x = &p->task[t];
     if (!qni_is_compute(x->op)) return QN_OK;
     const bool backward = x->op == QN_OP_B || x->op == QN_OP_BW;
-    bool act = x->stage == 0, grad = !backward || x->stage == p->stages - 1, stash = x->op == QN_OP_F || x->op == QN_OP_R,
-         wstash = x->op != QN_OP_W;
+    const qn_grid g = qn_plan_grid(p);
+    bool act = qn_first_in_column(g, x->stage), grad = !backward || qn_last_in_column(g, x->stage),
+         stash = x->op == QN_OP_F || x->op == QN_OP_R, wstash = x->op != QN_OP_W;
     for (int32_t i = 0; i < x->in.count; i++) {
         const qn_value *v = &p->value[p->ref[x->in.first + i]];
         const bool mine = v->stage == x->stage && v->item == x->item;

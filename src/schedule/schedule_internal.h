@@ -76,18 +76,22 @@ static inline int32_t qni_lane_index(const qn_plan *p, int32_t task)
 typedef struct qni_compute {
     int32_t op, stage, item, worker;
 } qni_compute;
-/* Complete and in an order that makes sense within a worker: each F once; a training item has BW, or B and W, once; F, R, B, W in
- * this order; gradients added in ascending item order. Errors: QN_ESCHEDULE, QN_ENOMEM. */
-qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, int32_t stages, int32_t items,
-                            const int32_t *worker_of, qn_err *err) QN_MUST_USE;
+/* Columns divide the stages, shards the columns, replicas the items. Errors: QN_EINVAL (with numbers that work). */
+qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
+/* Complete and in an order that makes sense within a worker: each F of a stage's items once; a training item has BW, or B and W,
+ * once; F, R, B, W in this order; gradients added in ascending item order; the shards of a stage do the same tasks. Errors:
+ * QN_ESCHEDULE, QN_EINVAL (columns), QN_ENOMEM. */
+qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
+                            qn_err *err) QN_MUST_USE;
 
 /* --- graph: who must be complete before whom. Predecessors of a task: the one before it in its lane, its waits, a RECV's SEND,
- * and for a SEND the RECV that frees its channel slot. A pair on a rendezvous channel is one node. */
+ * and for a SEND the RECV that frees its channel slot. A pair on a rendezvous channel is one node, and so are joint tasks. */
 typedef struct qni_graph {
     const qn_plan *plan;
     int32_t *peer;  /* [tasks]: a SEND's RECV, a RECV's SEND, or QN_NONE */
     int32_t *frees; /* [tasks]: the RECV that must be complete before this SEND, or QN_NONE */
-    int32_t *node;  /* [tasks]: itself; for a RECV on a rendezvous channel its SEND */
+    int32_t *node;  /* [tasks]: itself; for a RECV on a rendezvous channel its SEND; for joint tasks the first of them */
+    int32_t *also;  /* [tasks]: the next task of the same node, the node itself being the first, or QN_NONE */
     int32_t *order; /* [ordered] nodes, each after all its predecessors */
     int32_t ordered, nodes;
     bool *stuck; /* [tasks]: can never run: a RECV nobody sends to, a SEND whose slot nobody empties */

@@ -48,7 +48,7 @@ qn_status qn_order_open(qn_order **out, int32_t workers, int32_t stages, int32_t
     if (items < 1) return QN_FAIL(err, QN_ERANGE, "%d micro-batches: at least 1 is needed", items);
     qn_order *o = qn_calloc(1, sizeof *o);
     if (o == NULL) return QN_FAIL(err, QN_ENOMEM, "order of %d workers", workers);
-    *o = (qn_order){.workers = workers, .stages = stages, .items = items};
+    *o = (qn_order){.workers = workers, .stages = stages, .items = items, .columns = 1, .shards = 1};
     o->worker_of = qn_calloc((size_t)stages, sizeof *o->worker_of);
     o->count = qn_calloc((size_t)workers, sizeof *o->count);
     o->cap = qn_calloc((size_t)workers, sizeof *o->cap);

@@ -28,14 +28,22 @@ static void shuffle(qn_order_task *t, int32_t n, int32_t reach, qn_rng *r)
     }
 }
 
+/* A third of the orders has replicas, shards, or both. */
 static qn_order *random_order(qn_rng *r)
 {
     static const char *const name[] = {"gpipe", "1f1b", "interleaved"};
     const int32_t k = below(r, 3), P = 1 + below(r, 6), M = 1 + below(r, 12);
     qn_order *o = rig_generate(name[k], P, M, k == 1 ? 1 : 1 + below(r, 2), 0);
+    if (below(r, 3) == 0) {
+        static const int32_t wide[][3] = {{2, 1, 1}, {1, 2, 2}, {1, 2, 1}, {2, 2, 2}, {1, 4, 2}};
+        const int32_t *x = wide[below(r, QN_COUNT(wide))];
+        qn_order *base = o;
+        assert_int_equal(qn_order_widen(&o, base, x[0], x[1], x[2], NULL), QN_OK);
+        qn_order_close(base);
+    }
     static const int32_t reach[] = {0, 2, 2, 2, 3, 100};
-    for (int32_t w = 0; w < P; w++) {
-        if (below(r, P) == 0) shuffle(o->task[w], o->count[w], reach[below(r, QN_COUNT(reach))], r);
+    for (int32_t w = 0; w < o->workers; w++) {
+        if (below(r, o->workers) == 0) shuffle(o->task[w], o->count[w], reach[below(r, QN_COUNT(reach))], r);
     }
     return o;
 }
@@ -51,7 +59,9 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
     const int32_t jitter = below(r, 3);
     int32_t *act = calloc((size_t)(S * M), sizeof *act), *grad = calloc((size_t)(S * M), sizeof *grad),
             *channel = calloc((size_t)(2 * S), sizeof *channel);
+    const qn_grid g = qn_order_grid(o);
     for (int32_t s = 1; s < S; s++) {
+        if (qn_first_in_column(g, s)) continue;
         const int32_t a = o->worker_of[s - 1], c = o->worker_of[s];
         channel[2 * s] = qni_add_channel(&b, (qn_channel){a, c, QN_V_ACT, s, below(r, 3), 1});
         channel[2 * s + 1] = qni_add_channel(&b, (qn_channel){c, a, QN_V_GRAD, s, below(r, 3), 1});
@@ -65,7 +75,8 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
             const qn_order_task x = o->task[w][i];
             const bool forward = x.op == QN_OP_F;
             const int32_t t = qni_add_task(&b, x.op, x.stage, x.item, w, QN_LANE_COMP), to = forward ? x.stage + 1 : x.stage - 1;
-            const bool needs = forward ? x.stage > 0 : x.stage < S - 1, gives = forward ? to < S : to >= 0;
+            const bool first = qn_first_in_column(g, x.stage), last = qn_last_in_column(g, x.stage);
+            const bool needs = forward ? !first : !last, gives = forward ? !last : !first;
             b.key[t] = 16 * i + 8;
             if (needs) {
                 const int32_t from = forward ? x.stage - 1 : x.stage + 1,
@@ -94,6 +105,8 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
     }
     qn_plan *p = NULL;
     assert_int_equal(qni_builder_plan(&p, &b, o->workers, S, M, o->worker_of, NULL, &err), QN_OK);
+    p->columns = o->columns;
+    p->shards = o->shards;
     if (qn_plan_finish(p, &err) != QN_OK) fail_msg("%s", err.text);
     int32_t(*extra)[QN_LANES] = malloc(((size_t)p->tasks + 1) * sizeof *extra);
     memset(extra, 0xff, (size_t)p->tasks * sizeof *extra);
@@ -137,6 +150,61 @@ static void graph_and_token_game_agree(void **state)
     assert_in_range(live_plans, PLANS / 10, PLANS - PLANS / 10); /* both kinds were seen */
 }
 
+/* The tasks from i of worker w on that are one op of one item on shards of a stage. */
+static int32_t joint_run(const qn_order *o, int32_t w, int32_t i)
+{
+    const qn_grid g = qn_order_grid(o);
+    const qn_order_task *list = o->task[w], *t = &list[i];
+    int32_t n = 1;
+    while (o->shards > 1 && i + n < o->count[w] && list[i + n].op == t->op && list[i + n].item == t->item &&
+           qn_chain_stage(g, list[i + n].stage) == qn_chain_stage(g, t->stage))
+        n++;
+    return n;
+}
+
+/* Is every member of the joint set among those that stand at the heads of the workers? */
+static bool all_at_heads(const qn_order *o, const int32_t *next, const qn_order_task *t)
+{
+    const qn_grid g = qn_order_grid(o);
+    int32_t found = 0;
+    for (int32_t w = 0; w < o->workers; w++) {
+        if (next[w] >= o->count[w]) continue;
+        const qn_order_task *x = &o->task[w][next[w]];
+        if (x->op != t->op || x->item != t->item || qn_chain_stage(g, x->stage) != qn_chain_stage(g, t->stage)) continue;
+        found += joint_run(o, w, next[w]);
+    }
+    return found == o->shards;
+}
+
+/* Runs the task at the worker's head, with its partners of other shards, if all can. */
+static bool run_heads(const qn_order *o, int32_t *next, int32_t w, bool *forward, bool *backward)
+{
+    const qn_grid g = qn_order_grid(o);
+    const qn_order_task t = o->task[w][next[w]];
+    const int32_t M = o->items;
+    if (o->shards > 1 && !all_at_heads(o, next, &t)) return false;
+    for (int pass = 0; pass < 2; pass++) { /* looks, then runs */
+        for (int32_t v = 0; v < o->workers; v++) {
+            if (next[v] >= o->count[v] || (o->shards == 1 && v != w)) continue;
+            const qn_order_task *x = &o->task[v][next[v]];
+            if (x->op != t.op || x->item != t.item || qn_chain_stage(g, x->stage) != qn_chain_stage(g, t.stage)) continue;
+            const int32_t n = joint_run(o, v, next[v]);
+            for (int32_t i = 0; i < n; i++) {
+                const int32_t s = x[i].stage, cell = s * M + t.item;
+                if (pass == 1) {
+                    *(t.op == QN_OP_F ? &forward[cell] : &backward[cell]) = true;
+                } else if (t.op == QN_OP_F) {
+                    if (!qn_first_in_column(g, s) && !forward[cell - M]) return false;
+                } else if (!forward[cell] || (!qn_last_in_column(g, s) && !backward[cell + M])) {
+                    return false;
+                }
+            }
+            if (pass == 1) next[v] += n;
+        }
+    }
+    return true;
+}
+
 /* Can the compute tasks run when messages cost nothing and wait for nobody? Repeated sweeps over the order alone. */
 static bool order_can_run(const qn_order *o)
 {
@@ -146,13 +214,7 @@ static bool order_can_run(const qn_order *o)
     while (moved) {
         moved = false;
         for (int32_t w = 0; w < o->workers; w++) {
-            for (; next[w] < o->count[w]; next[w]++, moved = true) {
-                const qn_order_task *t = &o->task[w][next[w]];
-                const int32_t cell = t->stage * M + t->item;
-                if (t->op == QN_OP_F && t->stage > 0 && !forward[cell - M]) break;
-                if (t->op != QN_OP_F && (!forward[cell] || (t->stage < o->stages - 1 && !backward[cell + M]))) break;
-                *(t->op == QN_OP_F ? &forward[cell] : &backward[cell]) = true;
-            }
+            while (next[w] < o->count[w] && run_heads(o, next, w, forward, backward)) moved = true;
         }
     }
     for (int32_t w = 0; w < o->workers; w++) all = all && next[w] == o->count[w];
@@ -176,7 +238,7 @@ static void lowering_runs_what_can_run(void **state)
                                  .step_tasks = below(&r, 2) != 0,
                                  .recompute = (qn_recompute)below(&r, 3),
                                  .tied_owner = 0,
-                                 .tied_replica = o->stages - 1,
+                                 .tied_replica = o->stages / o->columns - 1,
                                  .tied_bytes = 7};
         qn_plan *p = NULL;
         qn_err err = {0};

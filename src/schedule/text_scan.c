@@ -120,6 +120,14 @@ qn_status qni_scan_numbers(qni_scan *s, int64_t *out, int32_t count, int64_t low
     return qni_scan_line_end(s, err);
 }
 
+qn_status qni_scan_grid_number(qni_scan *s, int32_t *out, int32_t most, const char *what, qn_err *err)
+{
+    int64_t n = 1;
+    const qn_status st = qni_scan_numbers(s, &n, 1, 1, most, what, err);
+    if (st == QN_OK) *out = (int32_t)n;
+    return st;
+}
+
 qn_status qni_scan_head(qni_scan *s, const char *form, qni_sizes *out, qn_err *err)
 {
     static const char *const key[] = {"workers", "stages", "items"};

@@ -39,6 +39,8 @@ const char *qni_word_show(char buf[40], qni_word w);
 /* A line "key number ..." : reads count numbers within low .. high and demands the line's end. Errors: QN_EFORMAT. */
 qn_status qni_scan_numbers(qni_scan *s, int64_t *out, int32_t count, int64_t low, int64_t high, const char *what,
                            qn_err *err) QN_MUST_USE;
+/* The one number of a line, 1 to most. Errors: QN_EFORMAT. */
+qn_status qni_scan_grid_number(qni_scan *s, int32_t *out, int32_t most, const char *what, qn_err *err) QN_MUST_USE;
 qn_status qni_scan_line_end(qni_scan *s, qn_err *err) QN_MUST_USE;
 /* The first lines of both forms: "quern-order 1", workers, stages, items. Leaves the scan before the next line. Errors:
  * QN_EFORMAT, QN_ERANGE. */

@@ -207,7 +207,9 @@ static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title,
     qn_trace_summarize(sum, t);
     p.makespan = qn_max64(sum->makespan, 1);
     for (int32_t s = 0; s < plan->stages; s++) {
-        p.chunk_of[s] = seen[plan->worker_of[s]]++;
+        const int32_t shard0 = s - qn_shard(qn_plan_grid(plan), s) * qn_depth(qn_plan_grid(plan));
+        const bool joint = shard0 != s && plan->worker_of[shard0] == plan->worker_of[s]; /* one colour for what is one task */
+        p.chunk_of[s] = joint ? p.chunk_of[shard0] : seen[plan->worker_of[s]]++;
         p.chunks = qn_max32(p.chunks, seen[plan->worker_of[s]]);
     }
     qni_text_add(out, "<text class='t' x='%d' y='%.1f'>", LEFT, y + 26);

@@ -1,0 +1,123 @@
+/* Columns: copies of the chain as replicas and shards. What they must divide, which tasks are joint, and how the order of one
+ * chain becomes the order of many. */
+#include <string.h>
+
+#include "core/alloc.h"
+#include "schedule_internal.h"
+
+qn_status qni_check_grid(qn_grid g, qn_err *err)
+{
+    if (g.columns < 1 || g.shards < 1 || g.stages % g.columns != 0)
+        return QN_FAIL(err, QN_EINVAL, "%d stages do not make %d columns of equal depth", g.stages, g.columns);
+    if (g.columns % g.shards != 0)
+        return QN_FAIL(err, QN_EINVAL, "%d columns do not make replicas of %d shards", g.columns, g.shards);
+    const int32_t replicas = qn_replicas(g), below = g.items / replicas * replicas;
+    if (below == g.items) return QN_OK;
+    if (below == 0)
+        return QN_FAIL(err, QN_EINVAL, "%d micro-batches for %d replicas: %d, %d or another multiple of %d would do", g.items,
+                       replicas, replicas, 2 * replicas, replicas);
+    return QN_FAIL(err, QN_EINVAL, "%d micro-batches for %d replicas: %d, %d or another multiple of %d would do", g.items,
+                   replicas, below, below + replicas, replicas);
+}
+
+/* ---- joint tasks */
+
+bool qn_tasks_joint(const qn_plan *p, int32_t a, int32_t b)
+{
+    const qn_task *x = &p->task[a], *y = &p->task[b];
+    const qn_grid g = qn_plan_grid(p);
+    if (a == b) return true;
+    return p->shards > 1 && qni_is_compute(x->op) && x->op == y->op && x->item == y->item && x->stage >= 0 && y->stage >= 0 &&
+           qn_chain_stage(g, x->stage) == qn_chain_stage(g, y->stage) && qn_replica(g, x->stage) == qn_replica(g, y->stage);
+}
+
+int32_t qn_joint_last(const qn_plan *p, int32_t t)
+{
+    if (p->shards < 2) return t;
+    while (t + 1 < p->tasks && p->task[t + 1].worker == p->task[t].worker && qn_tasks_joint(p, t, t + 1)) t++;
+    return t;
+}
+
+int32_t qn_joint_first(const qn_plan *p, int32_t t)
+{
+    if (p->shards < 2) return t;
+    while (t > 0 && p->task[t - 1].worker == p->task[t].worker && qn_tasks_joint(p, t - 1, t)) t--;
+    return t;
+}
+
+/* ---- from one chain to many */
+
+static qn_status check_numbers(const qn_order *base, int32_t replicas, int32_t shards, int32_t shard_workers, qn_err *err)
+{
+    if (base->columns != 1)
+        return QN_FAIL(err, QN_EINVAL, "this schedule has %d columns already: replicas and shards are made of schedules with one",
+                       base->columns);
+    if (replicas < 1 || shards < 1 || shard_workers < 1 || shards % shard_workers != 0)
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "%d replicas of %d shards, %d workers for the shards of a stage: at least 1 of each, and the last must divide "
+            "the second",
+            replicas, shards, shard_workers);
+    if ((int64_t)base->stages * replicas * shards > 65536 || (int64_t)base->items * replicas > INT32_MAX)
+        return QN_FAIL(err, QN_ERANGE, "%d replicas of %d shards of %d stages are too many", replicas, shards, base->stages);
+    return QN_OK;
+}
+
+/* A table of n numbers repeated times times; NULL stays NULL. each: how often every number stands in a row. */
+static bool repeat(int64_t **out, const int64_t *from, int32_t n, int32_t each, int32_t times)
+{
+    if (from == NULL) return true;
+    int64_t *at = *out = qn_malloc((size_t)n * (size_t)each * (size_t)times, sizeof **out);
+    for (int32_t t = 0; at != NULL && t < times; t++)
+        for (int32_t i = 0; i < n * each; i++) *at++ = from[i / each];
+    return *out != NULL;
+}
+
+/* Worker w of base in replica r, with its shards spread over shard_workers workers. */
+static void push_worker(qn_order *o, const qn_order *base, int32_t r, int32_t w, int32_t shard_workers)
+{
+    const int32_t own = o->shards / shard_workers, first = (r * base->workers + w) * shard_workers;
+    for (int32_t i = 0; i < base->count[w]; i++) {
+        const qn_order_task *t = &base->task[w][i];
+        for (int32_t k = 0; k < o->shards; k++)
+            qn_order_push(o, first + k / own, (qn_op)t->op, (r * o->shards + k) * base->stages + t->stage,
+                          r * base->items + t->item);
+    }
+}
+
+qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas, int32_t shards, int32_t shard_workers,
+                         qn_err *err)
+{
+    qn_order *o = NULL;
+    qn_status st = QN_OK;
+    QN_TRY(st, check_numbers(base, replicas, shards, shard_workers, err), out);
+    const int64_t workers = (int64_t)base->workers * replicas * shard_workers;
+    if (workers > QN_MAX_WORKERS) {
+        st = QN_FAIL(err, QN_ERANGE, "%lld workers: 1 to %d are possible", (long long)workers, QN_MAX_WORKERS);
+        goto out;
+    }
+    const int32_t columns = replicas * shards;
+    QN_TRY(st, qn_order_open(&o, (int32_t)workers, base->stages * columns, base->items * replicas, err), out);
+    o->columns = columns;
+    o->shards = shards;
+    memcpy(o->cost, base->cost, sizeof o->cost);
+    if (!repeat(&o->arena_limit, base->arena_limit, base->workers, shard_workers, replicas) ||
+        !repeat(&o->act_bytes, base->act_bytes, base->stages, 1, columns) ||
+        !repeat(&o->stash_bytes, base->stash_bytes, base->stages, 1, columns) ||
+        !repeat(&o->wstash_bytes, base->wstash_bytes, base->stages, 1, columns)) {
+        st = QN_FAIL(err, QN_ENOMEM, "order of %d stages", o->stages);
+        goto out;
+    }
+    for (int32_t s = 0; s < o->stages; s++) {
+        const int32_t column = s / base->stages, r = column / shards, k = column % shards;
+        o->worker_of[s] = (r * base->workers + base->worker_of[s % base->stages]) * shard_workers + k / (shards / shard_workers);
+    }
+    for (int32_t r = 0; r < replicas; r++)
+        for (int32_t w = 0; w < base->workers; w++) push_worker(o, base, r, w, shard_workers);
+    QN_TRY(st, qn_order_done(o, err), out);
+    *out = o;
+    o = NULL;
+out:
+    qn_order_close(o);
+    return st;
+}
