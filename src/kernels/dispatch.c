@@ -16,7 +16,9 @@
     .linear_packed_bytes = qni_dnnl_linear_packed_bytes, .linear_scratch = qni_dnnl_linear_scratch,                              \
     .linear_pack = qni_dnnl_linear_pack, .linear_forward = qni_dnnl_linear_forward,                                              \
     .linear_backward_input = qni_dnnl_linear_backward_input, .linear_backward_weight = qni_dnnl_linear_backward_weight,          \
-    .classifier_scratch = qni_dnnl_classifier_scratch, .classifier = qni_dnnl_classifier
+    .classifier_scratch = qni_dnnl_classifier_scratch, .classifier = qni_dnnl_classifier,                                        \
+    .vocab_scratch = qni_dnnl_vocab_scratch, .vocab_scores = qni_dnnl_vocab_scores,                                              \
+    .vocab_fold = qni_vocab_fold_ref_f32 /* a few numbers a row: in double for all */
 
 #define TYPES(mode_, act_, rest) .mode = mode_, .act = act_, .res = rest, .param = rest
 #define FAST_F32(isa)                                                                                                            \

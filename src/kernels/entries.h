@@ -18,7 +18,10 @@
     X(dropout, suffix)                                                                                                           \
     X(sumsq, suffix)                                                                                                             \
     X(adamw, suffix)                                                                                                             \
-    X(fold, suffix)
+    X(fold, suffix)                                                                                                              \
+    X(vocab_join, suffix)                                                                                                        \
+    X(range_gather, suffix)                                                                                                      \
+    X(range_scatter, suffix)
 
 /* The others of that kind, which read or write act. */
 #define QN_ACT_ENTRIES(X, suffix)                                                                                                \
@@ -30,7 +33,8 @@
     X(swiglu_backward, suffix)                                                                                                   \
     X(rope, suffix)                                                                                                              \
     X(residual_forward, suffix)                                                                                                  \
-    X(residual_backward, suffix)
+    X(residual_backward, suffix)                                                                                                 \
+    X(vocab_scale, suffix)
 
 #define QN_ATTENTION_ENTRIES(X, suffix)                                                                                          \
     X(attention_scratch, suffix)                                                                                                 \
@@ -48,7 +52,10 @@
     X(linear_backward_input, suffix)                                                                                             \
     X(linear_backward_weight, suffix)                                                                                            \
     X(classifier_scratch, suffix)                                                                                                \
-    X(classifier, suffix)
+    X(classifier, suffix)                                                                                                        \
+    X(vocab_scratch, suffix)                                                                                                     \
+    X(vocab_scores, suffix)                                                                                                      \
+    X(vocab_fold, suffix)
 
 #define QN_ALL_ENTRIES(X, suffix)                                                                                                \
     QN_RES_ENTRIES(X, suffix)                                                                                                    \

@@ -35,5 +35,8 @@ void qni_dnnl_linear_backward_weight(const qn_exec *ex, qn_linear *lin, void *dw
 size_t qni_dnnl_classifier_scratch(const qn_linear *lin);
 void qni_dnnl_classifier(const qn_exec *ex, qn_linear *lin, double *loss, void *dx, void *dw, const void *x, const void *packed,
                          const int32_t *target, int64_t R, unsigned what);
+size_t qni_dnnl_vocab_scratch(const qn_linear *lin);
+void qni_dnnl_vocab_scores(const qn_exec *ex, qn_linear *lin, void *p, void *stats, const void *x, const void *packed,
+                           const int32_t *target, int64_t first, int64_t n, int64_t R);
 
 #endif

@@ -116,6 +116,29 @@ typedef struct qn_kernels {
     void (*classifier)(const qn_exec *ex, qn_linear *lin, double *loss, void *dx, void *dw, const void *x, const void *packed,
                        const int32_t *target, int64_t R, unsigned what);
 
+    /* --- a shard of the vocabulary (Yeung et al. 2024, arXiv:2411.05288) on a linear with O rows, of which n are rows first ..
+     * first + n - 1 of the [V, C] matrix and the others padding (logit -inf).
+     * vocab_scores: local softmax p [R, O] act, stats [3, R] res: the largest logit, sum of exp(logit - largest), and the
+     * target's logit where the shard has it, else 0. x [R, C] act, packed forward copy. vocab_scale: p = p * factor - onehot, the
+     * gradient of the shard's logits; factor [R] res. vocab_fold: what all shards' stats (in shard order) say: factor [R] res of
+     * one shard (0 where target < 0; NULL: not asked), loss sum in ascending row order (NULL: not asked). On the calling thread.
+     * vocab_join: dy [R, C] res = or += part [R, C] res; with factor, part is [2, R, C] and adds factor * part[0] - part[1]. */
+    size_t (*vocab_scratch)(const qn_linear *lin);
+    void (*vocab_scores)(const qn_exec *ex, qn_linear *lin, void *p, void *stats, const void *x, const void *packed,
+                         const int32_t *target, int64_t first, int64_t n, int64_t R);
+    void (*vocab_scale)(const qn_exec *ex, void *p, const void *factor, const int32_t *target, int64_t first, int64_t n,
+                        int64_t R, int64_t O);
+    void (*vocab_fold)(void *factor, double *loss, const void *const *stats, int32_t shards, int32_t shard, const int32_t *target,
+                       int64_t R);
+    void (*vocab_join)(const qn_exec *ex, void *dy, const void *part, const void *factor, int64_t R, int64_t C, bool add);
+
+    /* --- look-ups by range: y [R, C] res = w[index[r] - first] where index[r] is one of the n rows from first on, else 0;
+     * w [n, C] param. scatter adds the rows of dy [R, C] res back, in ascending r. */
+    void (*range_gather)(const qn_exec *ex, void *y, const int32_t *index, int64_t first, int64_t n, const void *w, int64_t R,
+                         int64_t C);
+    void (*range_scatter)(const qn_exec *ex, void *dw, const int32_t *index, int64_t first, int64_t n, const void *dy, int64_t R,
+                          int64_t C);
+
     /* --- activations, n elements. gelu: tanh form (Hendrycks and Gimpel 2016). x, y, dx act; dy res.
      * swiglu: y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202). */
     void (*gelu_forward)(const qn_exec *ex, void *y, const void *x, int64_t n);

@@ -61,6 +61,7 @@ static void choose_helpers(qn_linear *lin)
         lin->softmax_loss = rounded         ? qni_softmax_loss_rounded_##isa                                                     \
                             : lin->act_bf16 ? qni_softmax_loss_bf16_##isa                                                        \
                                             : qni_softmax_loss_f32_##isa;                                                        \
+        lin->softmax_part = lin->act_bf16 ? qni_softmax_part_bf16_##isa : qni_softmax_part_f32_##isa;                            \
         lin->column_sum = lin->act_bf16 ? qni_column_sum_bf16_##isa : qni_column_sum_f32_##isa;                                  \
         lin->pairs = qni_pack_pairs_##isa;                                                                                       \
         lin->transposed = qni_pack_transposed_##isa;                                                                             \

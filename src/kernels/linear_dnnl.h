@@ -26,11 +26,14 @@ typedef enum qni_product_kind {
  * logits themselves) or bf16. A target < 0 gives loss 0 and a row of zeros. column_sum_*: sum[o] += sum over r of dy[r * ld + o],
  * o < n, in ascending r. */
 typedef double qni_softmax_loss_fn(void *grad, const float *logits, int64_t V, int32_t target);
+/* softmax_part_*: one row of a vocabulary shard: p, max and sum of its n real logits of O. */
+typedef void qni_softmax_part_fn(void *p, float *max, float *sum, const float *logits, int64_t n, int64_t O);
 typedef void qni_column_sum_fn(float *sum, const void *dy, int64_t R, int64_t n, int64_t ld);
 /* pack_*: weights into oneDNN's bf16 layout (cpu/lanes_pack.c). */
 typedef void qni_pack_fn(uint32_t *out, int64_t block, const float *w, int64_t K, int64_t N, int64_t begin, int64_t end);
 #define QNI_SOFTMAX_DECLARE(isa)                                                                                                 \
     qni_softmax_loss_fn qni_softmax_loss_f32_##isa, qni_softmax_loss_bf16_##isa, qni_softmax_loss_rounded_##isa;                 \
+    qni_softmax_part_fn qni_softmax_part_f32_##isa, qni_softmax_part_bf16_##isa;                                                 \
     qni_column_sum_fn qni_column_sum_f32_##isa, qni_column_sum_bf16_##isa;                                                       \
     qni_pack_fn qni_pack_pairs_##isa, qni_pack_transposed_##isa;
 QNI_SOFTMAX_DECLARE(portable)
@@ -60,6 +63,7 @@ struct qn_linear {
     qni_row_part *parts;     /* [threads] */
     uint64_t clock;
     qni_softmax_loss_fn *softmax_loss;
+    qni_softmax_part_fn *softmax_part;
     qni_column_sum_fn *column_sum;
     qni_pack_fn *pairs, *transposed; /* our own packing; NULL: the layout is another, oneDNN reorders */
 };

@@ -59,6 +59,22 @@ QN_DEFINE_SOFTMAX(softmax_loss_f32, float, QN_AS_IT_IS)
 QN_DEFINE_SOFTMAX(softmax_loss_bf16, qn_bf16, QN_AS_IT_IS)
 QN_DEFINE_SOFTMAX(softmax_loss_rounded, float, QN_ROUNDED)
 
+/* Of a vocabulary shard, n of O columns real: p = exp(x - max) / sum, zeros behind them. */
+#define QN_DEFINE_SOFTMAX_PART(name, type)                                                                                       \
+    void QN_SOFTMAX(name)(void *out, float *max, float *sum, const float *logits, int64_t n, int64_t O)                          \
+    {                                                                                                                            \
+        type *p = out;                                                                                                           \
+        const row_stats s = online_stats(logits, n);                                                                             \
+        const float inverse = n > 0 ? 1 / s.sum : 0;                                                                             \
+        for (int64_t i = 0; i < n; i += W) v_store(p + i, v_exp(v_load(logits + i, n - i) - s.max) * inverse, n - i);            \
+        memset(p + n, 0, (size_t)(O - n) * sizeof(*p));                                                                          \
+        *max = s.max;                                                                                                            \
+        *sum = s.sum;                                                                                                            \
+    }
+
+QN_DEFINE_SOFTMAX_PART(softmax_part_f32, float)
+QN_DEFINE_SOFTMAX_PART(softmax_part_bf16, qn_bf16)
+
 /* Four vectors of columns at a time, rows in ascending order. */
 #define QN_DEFINE_COLUMN_SUM(name, type)                                                                                         \
     void QN_SOFTMAX(name)(float *sum, const void *dy, int64_t R, int64_t n, int64_t ld)                                          \
