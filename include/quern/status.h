@@ -23,6 +23,7 @@ typedef enum qn_loss { QN_LOST_NOTHING, QN_LOST_CALL, QN_LOST_REQUEST, QN_LOST_S
 /* code, what is lost, short description */
 #define QN_STATUS_LIST(X)                                                                                                        \
     X(QN_OK, NOTHING, "done")                                                                                                    \
+    X(QN_EAGAIN, NOTHING, "not done yet: call again")                                                                            \
     X(QN_EINVAL, CALL, "wrong usage")                                                                                            \
     X(QN_ERANGE, CALL, "number outside its range")                                                                               \
     X(QN_ESTATE, CALL, "not possible in this state")                                                                             \

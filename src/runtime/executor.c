@@ -202,6 +202,32 @@ void *qn_executor_value(qn_executor *ex, int32_t value)
     return ex->worker[v->worker].arena + v->offset;
 }
 
+qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **slot)
+{
+    return ex->transport->put_begin(ex->world, channel, slot, ex->epoch);
+}
+
+void qn_executor_put_publish(qn_executor *ex, int32_t channel, uint64_t tag, size_t bytes)
+{
+    ex->transport->put_publish(ex->world, channel, (qn_slot_tag){.epoch = ex->epoch, .tag = tag, .bytes = bytes});
+    ex->worker[ex->plan->channel[channel].from].exchanged++;
+}
+
+qn_ring_result qn_executor_get(qn_executor *ex, int32_t channel, const void **slot, uint64_t *tag, size_t *bytes)
+{
+    qn_slot_tag t = {0};
+    const qn_ring_result r = ex->transport->get(ex->world, channel, slot, &t, ex->epoch);
+    *tag = t.tag;
+    *bytes = (size_t)t.bytes;
+    return r;
+}
+
+void qn_executor_release(qn_executor *ex, int32_t channel)
+{
+    ex->transport->release(ex->world, channel);
+    ex->worker[ex->plan->channel[channel].to].exchanged++;
+}
+
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker)
 {
     return ex->worker[worker].high;

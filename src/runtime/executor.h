@@ -19,7 +19,8 @@
 typedef struct qn_executor qn_executor;
 
 typedef struct qn_task_fns {
-    /* Runs compute and step tasks (everything but SEND and RECV) on the worker's thread. */
+    /* Runs compute and step tasks (everything but SEND and RECV) on the worker's thread. QN_EAGAIN: the task waits for another
+     * worker; the same call comes again when one of this worker's channels may have changed, and before any other comp task. */
     qn_status (*run)(void *ctx, qn_executor *ex, int32_t task, qn_err *err);
     /* Where a value without an offset in the arena is (STAT, TPARAM, TGRAD, PGRAD): *bytes of it. Called on the worker's thread.
      */
@@ -55,6 +56,12 @@ void qn_executor_cancel(qn_executor *ex);
 
 /* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
+/* For fns.run: messages inside a task, on the worker's own channels that no SEND and RECV of the plan use, as the transport has them
+ * and in the epoch of the step. A slot that was got is readable until its release. */
+qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **slot);
+void qn_executor_put_publish(qn_executor *ex, int32_t channel, uint64_t tag, size_t bytes);
+qn_ring_result qn_executor_get(qn_executor *ex, int32_t channel, const void **slot, uint64_t *tag, size_t *bytes);
+void qn_executor_release(qn_executor *ex, int32_t channel);
 /* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at
  * most plan->arena_bytes, and equal to it when all slots were in use together. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);

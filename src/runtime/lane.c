@@ -82,8 +82,14 @@ static void task_ends(qni_worker *w, qni_lane *lane)
 static qni_lane_result run_task(qni_worker *w, qni_lane *lane)
 {
     qn_executor *ex = w->ex;
-    task_begins(w, lane->next);
+    const uint64_t before = w->exchanged;
+    if (!lane->open) task_begins(w, lane->next);
+    lane->open = true;
     w->st = ex->desc.fns.run(ex->desc.ctx, ex, lane->next, &w->err);
+    if (w->st == QN_EAGAIN) {
+        w->st = QN_OK;
+        return w->exchanged != before ? QNI_LANE_RAN : QNI_LANE_WAITS;
+    }
     if (QN_UNLIKELY(w->st != QN_OK)) return QNI_LANE_FAILED;
     task_ends(w, lane);
     return QNI_LANE_RAN;

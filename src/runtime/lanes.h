@@ -22,8 +22,8 @@ typedef enum qni_lane_result {
 
 typedef struct qni_lane {
     int32_t first, next, end;
+    bool open; /* task next has begun and is not done yet */
     /* The message in progress, of task next. */
-    bool open;
     char *memory;  /* of the value */
     size_t total;  /* bytes of the whole message */
     size_t moved;  /* of them copied */
@@ -36,6 +36,7 @@ typedef struct qni_worker {
     int32_t index;
     qni_lane lane[QN_LANES];
     char *arena;
+    uint64_t exchanged; /* messages that tasks have sent and taken themselves */
     int64_t live, high; /* bytes of the arena in use by lifetimes, and the most ever */
     qn_status st;       /* of this step */
     qn_err err;
