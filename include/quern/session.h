@@ -44,6 +44,7 @@ typedef struct qn_train_options {
     int64_t memory;   /* limit of a worker's arena in bytes, 0: none */
     const char *out;  /* run directory */
     const char *init; /* model or run to start from */
+    qn_list freeze;   /* shell patterns of parameter names that stay as they are */
     int resume, force;
     int64_t save_every, eval_every, keep;
     int64_t eval_windows;  /* windows of an intermediate evaluation, 0: all */

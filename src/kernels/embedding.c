@@ -23,7 +23,7 @@ void QN_REF(embedding_backward_weight)(const qn_exec *ex, void *dwte_, void *dwp
     const QN_REAL *dy = dy_;
     for (int64_t r = 0; r < R; r++)
         for (int64_t c = 0; c < C; c++) {
-            dwte[tok[r] * C + c] += dy[r * C + c];
+            if (dwte != NULL) dwte[tok[r] * C + c] += dy[r * C + c];
             if (dwpe != NULL) dwpe[pos[r] * C + c] += dy[r * C + c];
         }
 }

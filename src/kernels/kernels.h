@@ -18,7 +18,8 @@
  *
  * Results do not depend on the number of threads: work is split by output element, and every reduction has a fixed order. A row's
  * result does not depend on how many other rows are in the call. Functions whose name ends in _backward_weight ADD to the
- * gradient (a left fold over micro-batches, design: idea 5); the optimizer clears it. */
+ * gradient (a left fold over micro-batches, design: idea 5); the optimizer clears it. Where they have two gradients (embedding,
+ * LayerNorm, linear) either may be NULL: not wanted. */
 #ifndef QN_KERNELS_H
 #define QN_KERNELS_H
 

@@ -59,8 +59,8 @@ void QN_REF(layernorm_backward_weight)(const qn_exec *ex, void *dw_, void *db_, 
             sum_w += dy[r * C + c] * n;
             sum_b += dy[r * C + c];
         }
-        dw[c] = (QN_REAL)(dw[c] + sum_w);
-        db[c] = (QN_REAL)(db[c] + sum_b);
+        if (dw != NULL) dw[c] = (QN_REAL)(dw[c] + sum_w);
+        if (db != NULL) db[c] = (QN_REAL)(db[c] + sum_b);
     }
 }
 

@@ -76,7 +76,7 @@ void QN_REF(linear_backward_weight)(const qn_exec *ex, qn_linear *lin, void *dw_
     QN_REAL *dw = dw_, *db = db_;
     const QN_REAL *dy = dy_, *x = x_;
     for (int64_t o = 0; o < O; o++) {
-        for (int64_t c = 0; c < C; c++) {
+        for (int64_t c = 0; dw != NULL && c < C; c++) {
             double sum = 0;
             for (int64_t r = 0; r < R; r++) sum += (double)dy[r * O + o] * x[r * C + c];
             dw[o * C + c] = (QN_REAL)(dw[o * C + c] + sum);

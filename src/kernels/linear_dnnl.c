@@ -596,7 +596,7 @@ static void weight_part(void *ctx, int32_t thread, int32_t threads)
     const int64_t O = lin->shape.out, C = lin->shape.in, block = qni_linear_weight_rows(lin);
     int64_t begin, end;
     qn_split(&begin, &end, O, block, thread, threads);
-    for (int64_t o = begin; o < end; o += block)
+    for (int64_t o = begin; call->dw != NULL && o < end; o += block)
         qni_product_run(O - o < block ? call->rest : call->whole, lin->streams[thread], thread, call->dw + o * C,
                         call->dy + (size_t)o * (lin->mul_bf16 ? 2 : 4), call->x, NULL,
                         call->scratch + (size_t)thread * lin->thread_bytes);
@@ -610,8 +610,8 @@ void qni_linear_weight(const qn_exec *ex, qn_linear *lin, float *dw, float *db, 
 {
     const int64_t O = lin->shape.out, block = qni_linear_weight_rows(lin);
     weight_call call = {.lin = lin, .dw = dw, .db = db, .dy = dy, .x = x, .db_dy = db_dy, .R = R, .scratch = scratch};
-    if (O >= block) call.whole = qni_linear_product(lin, QNI_WEIGHT, block, R);
-    if (O % block != 0) call.rest = qni_linear_product(lin, QNI_WEIGHT, O % block, R);
+    if (dw != NULL && O >= block) call.whole = qni_linear_product(lin, QNI_WEIGHT, block, R);
+    if (dw != NULL && O % block != 0) call.rest = qni_linear_product(lin, QNI_WEIGHT, O % block, R);
     qn_exec_run(ex, weight_part, &call);
 }
 

@@ -12,12 +12,13 @@ qn_layer_flops qn_layer_cost(const qn_model *m, int32_t layer, int64_t B, int64_
     qn_layer_flops sum = {0, 0, 0};
     QN_ASSERT(layer >= 0 && layer < m->layers);
     const qn_layer *l = &m->layer[layer];
+    const bool walked = layer >= qni_lowest_trained(m);
     for (int32_t o = 0; o < l->ops; o++) {
         if (l->op[o].kind->flops == NULL) continue;
         const qn_op_flops f = l->op[o].kind->flops(&l->op[o], B, T);
         sum.forward += f.forward;
-        sum.input += f.input;
-        sum.weight += f.weight;
+        if (walked) sum.input += f.input;
+        if (qni_op_learns(m, &l->op[o])) sum.weight += f.weight;
     }
     return sum;
 }

@@ -120,6 +120,11 @@ struct qn_model {
     qn_use *use;
 };
 
+/* Whether the operation has a parameter to train: its weight gradient is wanted. */
+bool qni_op_learns(const qn_model *m, const qn_op *op);
+/* The first layer of the chain with a parameter to train: backward ends there. The number of layers when there is none. */
+int32_t qni_lowest_trained(const qn_model *m);
+
 /* --- building, used by layers/: one call per parameter and operation. A failed allocation sticks in failed. */
 typedef struct qn_build {
     qn_model *m;

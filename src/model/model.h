@@ -48,6 +48,7 @@ typedef struct qn_param {
     int64_t dim[2];       /* as held in memory: matrices are [out, in]; in a shard model the shard's part of them */
     bool file_transposed; /* the file holds [in, out] (GPT-2's Conv1D) */
     bool decay;           /* weight decay applies (matrices) */
+    bool frozen;          /* never changes: no gradient, no moments */
     qn_init init;
     double init_std;
     int64_t count; /* elements */
@@ -82,6 +83,13 @@ int64_t qn_model_matmul_params(const qn_model *m); /* elements in matrix product
 /* A shard's part of a full parameter: take copies full -> part, put part -> full. element: bytes of one. */
 void qn_param_take(const qn_param *p, void *part, const void *full, size_t element);
 void qn_param_put(const qn_param *p, void *full, const void *part, size_t element);
+
+/* Freezes all parameters whose names match one of the shell patterns ('*', '?', '[...]'), before any stage is opened. A frozen
+ * parameter's bits never change; its uses have no gradient accumulator, their weight gradients are not computed, and nothing goes
+ * backwards through layers that have nothing to train at or below them. The use of a tied weight follows its parameter.
+ * Errors: QN_EINVAL (a pattern that matches nothing, with the nearest names; nothing left to train). */
+qn_status qn_model_freeze(qn_model *m, const char *const *pattern, int32_t patterns, qn_err *err) QN_MUST_USE;
+int64_t qn_model_trained_count(const qn_model *m); /* elements that are not frozen */
 
 /* Initial value of parameter i: a function of (seed, i, element of the full parameter) only. GPT-2's scheme: normal 0.02,
  * residual projections divided by sqrt(2 L). value: [count] of the kernels' param type. */

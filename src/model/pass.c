@@ -19,7 +19,7 @@ static bool walks_back(const qn_pass *p)
 
 static bool at_end(const qn_pass *p)
 {
-    return p->layer < 0 || p->layer >= p->stage->count;
+    return p->layer < (walks_back(p) ? p->stage->lowest : 0) || p->layer >= p->stage->count;
 }
 
 static qn_op_fn *either(qn_op_fn *special, qn_op_fn *usual)
@@ -27,8 +27,11 @@ static qn_op_fn *either(qn_op_fn *special, qn_op_fn *usual)
     return special != NULL ? special : usual;
 }
 
-static bool has_work(const qn_pass *p, const qn_op_kind *kind)
+static bool has_work(const qn_pass *p)
 {
+    const stage_layer *sl = &p->stage->layer[p->layer];
+    const qn_op_kind *kind = sl->layer->op[p->op].kind;
+    const bool learns = sl->op[p->op].learns;
     switch (p->kind) {
     case PASS_FORWARD:
         return kind->forward != NULL;
@@ -37,9 +40,9 @@ static bool has_work(const qn_pass *p, const qn_op_kind *kind)
     case PASS_INFER:
         return either(kind->infer, kind->forward) != NULL;
     case PASS_BACKWARD:
-        return kind->backward_input != NULL || (p->wstash == NULL && kind->backward_weight != NULL);
+        return kind->backward_input != NULL || (p->wstash == NULL && learns);
     default:
-        return kind->backward_weight != NULL;
+        return learns;
     }
 }
 
@@ -56,9 +59,8 @@ static void settle(qn_pass *p)
 {
     const bool back = walks_back(p);
     while (!at_end(p)) {
-        const qn_layer *l = p->stage->layer[p->layer].layer;
         if (p->op >= 0 && p->op < ops_of(p, p->layer)) {
-            if (has_work(p, l->op[p->op].kind)) return;
+            if (has_work(p)) return;
             p->op += back ? -1 : 1;
         } else {
             p->layer += back ? -1 : 1;
@@ -88,6 +90,7 @@ qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, vo
     p.y = y;
     p.x = x;
     p.stash = stash;
+    if (y == NULL && s->need.stash_bytes == 0) p.layer = s->count; /* nothing that anyone reads */
     return placed(p);
 }
 
@@ -140,8 +143,9 @@ static char *offset_in(const void *base, size_t offset)
 static char *stream_gradient(const qn_pass *p)
 {
     const qn_stage *s = p->stage;
-    if (s->stream.at == QN_AT_NONE) return p->y; /* dx */
-    return p->wstash != NULL ? offset_in(p->wstash, s->wstream.offset) : p->scratch + s->stream.offset;
+    const qn_place place = p->wstash != NULL ? s->wstream : s->stream;
+    if (place.at == QN_AT_NONE) return p->y; /* dx */
+    return place.at == QN_AT_WSTASH ? offset_in(p->wstash, place.offset) : p->scratch + place.offset;
 }
 
 static char *place_address(const qn_pass *p, qn_place place)
@@ -256,6 +260,7 @@ static void run_op(const qn_pass *p)
 {
     const qn_op_run r = resolve(p);
     const qn_op_kind *kind = r.op->kind;
+    const bool learns = p->wstash == NULL && p->stage->layer[p->layer].op[p->op].learns; /* here; else in W or never */
     switch (p->kind) {
     case PASS_FORWARD:
         kind->forward(&r);
@@ -270,12 +275,12 @@ static void run_op(const qn_pass *p)
         kind->backward_weight(&r);
         break;
     default:
-        if (p->wstash == NULL && kind->backward != NULL) {
+        if (learns && kind->backward != NULL) {
             kind->backward(&r);
             break;
         }
         if (kind->backward_input != NULL) kind->backward_input(&r);
-        if (p->wstash == NULL && kind->backward_weight != NULL) kind->backward_weight(&r);
+        if (learns) kind->backward_weight(&r);
     }
 }
 

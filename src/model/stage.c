@@ -54,10 +54,12 @@ static qn_status open_layers(qn_stage *s, qn_err *err)
     }
     s->linear = qn_calloc((size_t)products + 1, sizeof(*s->linear));
     if (s->layer == NULL || s->linear == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a stage of %d layers", s->count);
+    s->lowest = qn_min32(s->count, qn_max32(0, qni_lowest_trained(s->m) - s->first));
     for (int32_t i = 0; i < s->count; i++) {
         stage_layer *sl = &s->layer[i];
         for (int32_t o = 0; o < sl->layer->ops; o++) {
             const qn_op *op = &sl->layer->op[o];
+            sl->op[o].learns = qni_op_learns(s->m, op);
             if (op->kind->is_product) QN_TRY(st, find_linear(s, &sl->op[o].lin, op->size[0], op->size[1], err), out);
         }
     }
@@ -123,7 +125,8 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b)
                 const int32_t use = l->op[o].use[u];
                 stage_op *so = &s->layer[i].op[o];
                 so->w[u] = use < 0 ? NULL : b->value[s->m->use[use].param];
-                so->dw[u] = use < 0 || b->grad == NULL ? NULL : b->grad[use];
+                const bool frozen = use >= 0 && s->m->param[s->m->use[use].param].frozen;
+                so->dw[u] = use < 0 || frozen || b->grad == NULL ? NULL : b->grad[use];
             }
         }
     }

@@ -34,6 +34,7 @@ typedef struct stage_op {
     qn_linear *lin; /* borrowed from the stage's list */
     size_t packed_offset, cache_offset;
     bool add[QN_OP_INS];
+    bool learns;               /* backward_weight is wanted */
     const void *w[QN_OP_USES]; /* as bound */
     void *dw[QN_OP_USES];
 } stage_op;
@@ -57,6 +58,7 @@ struct qn_stage {
     const qn_kernels *k;
     const qn_exec *ex;
     int32_t first, count;
+    int32_t lowest; /* of this stage's layers, the first that backward walks; count: none, all below is frozen */
     bool has_head;
     qn_exchange exchange; /* of a shard model */
     qn_stage_limits limits;

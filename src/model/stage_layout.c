@@ -60,10 +60,10 @@ static life no_life(size_t bytes)
 }
 
 /* --- which values backward reads */
-static void mark_reads(bool *needed, const qn_op *op)
+static void mark_reads(bool *needed, const qn_op *op, bool learns)
 {
-    const unsigned in = op->kind->input_reads_in | op->kind->weight_reads_in;
-    const unsigned out = op->kind->input_reads_out | op->kind->weight_reads_out;
+    const unsigned in = op->kind->input_reads_in | (learns ? op->kind->weight_reads_in : 0);
+    const unsigned out = op->kind->input_reads_out | (learns ? op->kind->weight_reads_out : 0);
     for (int32_t i = 0; i < op->ins; i++) {
         if (in >> i & 1) needed[op->in[i].value] = true;
     }
@@ -72,10 +72,11 @@ static void mark_reads(bool *needed, const qn_op *op)
     }
 }
 
-static void needed_values(bool *needed, const qn_layer *l)
+/* None for a layer that backward never comes to. */
+static void needed_values(bool *needed, const stage_layer *sl, bool walked)
 {
     for (int32_t v = 0; v < QN_LAYER_VALUES; v++) needed[v] = false;
-    for (int32_t o = 0; o < l->ops; o++) mark_reads(needed, &l->op[o]);
+    for (int32_t o = 0; walked && o < sl->layer->ops; o++) mark_reads(needed, &sl->layer->op[o], sl->op[o].learns);
 }
 
 static bool writes(const qn_op *op, const bool *kept)
@@ -107,17 +108,25 @@ static size_t layout_scratch_values(const qn_stage *s, const qn_layer *l, stage_
     return bytes;
 }
 
-/* The places of the stream between layers, then the stash, then scratch. Returns the scratch of the largest layer. */
+/* The places of the stream between layers, then the stash, then scratch. Between layers that backward never comes to the stream
+ * goes to and fro between two buffers of scratch. Returns the scratch of the largest layer with them. */
 static size_t layout_train_values(qn_stage *s, qn_arena *stash)
 {
-    size_t most = 0;
+    size_t most = 0, stream = 0;
+    const bool fits = qn_align_size(&stream, s->need.act_bytes, ALIGN);
+    QN_ASSERT(fits);
+    const size_t streams = s->lowest > 0 ? 2 * stream : 0;
     for (int32_t i = 0; i < s->count; i++) {
         stage_layer *sl = &s->layer[i];
         const qn_layer *l = sl->layer;
         bool kept[QN_LAYER_VALUES];
-        needed_values(kept, l);
+        needed_values(kept, sl, i >= s->lowest);
         sl->value[0].train = i == 0 ? (qn_place){QN_AT_X, 0} : s->layer[i - 1].value[s->layer[i - 1].layer->output].train;
-        if (l->output >= 0 && i + 1 < s->count) kept[l->output] = true; /* the next layer's input */
+        if (l->output >= 0 && i + 1 < s->count) { /* the next layer's input */
+            kept[l->output] = i + 1 >= s->lowest;
+            if (!kept[l->output])
+                sl->value[l->output].train = (qn_place){QN_AT_SCRATCH, s->values_offset + (size_t)(i & 1) * stream};
+        }
         if (l->output >= 0 && i + 1 == s->count) {
             QN_ASSERT(!kept[l->output]);
             sl->value[l->output].train = (qn_place){QN_AT_Y, 0};
@@ -131,10 +140,10 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         for (int32_t o = 0; o < l->ops; o++) {
             if (writes(&l->op[o], kept)) sl->stash_ops = o + 1;
         }
-        const size_t bytes = layout_scratch_values(s, l, sl->value, false, s->values_offset);
+        const size_t bytes = layout_scratch_values(s, l, sl->value, false, s->values_offset + streams);
         if (most < bytes) most = bytes;
     }
-    return most;
+    return streams + most;
 }
 
 /* Infer: the stream goes to and fro between two buffers. Returns the scratch with them. */
@@ -225,7 +234,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
         for (int32_t i = 0; i < op->outs; i++) {
             const int32_t out = op->out[i].value;
             if (v[out].end >= 0) life_touch(&v[out], o); /* values that nothing reads have no gradient */
-            if (op->kind->backward_weight != NULL && i == 0) for_weight[out] = true;
+            if (sl->op[o].learns && i == 0) for_weight[out] = true;
         }
     }
     for (int32_t i = 0; i < l->values; i++) {
@@ -252,13 +261,17 @@ static size_t layout_gradients(qn_stage *s, qn_arena *wstash)
     const bool own = s->first == 0 && s->count > 0;
     if (own) {
         s->stream = (qn_place){QN_AT_SCRATCH, s->values_offset};
-        s->wstream = (qn_place){QN_AT_WSTASH, wstash->used};
-        qn_arena_push(wstash, 1, stream, 1);
+        s->wstream = s->stream;
+        if (s->lowest == 0) { /* the embedding's W reads it */
+            s->wstream = (qn_place){QN_AT_WSTASH, wstash->used};
+            qn_arena_push(wstash, 1, stream, 1);
+        }
     }
     const size_t base = s->values_offset + (own ? stream : 0);
     for (int32_t i = 0; i < s->count; i++) {
         stage_layer *sl = &s->layer[i];
         sl->stream_seeded = sl->layer->output >= 0;
+        if (i < s->lowest) continue;
         const size_t bytes = place_gradients(s, sl, wstash, base);
         if (most < bytes) most = bytes;
     }

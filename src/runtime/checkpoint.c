@@ -54,12 +54,18 @@ static qn_status fill_values(void *ctx, int32_t i, int64_t first, int64_t count,
     return QN_OK;
 }
 
+/* The parameters that have moments. */
+typedef struct moment_list {
+    const qn_state_view *state;
+    int32_t *param;
+} moment_list;
+
 static qn_status fill_moments(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
 {
-    const qn_state_view *s = ctx;
-    float *const *from = i % 2 == 0 ? s->m : s->v;
+    const moment_list *list = ctx;
+    float *const *from = i % 2 == 0 ? list->state->m : list->state->v;
     (void)err;
-    memcpy(to, from[i / 2] + first, (size_t)count * sizeof(float));
+    memcpy(to, from[list->param[i / 2]] + first, (size_t)count * sizeof(float));
     return QN_OK;
 }
 
@@ -91,21 +97,26 @@ enum { MOMENT_NAME = sizeof(((qn_param *)0)->name) + 2 };
 
 static qn_status write_moments(const char *dir, const qn_state_view *s, qn_err *err)
 {
-    const int32_t n = qn_model_params(s->model);
+    const int32_t params = qn_model_params(s->model);
+    int32_t n = 0;
+    moment_list list = {.state = s, .param = qn_calloc((size_t)params, sizeof(*list.param))};
+    for (int32_t p = 0; list.param != NULL && p < params; p++)
+        if (s->m[p] != NULL) list.param[n++] = p;
     qn_tensor_desc *desc = qn_calloc((size_t)n * 2, sizeof(*desc));
     char(*name)[MOMENT_NAME] = qn_calloc((size_t)n * 2, MOMENT_NAME);
     qn_status st = QN_OK;
-    if (desc == NULL || name == NULL) {
+    if (desc == NULL || name == NULL || list.param == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", 2 * (int)n);
         goto out;
     }
     for (int32_t i = 0; i < 2 * n; i++) {
-        const qn_param *p = qn_model_param(s->model, i / 2);
+        const qn_param *p = qn_model_param(s->model, list.param[i / 2]);
         snprintf(name[i], MOMENT_NAME, "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
         desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}}};
     }
-    st = qn_safetensors_write(dir, "optimizer", desc, 2 * n, 0, fill_moments, (void *)(uintptr_t)s, err);
+    st = qn_safetensors_write(dir, "optimizer", desc, 2 * n, 0, fill_moments, &list, err);
 out:
+    qn_free(list.param);
     qn_free(name);
     qn_free(desc);
     return st;
@@ -310,6 +321,7 @@ static qn_status read_moments(const char *dir, const qn_state_view *s, qn_err *e
         const qn_shape want = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
         const qn_tensor_view *t = NULL;
         char name[MOMENT_NAME];
+        if (s->m[i / 2] == NULL) continue; /* frozen */
         snprintf(name, sizeof(name), "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
         st = find_tensor(&t, f, path, name, &want, err);
         if (st == QN_OK) st = qn_tensor_read_f32((i % 2 == 0 ? s->m : s->v)[i / 2], t, 0, p->count, err);

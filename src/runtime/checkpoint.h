@@ -17,7 +17,7 @@
 typedef struct qn_state_view {
     const qn_model *model;
     float *const *value; /* [params] */
-    float *const *m;     /* [params] or NULL: no optimizer state */
+    float *const *m;     /* [params] or NULL: no optimizer state; an entry is NULL where the parameter is frozen */
     float *const *v;
 } qn_state_view;
 

@@ -19,6 +19,11 @@ static int64_t count_of(const qni_homes *h, int32_t param)
     return qn_model_param(h->set->model, param)->count;
 }
 
+bool qni_homes_frozen(const qni_homes *h, int32_t param)
+{
+    return qn_model_param(h->set->model, param)->frozen;
+}
+
 /* Whether worker w holds a value of the parameter: it owns it or has a use of it. */
 static bool holds(const qni_homes *h, int32_t w, int32_t param)
 {
@@ -63,7 +68,7 @@ static qn_status find_owners(qni_homes *h, qn_err *err)
         if (h->first_use[use->param] == QN_NONE) {
             h->first_use[use->param] = u;
             h->owner[use->param] = h->use_worker[u];
-        } else if (h->use_worker[u] != h->owner[use->param]) {
+        } else if (h->use_worker[u] != h->owner[use->param] && !qni_homes_frozen(h, use->param)) {
             if (h->tied != QN_NONE)
                 return QN_FAIL(err, QN_EUNSUPPORTED, "parameters '%s' and '%s' are both shared between workers; one can be",
                                qn_model_param(m, h->tied)->name, qn_model_param(m, use->param)->name);
@@ -79,11 +84,12 @@ static void lay_block(qni_homes *h, qn_arena *a, int32_t w, int32_t block)
     for (int32_t p = 0; block == QNI_BLOCK_VALUES && p < h->params; p++)
         if (holds(h, w, p)) h->value[w][p] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
     for (int32_t u = 0; block == QNI_BLOCK_GRADS && u < h->uses; u++) {
-        const int64_t n = count_of(h, qn_model_use(h->set->model, u)->param);
-        if (h->use_worker[u] == w) h->grad[w][u] = qn_arena_push(a, (size_t)n, h->element, QN_CACHE_LINE);
+        const int32_t p = qn_model_use(h->set->model, u)->param;
+        if (h->use_worker[u] == w && !qni_homes_frozen(h, p))
+            h->grad[w][u] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
     }
     for (int32_t p = 0; block == QNI_BLOCK_MOMENTS && p < h->params; p++) {
-        if (h->owner[p] != w) continue;
+        if (h->owner[p] != w || qni_homes_frozen(h, p)) continue;
         h->m[p] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
         h->v[p] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
     }

@@ -4,6 +4,8 @@
  *   grad[w][u]    one accumulator per use, on the worker of that use; all zero between steps
  *   m[p], v[p]    on the owner alone
  *
+ * Of a frozen parameter there are values alone; grad, m and v are NULL.
+ *
  * A worker's part lies in blocks of its own, so that pages belong to the threads that use them. */
 #ifndef QN_RUNTIME_HOMES_H
 #define QN_RUNTIME_HOMES_H
@@ -30,6 +32,9 @@ typedef struct qni_homes {
 } qni_homes;
 
 enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };
+
+/* Whether nothing but the value of the parameter exists. */
+bool qni_homes_frozen(const qni_homes *h, int32_t param);
 
 /* Errors: QN_ENOMEM (with the bytes needed), QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes.
  */

@@ -21,7 +21,7 @@ void qni_tie(qni_homes *h, int32_t worker, void *other)
     const qn_kernels *k = h->set->k;
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qn_model_use(h->set->model, u)->param;
-        if (h->owner[p] != worker || u == h->first_use[p]) continue;
+        if (h->owner[p] != worker || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
         void *from = h->use_worker[u] == worker ? h->grad[worker][u] : other;
         if (from != NULL) k->fold(&h->set->exec[worker], h->grad[worker][h->first_use[p]], from, count_of(h, p));
     }
@@ -30,7 +30,7 @@ void qni_tie(qni_homes *h, int32_t worker, void *other)
 void qni_norm(const qni_homes *h, int32_t worker, double *sums)
 {
     for (int32_t p = 0; p < h->params; p++)
-        sums[p] = h->owner[p] != worker
+        sums[p] = h->owner[p] != worker || qni_homes_frozen(h, p)
                       ? 0.0
                       : h->set->k->sumsq(&h->set->exec[worker], h->grad[worker][h->first_use[p]], count_of(h, p));
 }
@@ -92,6 +92,7 @@ void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hy
     for (int32_t u = 0; u < h->uses; u++) {
         if (h->use_stage[u] != stage) continue;
         const int32_t p = qn_model_use(h->set->model, u)->param;
+        if (qni_homes_frozen(h, p)) continue;
         void *g = h->grad[worker][u];
         const bool first = u == h->first_use[p];
         if (first && v->finding == QNI_GOOD) {

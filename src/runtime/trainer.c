@@ -239,7 +239,7 @@ static void find_tie(qn_lowering *how, const qni_homes *h)
     how->tied_owner = how->tied_replica = QN_NONE;
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qn_model_use(h->set->model, u)->param, first = h->first_use[p];
-        if (h->use_stage[u] == h->use_stage[first]) continue;
+        if (h->use_stage[u] == h->use_stage[first] || qni_homes_frozen(h, p)) continue;
         how->tied_owner = h->use_stage[first];
         how->tied_replica = h->use_stage[u];
         how->tied_bytes = qn_model_param(h->set->model, p)->count * (int64_t)h->element;

@@ -75,8 +75,8 @@ typedef struct qn_memory {
 } qn_memory;
 qn_memory qn_trainer_memory(const qn_trainer *t);
 
-/* The homes, for checkpoints. Between steps only. value, m, v: [count] of the mode's param type. After writing values call
- * qn_trainer_refresh, which brings replicas up to date. */
+/* The homes, for checkpoints. Between steps only. value, m, v: [count] of the mode's param type; m, v NULL when frozen. After
+ * writing values call qn_trainer_refresh, which brings replicas up to date. */
 typedef struct qn_param_home {
     void *value, *m, *v;
 } qn_param_home;

@@ -52,6 +52,8 @@ static const qn_key train_keys[] = {
     KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "RUN directory to write"),
     KEY(TEXT, "init", T, init, NULL, 0, 0, NULL, "", "MODEL or run whose weights to start from"),
+    KEY(LIST, "freeze", T, freeze, NULL, 0, 0, NULL, "",
+        "PATTERN,... parameters that stay as they are, such as 'transformer.wte*' (names as in the model's file)"),
     KEY(BOOL, "resume", T, resume, NULL, 0, 0, NULL, "", "go on with the run in --out; settings not given are the run's own"),
     KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
     KEY(INT, "save-every", T, save_every, "0", 0, 1000000000, NULL, "steps", "steps between checkpoints (0: at the end only)"),

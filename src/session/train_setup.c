@@ -13,10 +13,10 @@
 #include "data/text/text.h"
 
 /* Settings that must be the same when a run is resumed: they decide the numbers. How the work is spread may differ. */
-static const char *const must_fit[] = {"tokenizer",     "arch",  "layers", "heads", "kv-heads",     "width", "hidden",
-                                       "context",       "tied",  "untied", "batch", "steps",        "lr",    "min-lr",
-                                       "warmup",        "beta1", "beta2",  "eps",   "weight-decay", "clip",  "dropout",
-                                       "micro-batches", "dtype", "seed",   NULL};
+static const char *const must_fit[] = {
+    "tokenizer", "arch",          "layers", "heads",  "kv-heads", "width", "hidden", "context", "tied",         "untied",
+    "batch",     "steps",         "lr",     "min-lr", "warmup",   "beta1", "beta2",  "eps",     "weight-decay", "clip",
+    "dropout",   "micro-batches", "dtype",  "seed",   "freeze",   NULL};
 
 static qn_status check_options(const qn_train_options *o, qn_err *err)
 {
@@ -90,6 +90,13 @@ static qn_status choose_config(qni_train_run *r, const char *init_dir, qn_err *e
     return QN_OK;
 }
 
+static qn_status open_model(qni_train_run *r, qn_err *err)
+{
+    const qn_status st = qn_model_open(&r->model, &r->config, err);
+    if (st != QN_OK || r->opt->freeze.count == 0) return st;
+    return qn_model_freeze(r->model, r->opt->freeze.item, (int32_t)r->opt->freeze.count, err);
+}
+
 /* Tokenizer, tokens and settings of a new run, in a directory beside the one asked for: what is there stays until all is well. */
 static qn_status write_tokens(qni_train_run *r, const int32_t *ids, int64_t count, qn_err *err)
 {
@@ -133,7 +140,7 @@ static qn_status begin_new(qni_train_run *r, const char *init_dir, qn_err *err)
     QN_TRY(st, qn_text_read(&text, &bytes, o->data.item, o->data.count, err), out);
     QN_TRY(st, open_tokenizer(r, text, bytes, init_dir, err), out);
     QN_TRY(st, choose_config(r, init_dir, err), out);
-    QN_TRY(st, qn_model_open(&r->model, &r->config, err), out);
+    QN_TRY(st, open_model(r, err), out);
     QN_TRY(st, qni_train_plan(r, err), out);
     QN_TRY(st, qn_tokenizer_encode(&ids, &count, r->tokenizer, text, bytes, err), out);
     if (count - count / 10 < o->context + 1) {
@@ -170,7 +177,7 @@ static qn_status begin_resumed(qni_train_run *r, const char *checkpoint, qn_err 
     QN_TRY(st, qn_tokenizer_json(&r->tokenizer_json, &r->tokenizer_bytes, r->tokenizer, err), out);
     QN_TRY(st, qn_checkpoint_read_config(&r->config, checkpoint, err), out);
     r->config.dropout = o->dropout;
-    QN_TRY(st, qn_model_open(&r->model, &r->config, err), out);
+    QN_TRY(st, open_model(r, err), out);
     QN_TRY(st, qni_train_plan(r, err), out);
 out:
     qn_free(saved);

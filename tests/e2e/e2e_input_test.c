@@ -74,6 +74,8 @@ static void settings_that_cannot_be(void **state)
     bad_text(2, in_root("text"), "--workers 2 --cuts 1,2", "cuts", NULL);
     bad_text(2, in_root("text"), "--workers 2 --memory 1000", "1000", "bytes");
     bad_text(2, in_root("text"), "--transport pigeon", "pigeon", "thread");
+    bad_text(2, in_root("text"), "--freeze transformer.wtf*", "transformer.wtf*", "transformer.wte.weight");
+    bad_text(2, in_root("text"), "--freeze *", "frozen", "train");
     bad_text(1, in_root("text"), "--tokenizer /nowhere/tokenizer.json", "/nowhere", NULL);
     run_line("tokenize train --data %s --vocab 10 --out %s", in_root("text"), in_root("t.json"));
     must_say(2, "10", NULL);

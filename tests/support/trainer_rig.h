@@ -148,7 +148,12 @@ static inline void rig_state(char *state, qn_trainer *t, const qn_model *m, size
         const qn_param_home h = qn_trainer_home(t, p);
         void *part[3] = {h.value, h.m, h.v};
         const size_t n = (size_t)qn_model_param(m, p)->count * element;
-        for (int i = 0; i < 3; i++, state += n) memcpy(into ? part[i] : state, into ? state : part[i], n);
+        for (int i = 0; i < 3; i++, state += n) {
+            if (part[i] != NULL)
+                memcpy(into ? part[i] : state, into ? state : part[i], n);
+            else if (!into)
+                memset(state, 0, n); /* a frozen parameter has no moments */
+        }
     }
     if (into) qn_trainer_refresh(t);
 }

@@ -45,7 +45,7 @@ static void backward_part(void *ctx, int32_t thread, int32_t threads)
     if (n == 0) return;
     for (int64_t r = 0; r < j->R; r++) {
         const float *dy = j->dy + r * j->C + c;
-        add_row(j->dwte + j->tok[r] * j->C + c, dy, n);
+        if (j->dwte != NULL) add_row(j->dwte + j->tok[r] * j->C + c, dy, n);
         if (j->dwpe != NULL) add_row(j->dwpe + j->pos[r] * j->C + c, dy, n);
     }
 }

@@ -93,8 +93,8 @@ static void weight_part(void *ctx, int32_t thread, int32_t threads)
         for (; r + 4 <= j->R; r += 4) weight_rows(sum_w, sum_b, j, r, 4, c, n);
         for (; r < j->R; r++) weight_rows(sum_w, sum_b, j, r, 1, c, n);
         for (int64_t i = 0; i < n; i += W) {
-            v_store(j->dw + c + i, v_load(j->dw + c + i, n - i) + sum_w[i / W], n - i);
-            v_store(j->db + c + i, v_load(j->db + c + i, n - i) + sum_b[i / W], n - i);
+            if (j->dw != NULL) v_store(j->dw + c + i, v_load(j->dw + c + i, n - i) + sum_w[i / W], n - i);
+            if (j->db != NULL) v_store(j->db + c + i, v_load(j->db + c + i, n - i) + sum_b[i / W], n - i);
         }
     }
 }

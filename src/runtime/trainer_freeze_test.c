@@ -1,0 +1,109 @@
+/* Training with frozen parameters: their bits never change, they have neither gradients nor moments, and the rest of the run has
+ * the same bits for any schedule, worker count and recomputation. */
+#include "support/sanitized.h"
+#include "support/trainer_rig.h"
+
+enum { STEPS = 4, ITEMS = 4 };
+
+static const char *const patterns[][2] = {
+    {"transformer.w*", "model.embed*"},           /* the first layer: nothing below to pass on to */
+    {"*[!t]", "*norm*"},                          /* biases; norms */
+    {"transformer.[wh]*", "model.[el]*"},         /* all but the end */
+    {"transformer.h.1.*", "model.layers.1.*"},    /* the middle: gradients pass through */
+    {"*.h.*.c_*.weight", "model.layers.*proj*t"}, /* all products of the blocks */
+};
+
+static qn_model *frozen_model(int32_t config, size_t i)
+{
+    qn_err err;
+    qn_model *m = rig_model(&rig_config[config]);
+    rig_ok(qn_model_freeze(m, &patterns[i][rig_config[config].arch], 1, &err), &err);
+    return m;
+}
+
+/* The state after some steps; memory as the trainer accounts for it. */
+static char *train(const qn_model *m, const rig_way *way, double loss[STEPS], qn_memory *memory)
+{
+    qn_err err;
+    qn_trainer *t = rig_open(m, QN_MODE_F32, way, ITEMS);
+    char *state = malloc(2 * rig_state_bytes(m, sizeof(float))); /* before and after */
+    assert_non_null(state);
+    rig_state(state, t, m, sizeof(float), 0);
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        loss[step] = r.loss;
+    }
+    rig_state(state + rig_state_bytes(m, sizeof(float)), t, m, sizeof(float), 0);
+    *memory = qn_trainer_memory(t);
+    qn_trainer_close(t);
+    return state;
+}
+
+/* Frozen values are as they began; all others have moved. */
+static void assert_moved(const qn_model *m, const char *state)
+{
+    const char *after = state + rig_state_bytes(m, sizeof(float));
+    for (int32_t p = 0; p < qn_model_params(m); p++) {
+        const size_t n = (size_t)qn_model_param(m, p)->count * sizeof(float);
+        const bool same = memcmp(state, after, n) == 0;
+        if (same != qn_model_param(m, p)->frozen) fail_msg("%s %s", qn_model_param(m, p)->name, same ? "stood still" : "moved");
+        state += 3 * n;
+        after += 3 * n;
+    }
+}
+
+/* Bytes of the gradients of all uses and of both moments on one worker: each array is padded to a cache line. */
+static void assert_memory(const qn_model *m, qn_memory got)
+{
+    int64_t grads = 0, moments = 0;
+    for (int32_t u = 0; u < qn_model_uses(m); u++) {
+        const qn_param *p = qn_model_param(m, qn_model_use(m, u)->param);
+        if (!p->frozen) grads += (p->count * (int64_t)sizeof(float) + 63) / 64 * 64;
+    }
+    for (int32_t i = 0; i < qn_model_params(m); i++) {
+        const qn_param *p = qn_model_param(m, i);
+        if (!p->frozen) moments += 2 * ((p->count * (int64_t)sizeof(float) + 63) / 64 * 64);
+    }
+    assert_in_range(got.grads, grads - 63, grads); /* the last one needs no padding */
+    assert_in_range(got.moments, moments - 63, moments);
+}
+
+static void same_bits_for_any_way(void **unused)
+{
+    static const char *const schedules[] = {"1f1b", "interleaved", "split"};
+    (void)unused;
+    uint32_t turn = 0;
+    for (int32_t c = 0; c < 2; c++) {
+        for (size_t i = 0; i < QN_COUNT(patterns); i++) {
+            qn_model *m = frozen_model(c, i);
+            const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self"};
+            double want[STEPS], loss[STEPS];
+            qn_memory memory;
+            char *first = train(m, &base, want, &memory);
+            assert_moved(m, first);
+            assert_memory(m, memory);
+            for (int32_t P = 1; P <= 3; P++) {
+                for (size_t s = 0; s < QN_COUNT(schedules); s++, turn++) {
+                    const rig_way way = {.schedule = schedules[s],
+                                         .workers = P,
+                                         .threads = 1,
+                                         .recompute = (qn_recompute)(turn % 3),
+                                         .transport = turn % 2 ? "thread" : "self"};
+                    char *state = train(m, &way, loss, &memory);
+                    assert_memory_equal(loss, want, sizeof(want));
+                    assert_memory_equal(state, first, 2 * rig_state_bytes(m, sizeof(float)));
+                    free(state);
+                }
+            }
+            free(first);
+            qn_model_close(m);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits_for_any_way)};
+    return cmocka_run_group_tests_name("trainer_freeze", tests, NULL, NULL);
+}
