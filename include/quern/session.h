@@ -88,11 +88,14 @@ qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_tr
 
 /* --- generate */
 typedef struct qn_generate_options {
-    const char *model; /* directory of a model, or a run */
-    const char *prompt;
+    const char *model;   /* directory of a model, or a run */
+    qn_list prompt;      /* texts to continue; none: one that begins */
+    const char *prompts; /* file with one more a line, or NULL */
     int64_t max_tokens;
     double temperature, top_p, min_p;
     int64_t top_k, seed, workers, threads;
+    int64_t batch;     /* sequences decoded together */
+    int64_t speculate; /* the most tokens of a draft, 0: none */
     int32_t dtype;
 } qn_generate_options;
 
@@ -101,12 +104,31 @@ extern const qn_table qn_generate_table;
 /* Text as it comes; bytes need not end at a character. Non-zero stops. */
 typedef int qn_text_fn(void *ctx, const char *text, size_t bytes);
 typedef struct qn_generate_done {
-    int64_t prompt_tokens, tokens;
-    double prefill_s, decode_s;
+    int64_t texts, prompt_tokens, tokens; /* tokens: added ones */
+    int64_t passes;                       /* through the model */
+    double prefill_s, decode_s;           /* passes with tokens of prompts, and the others */
+    int64_t drafted, accepted;            /* tokens of drafts, and of those kept */
 } qn_generate_done;
-/* Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt longer than the context), QN_ENOMEM. */
+/* One text, of at most one prompt, as it grows. Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt
+ * longer than the context), QN_ENOMEM. */
 qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *opt, qn_text_fn *text, void *ctx,
                            qn_err *err) QN_MUST_USE;
+
+/* A whole text: the prompt and what was added. Borrowed for the call. */
+typedef struct qn_generated {
+    int64_t index; /* of its prompt */
+    const char *prompt, *text;
+    size_t bytes; /* of text, which ends with a NUL besides */
+    int64_t prompt_tokens, tokens;
+    int ended; /* by the model; else because max_tokens were added */
+} qn_generated;
+typedef int qn_generated_fn(void *ctx, const qn_generated *g);
+/* Any number of prompts, opt->batch of them together, in their order. A text is the same alone and among others. Errors: as
+ * qn_generate_text, and QN_EIO (the file of prompts). */
+qn_status qn_generate_texts(qn_generate_done *done, const qn_generate_options *opt, qn_generated_fn *text, void *ctx,
+                            qn_err *err) QN_MUST_USE;
+/* Whether qn_generate_text serves these options: at most one prompt, no file of them. */
+bool qn_generate_is_single(const qn_generate_options *opt);
 
 /* --- eval */
 typedef struct qn_eval_options {

@@ -102,6 +102,7 @@ typedef struct qn_stage_limits {
     int64_t B, T;      /* the most samples and tokens of a micro-batch */
     bool train;        /* false: infer only */
     int64_t cache_len; /* positions of KV cache per sample when inferring; 0: none */
+    int64_t logits;    /* infer: the most rows of logits of a pass; 0: one for each of B samples */
 } qn_stage_limits;
 
 /* Bytes that the runtime must give. All are known before start; the plan adds them up. */
@@ -122,9 +123,19 @@ typedef struct qn_stage_binding {
     void *packed;   /* packed_bytes */
 } qn_stage_binding; /* qn_stage_bind copies the entries it needs: bind again after they change. grad may be NULL for infer */
 
+/* Infer: the next rows of one sequence among those of others, of other lengths, in one item. */
+typedef struct qn_segment {
+    int32_t slot;   /* its cache: the slot-th of the array that infer is given */
+    int32_t logits; /* of how many of its last rows logits are wanted, 0 .. count */
+    int64_t past;   /* its positions in the cache already */
+    int64_t count;  /* its rows here, at positions past .. past + count - 1 */
+} qn_segment;
+
 /* One micro-batch (an item) as a layer sees it. */
 typedef struct qn_mb {
-    int64_t B, T;                /* this item's samples and tokens, 0 <= B * T */
+    int64_t B, T;              /* this item's samples and tokens, 0 <= B * T */
+    const qn_segment *segment; /* infer: whose rows these are, in this order; B * T rows in all. NULL: B samples of T rows */
+    int32_t segments;
     const int32_t *tokens;       /* [B, T]; read by the embedding; NULL on stages without it */
     const int32_t *targets;      /* [B, T]; read by the head; -1: no loss here */
     uint64_t seed;               /* dropout key */
@@ -168,7 +179,9 @@ void qn_stage_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const
 void qn_stage_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 
 /* Infer: T new tokens of each of B samples at positions past .. past + T - 1, appended to cache [B] x cache_bytes. The head
- * writes logits [B, V] f32 of each sample's last row. */
+ * writes logits [B, V] f32 of each sample's last row. With mb->segment the rows are those of its segments (past is then not
+ * read): a row's bits depend on its own sequence alone, and the head writes the rows of logits that the segments ask for, in
+ * order. */
 void qn_stage_infer(qn_stage *s, const qn_mb *mb, int64_t past, void *y, const void *x, void *cache, float *logits);
 
 /* A pass that may stop between any two operations: pre-emption, per-operation costs, shards that wait for each other. begin as

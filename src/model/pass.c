@@ -243,15 +243,19 @@ static void begin(qn_pass *p)
 {
     const qn_stage *s = p->stage;
     const qn_mb *mb = p->mb;
-    QN_ASSERT(mb->B >= 0 && mb->T >= 0 && mb->B <= s->limits.B && mb->T <= s->limits.T);
+    QN_ASSERT(mb->B >= 0 && mb->T >= 0 && mb->B * mb->T <= s->rows);
+    QN_ASSERT(mb->segment != NULL || (mb->B <= s->limits.B && mb->T <= s->limits.T));
     QN_ASSERT(p->kind == PASS_INFER || s->limits.train);
     p->begun = true;
     p->mark = qn_arena_mark(s->ex->scratch);
     p->scratch = qn_arena_push(s->ex->scratch, s->own_scratch, 1, QN_CACHE_LINE);
     QN_ASSERT(p->scratch != NULL);
     int32_t *pos = (int32_t *)(void *)p->scratch;
-    for (int64_t b = 0; b < mb->B; b++) {
+    for (int64_t b = 0; mb->segment == NULL && b < mb->B; b++) {
         for (int64_t t = 0; t < mb->T; t++) *pos++ = (int32_t)(p->past + t);
+    }
+    for (int32_t i = 0; mb->segment != NULL && i < mb->segments; i++) {
+        for (int64_t t = 0; t < mb->segment[i].count; t++) *pos++ = (int32_t)(mb->segment[i].past + t);
     }
     if (p->kind == PASS_BACKWARD && !s->has_head) copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
 }

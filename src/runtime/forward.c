@@ -38,12 +38,15 @@ static qn_status run_forward(qni_forward *f, qn_executor *ex, const qn_task *t)
                       .T = f->length[t->item],
                       .tokens = f->tokens + t->item * f->T,
                       .targets = f->targets + t->item * f->T,
+                      .segment = f->infer ? f->segment + (int64_t)t->item * f->most_segments : NULL,
+                      .segments = f->infer ? f->segments[t->item] : 0,
                       .loss = &f->loss[t->item]};
     void *to = y != QN_NONE ? qn_executor_value(ex, y) : NULL;
     const void *from = x != QN_NONE ? qn_executor_value(ex, x) : NULL;
     if (mb.B == 0) return QN_OK;
     if (f->infer)
-        qn_stage_infer(stage, &mb, f->past, to, from, f->cache[t->stage], f->logits);
+        qn_stage_infer(stage, &mb, 0, to, from, f->cache[t->stage],
+                       f->logits + f->logits_at[t->item] * qn_model_config_of(s->model)->vocab);
     else
         qn_stage_evaluate(stage, &mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
     return QN_OK;
@@ -102,30 +105,47 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
     return st;
 }
 
+/* What only inference has: segments, logits, and the caches of each stage. */
+static bool take_caches(qni_forward *f)
+{
+    const size_t n = (size_t)f->items, V = (size_t)qn_model_config_of(f->set->model)->vocab;
+    f->segment = qn_calloc(n * (size_t)f->most_segments, sizeof(*f->segment));
+    f->segments = qn_calloc(n, sizeof(*f->segments));
+    f->logits_at = qn_calloc(n, sizeof(*f->logits_at));
+    f->logits = qn_calloc((size_t)f->most_logits * V, sizeof(*f->logits));
+    bool room = f->segment != NULL && f->segments != NULL && f->logits_at != NULL && f->logits != NULL;
+    for (int32_t i = 0; room && i < f->set->stages; i++) {
+        size_t bytes = 0;
+        room = qn_mul_size(&bytes, qn_stage_need_of(f->set->stage[i])->cache_bytes, (size_t)f->slots);
+        if (room && bytes > 0) room = (f->cache[i] = qn_alloc_pages(bytes)) != NULL;
+    }
+    return room;
+}
+
 static qn_status take_buffers(qni_forward *f, qn_err *err)
 {
     const size_t n = (size_t)f->items, rows = n * (size_t)f->T;
-    const int32_t V = qn_model_config_of(f->set->model)->vocab;
     f->tokens = qn_calloc(rows, sizeof(*f->tokens));
     f->targets = qn_calloc(rows, sizeof(*f->targets));
     f->length = qn_calloc(n, sizeof(*f->length));
     f->loss = qn_calloc(n, sizeof(*f->loss));
     f->cache = qn_calloc((size_t)f->set->stages, sizeof(*f->cache));
-    f->logits = f->infer ? qn_calloc((size_t)V, sizeof(*f->logits)) : NULL;
-    bool room = f->tokens != NULL && f->targets != NULL && f->length != NULL && f->loss != NULL && f->cache != NULL &&
-                (f->logits != NULL || !f->infer);
-    for (int32_t i = 0; room && f->infer && i < f->set->stages; i++) {
-        const size_t bytes = qn_stage_need_of(f->set->stage[i])->cache_bytes;
-        if (bytes > 0) room = (f->cache[i] = qn_alloc_pages(bytes)) != NULL;
-    }
-    return room ? QN_OK
-                : QN_FAIL(err, QN_ENOMEM, "no memory for the tokens and caches of %d samples of %lld tokens", f->items,
-                          (long long)f->T);
+    const bool room = f->tokens != NULL && f->targets != NULL && f->length != NULL && f->loss != NULL && f->cache != NULL;
+    if (room && (!f->infer || take_caches(f))) return QN_OK;
+    return QN_FAIL(err, QN_ENOMEM, "no memory for the tokens and caches of %d items of %lld rows and %d sequences", f->items,
+                   (long long)f->T, f->slots);
 }
 
 qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *err)
 {
-    *f = (qni_forward){.set = d->set, .items = d->items, .T = d->T, .infer = d->infer, .repack = true};
+    *f = (qni_forward){.set = d->set,
+                       .items = d->items,
+                       .T = d->T,
+                       .infer = d->infer,
+                       .repack = true,
+                       .slots = d->slots,
+                       .most_segments = d->segments,
+                       .most_logits = d->logits};
     qn_status st = make_plan(f, err);
     if (st == QN_OK) st = take_buffers(f, err);
     const qn_executor_desc ex = {.plan = f->plan,
@@ -146,9 +166,12 @@ void qni_forward_fini(qni_forward *f)
     qn_executor_close(f->ex);
     qn_plan_close(f->plan);
     for (int32_t i = 0; f->cache != NULL && i < f->set->stages; i++)
-        if (f->cache[i] != NULL) qn_free_pages(f->cache[i], qn_stage_need_of(f->set->stage[i])->cache_bytes);
+        if (f->cache[i] != NULL) qn_free_pages(f->cache[i], qn_stage_need_of(f->set->stage[i])->cache_bytes * (size_t)f->slots);
     qn_free(f->cache);
     qn_free(f->logits);
+    qn_free(f->logits_at);
+    qn_free(f->segments);
+    qn_free(f->segment);
     qn_free(f->loss);
     qn_free(f->length);
     qn_free(f->targets);

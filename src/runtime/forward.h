@@ -20,9 +20,16 @@ typedef struct qni_forward {
     double *loss;              /* [items] sums; set to 0 by a run */
     bool repack;               /* the next run packs the weights again */
     bool infer;
-    int64_t past;  /* infer: positions in the caches */
-    void **cache;  /* infer: [stages] */
-    float *logits; /* infer: [V] */
+    /* Infer: an item is the rows of some sequences, each with its own cache (a slot). The caller fills segment, segments and
+     * logits_at between runs; length[item] is the sum of its segments' rows. */
+    int32_t slots;
+    int64_t most_logits; /* rows of logits of a run */
+    qn_segment *segment; /* [items, most_segments] */
+    int32_t most_segments;
+    int32_t *segments;  /* [items] */
+    int64_t *logits_at; /* [items]: the row of logits at which the item's begin */
+    void **cache;       /* [stages], slots x cache_bytes each */
+    float *logits;      /* [most_logits, V] */
 } qni_forward;
 
 typedef struct qni_forward_desc {
@@ -31,8 +38,10 @@ typedef struct qni_forward_desc {
     qn_sim_faults faults;
     qn_driver driver;
     int32_t items, threads;
-    int64_t T;
+    int64_t T; /* rows of an item */
     bool infer, pin;
+    int32_t slots, segments; /* infer: caches; the most segments of an item */
+    int64_t logits;          /* infer: the most rows of logits of a run */
 } qni_forward_desc;
 
 enum { QNI_EVAL_ITEMS = 16 }; /* windows of one run: results do not depend on it */

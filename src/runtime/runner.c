@@ -1,11 +1,15 @@
-/* The runner: a stage set whose workers share the caller's values, and one forward plan over it: inference with caches of one
- * sample, or evaluation in windows. */
+/* The runner: a stage set whose workers share the caller's values, and one forward plan over it: inference with a cache for each
+ * of some sequences, or evaluation in windows.
+ *
+ * An item of the plan holds rows of any sequences: all that are decoded together go into one, so that each worker reads its
+ * weights once for all of them; a long prompt fills several, which follow one another through the workers as a pipeline. */
 #include "runner.h"
 
 #include <string.h>
 
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "core/compiler.h"
 #include "forward.h"
 #include "stage_set.h"
 
@@ -14,6 +18,7 @@ struct qn_runner {
     qni_forward forward;
     bool open;
     int64_t cache_len; /* 0: evaluation */
+    int64_t *past;     /* [slots] */
 };
 
 static qn_status check(const qn_runner_desc *d, qn_err *err)
@@ -24,9 +29,12 @@ static qn_status check(const qn_runner_desc *d, qn_err *err)
             err, QN_EINVAL,
             "passes of %lld samples of %lld tokens with %lld cached positions; at least one sample and token are needed",
             (long long)d->B, (long long)d->T, (long long)d->cache_len);
-    if (d->T > context || d->cache_len > context)
+    if ((d->cache_len == 0 && d->T > context) || d->cache_len > context)
         return QN_FAIL(err, QN_EINVAL, "%lld tokens a pass and %lld cached positions do not fit into the model's context of %d",
                        (long long)d->T, (long long)d->cache_len, context);
+    if (d->cache_len > 0 && (d->slots < 0 || d->slots > QN_RUNNER_SLOTS || d->logits < 0 || d->logits > INT32_MAX))
+        return QN_FAIL(err, QN_EINVAL, "%d sequences together with %lld rows of logits; 1 to %d sequences are possible", d->slots,
+                       (long long)d->logits, QN_RUNNER_SLOTS);
     return QN_OK;
 }
 
@@ -37,7 +45,11 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
     if (st != QN_OK) return st;
     qn_runner *r = qn_calloc(1, sizeof(*r));
     void *const **value = qn_calloc((size_t)qn_max32(d->workers, 1), sizeof(*value));
-    if (r == NULL || value == NULL) {
+    const int32_t slots = qn_max32(d->slots, 1);
+    const int64_t logits = d->logits > 0 ? d->logits : slots;
+    const bool infer = d->cache_len > 0;
+    if (r != NULL) r->past = qn_calloc((size_t)slots, sizeof(*r->past));
+    if (r == NULL || value == NULL || r->past == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "no memory for a runner of %d workers", d->workers);
         goto out;
     }
@@ -51,17 +63,24 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
                                    .threads = d->threads,
                                    .mode = d->mode,
                                    .pin = d->pin,
-                                   .limits = {.B = 1, .T = d->T, .train = d->cache_len == 0, .cache_len = d->cache_len}};
+                                   .limits = {.B = infer ? d->T : 1,
+                                              .T = infer ? 1 : d->T,
+                                              .train = !infer,
+                                              .cache_len = d->cache_len,
+                                              .logits = infer ? logits : 0}};
     QN_TRY(st, qni_stage_set_init(&r->set, &set, err), out);
     qni_stage_set_bind(&r->set, value, NULL);
     const qni_forward_desc forward = {.set = &r->set,
                                       .transport = qn_transport_find("thread"),
                                       .driver = QN_DRIVE_THREADS,
-                                      .items = d->cache_len > 0 ? 1 : QNI_EVAL_ITEMS,
+                                      .items = infer ? d->workers : QNI_EVAL_ITEMS,
                                       .threads = d->threads,
                                       .T = d->T,
-                                      .infer = d->cache_len > 0,
-                                      .pin = d->pin};
+                                      .infer = infer,
+                                      .pin = d->pin,
+                                      .slots = slots,
+                                      .segments = (int32_t)qn_min64(d->T, slots + d->workers),
+                                      .logits = logits};
     r->open = true;
     QN_TRY(st, qni_forward_init(&r->forward, &forward, err), out);
     *out = r;
@@ -77,35 +96,107 @@ void qn_runner_close(qn_runner *r)
     if (r == NULL) return;
     if (r->open) qni_forward_fini(&r->forward);
     qni_stage_set_fini(&r->set);
+    qn_free(r->past);
     qn_free(r);
+}
+
+/* Nothing is changed before all feeds were found to fit. */
+static qn_status check_feed(const qn_runner *r, const qn_feed *g, qn_err *err)
+{
+    const qni_forward *f = &r->forward;
+    const int32_t V = qn_model_config_of(r->set.model)->vocab;
+    if (g->slot < 0 || g->slot >= f->slots)
+        return QN_FAIL(err, QN_ERANGE, "sequence %d of %d that can go on together", g->slot, f->slots);
+    if (g->count < 1 || g->count > f->T)
+        return QN_FAIL(err, QN_ERANGE, "%lld tokens in one pass; 1 to %lld are possible", (long long)g->count, (long long)f->T);
+    if (g->logits < 0 || g->logits > g->count)
+        return QN_FAIL(err, QN_ERANGE, "logits of %d of %lld tokens", g->logits, (long long)g->count);
+    for (int64_t i = 0; i < g->count; i++)
+        if (g->tokens[i] < 0 || g->tokens[i] >= V)
+            return QN_FAIL(err, QN_ERANGE, "token %d is outside the model's vocabulary of %d", g->tokens[i], V);
+    return QN_OK;
+}
+
+/* Lays the feeds out over the items, in order. past counts on; a failure leaves it to the caller to set it back. */
+static qn_status lay_out(qn_runner *r, qn_feed *feed, int32_t n, qn_err *err)
+{
+    qni_forward *f = &r->forward;
+    int32_t item = 0;
+    int64_t logits = 0;
+    for (int32_t i = 0; i < f->items; i++) {
+        f->length[i] = 0;
+        f->segments[i] = 0;
+    }
+    f->logits_at[0] = 0;
+    for (int32_t i = 0; i < n; i++) {
+        qn_feed *g = &feed[i];
+        const qn_status st = check_feed(r, g, err);
+        if (st != QN_OK) return st;
+        if (g->count > r->cache_len - r->past[g->slot])
+            return QN_FAIL(err, QN_ERANGE, "%lld more tokens do not fit: %lld of %lld positions of the cache are taken",
+                           (long long)g->count, (long long)r->past[g->slot], (long long)r->cache_len);
+        if (f->length[item] + g->count > f->T || f->segments[item] == f->most_segments) {
+            if (++item == f->items)
+                return QN_FAIL(err, QN_ERANGE, "%d pieces of text do not fit into one pass of %d items of %lld rows", n, f->items,
+                               (long long)f->T);
+            f->logits_at[item] = logits;
+        }
+        if (g->logits > f->most_logits - logits)
+            return QN_FAIL(err, QN_ERANGE, "more than %lld rows of logits in one pass", (long long)f->most_logits);
+        f->segment[(int64_t)item * f->most_segments + f->segments[item]++] =
+            (qn_segment){.slot = g->slot, .logits = g->logits, .past = r->past[g->slot], .count = g->count};
+        memcpy(f->tokens + item * f->T + f->length[item], g->tokens, (size_t)g->count * sizeof(*g->tokens));
+        g->row = f->logits + logits * qn_model_config_of(r->set.model)->vocab;
+        f->length[item] += g->count;
+        logits += g->logits;
+        r->past[g->slot] += g->count;
+    }
+    return QN_OK;
+}
+
+qn_status qn_runner_feed_all(qn_runner *r, qn_feed *feed, int32_t n, qn_err *err)
+{
+    if (r->cache_len == 0) return QN_FAIL(err, QN_ESTATE, "this runner was opened without a cache, for evaluation");
+    int64_t before[QN_RUNNER_SLOTS];
+    memcpy(before, r->past, (size_t)r->forward.slots * sizeof(*before));
+    qn_status st = lay_out(r, feed, n, err);
+    if (st == QN_OK) st = qni_forward_run(&r->forward, err);
+    if (st != QN_OK) memcpy(r->past, before, (size_t)r->forward.slots * sizeof(*before));
+    return st;
 }
 
 qn_status qn_runner_feed(qn_runner *r, const int32_t *tokens, int64_t count, const float **logits, qn_err *err)
 {
-    qni_forward *f = &r->forward;
-    const int32_t V = qn_model_config_of(r->set.model)->vocab;
-    if (r->cache_len == 0) return QN_FAIL(err, QN_ESTATE, "this runner was opened without a cache, for evaluation");
-    if (count < 1 || count > f->T)
-        return QN_FAIL(err, QN_ERANGE, "%lld tokens in one pass; 1 to %lld are possible", (long long)count, (long long)f->T);
-    if (count > r->cache_len - f->past)
-        return QN_FAIL(err, QN_ERANGE, "%lld more tokens do not fit: %lld of %lld positions of the cache are taken",
-                       (long long)count, (long long)f->past, (long long)r->cache_len);
-    for (int64_t i = 0; i < count; i++) {
-        if (tokens[i] < 0 || tokens[i] >= V)
-            return QN_FAIL(err, QN_ERANGE, "token %d is outside the model's vocabulary of %d", tokens[i], V);
-        f->tokens[i] = tokens[i];
-    }
-    f->length[0] = count;
-    const qn_status st = qni_forward_run(f, err);
-    if (st != QN_OK) return st;
-    f->past += count;
-    *logits = f->logits;
-    return QN_OK;
+    qn_feed feed = {.logits = 1, .tokens = tokens, .count = count};
+    const qn_status st = qn_runner_feed_all(r, &feed, 1, err);
+    if (st == QN_OK) *logits = feed.row;
+    return st;
+}
+
+int64_t qn_runner_rows(const qn_runner *r)
+{
+    return r->forward.T * r->forward.items;
+}
+
+int32_t qn_runner_vocab(const qn_runner *r)
+{
+    return qn_model_config_of(r->set.model)->vocab;
+}
+
+int64_t qn_runner_held(const qn_runner *r, int32_t slot)
+{
+    return r->past[slot];
+}
+
+void qn_runner_truncate(qn_runner *r, int32_t slot, int64_t held)
+{
+    QN_ASSERT(slot >= 0 && slot < r->forward.slots && held >= 0 && held <= r->past[slot]);
+    r->past[slot] = held;
 }
 
 void qn_runner_rewind(qn_runner *r)
 {
-    r->forward.past = 0;
+    memset(r->past, 0, (size_t)r->forward.slots * sizeof(*r->past));
 }
 
 qn_status qn_runner_evaluate(qn_runner *r, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,

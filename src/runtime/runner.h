@@ -6,6 +6,8 @@
 #include "executor.h"
 #include "model/model.h"
 
+enum { QN_RUNNER_SLOTS = 1024 }; /* the most sequences together */
+
 typedef struct qn_runner_desc {
     const qn_model *model;      /* borrowed until close */
     void *const *value;         /* [params] of the mode's param type, borrowed; packed at open */
@@ -13,8 +15,10 @@ typedef struct qn_runner_desc {
     int32_t workers, threads;
     qn_mode mode;
     int64_t B, T;      /* the most samples and tokens of one pass; evaluation runs windows of T tokens, each by itself */
-    int64_t cache_len; /* positions of KV cache: generation only; 0: evaluation only */
+    int64_t cache_len; /* positions of KV cache of a sequence: generation only; 0: evaluation only */
     bool pin;
+    int32_t slots;  /* generation: sequences that go on together (0: 1); slots <= T */
+    int64_t logits; /* generation: the most rows of logits of one call (0: slots) */
 } qn_runner_desc;
 
 typedef struct qn_runner qn_runner;
@@ -27,7 +31,29 @@ void qn_runner_close(qn_runner *r);
  * last one; the array belongs to the runner until the next call. Errors: QN_ERANGE when the cache is full or a token is outside
  * the vocabulary, QN_ESTATE without a cache. */
 qn_status qn_runner_feed(qn_runner *r, const int32_t *tokens, int64_t count, const float **logits, qn_err *err) QN_MUST_USE;
-void qn_runner_rewind(qn_runner *r); /* empties the cache */
+void qn_runner_rewind(qn_runner *r); /* empties the caches */
+
+/* Tokens of one sequence in a pass that it shares with others. Sequences are told apart by their slot, 0 .. slots - 1. */
+typedef struct qn_feed {
+    int32_t slot;
+    int32_t logits;        /* in: of how many of its last tokens the logits are wanted, 0 .. count */
+    const int32_t *tokens; /* [count], borrowed for the call */
+    int64_t count;         /* 1 .. T */
+    const float *row;      /* out: [logits, V]; the runner's until the next call */
+} qn_feed;
+
+/* Appends the tokens of n feeds to their sequences, reading the weights once for all of them. A sequence may be in several feeds:
+ * they follow one another. What a row gives depends on its own sequence alone: the same bits alone, among others, in any pieces,
+ * on any number of workers and threads. At most qn_runner_rows tokens in all. Allocates nothing.
+ * Errors: QN_ERANGE (a cache is full, a slot, token or count out of range, more rows than fit), QN_ESTATE without a cache. */
+qn_status qn_runner_feed_all(qn_runner *r, qn_feed *feed, int32_t n, qn_err *err) QN_MUST_USE;
+/* Tokens of one call that certainly fit: items of T rows, one for each worker. A feed never crosses two items, so all feeds of a
+ * call fit when each is at most T long and they fill the items in order. */
+int64_t qn_runner_rows(const qn_runner *r);
+int32_t qn_runner_vocab(const qn_runner *r);              /* of a row of logits */
+int64_t qn_runner_held(const qn_runner *r, int32_t slot); /* positions of its cache that are taken */
+/* Forgets all but the first `held` positions of a sequence (at most those it has): 0 frees the slot for another. */
+void qn_runner_truncate(qn_runner *r, int32_t slot, int64_t held);
 
 /* Mean loss over the part, as qn_trainer_evaluate. Errors: QN_ESTATE with a cache, QN_EINVAL when the tokens are not the model's.
  */
@@ -35,13 +61,13 @@ qn_status qn_runner_evaluate(qn_runner *r, const qn_tokens *tokens, qn_split_ran
                              int64_t *targets, qn_err *err) QN_MUST_USE;
 
 /* Next token from logits: temperature 0 takes the largest (lowest id on ties); otherwise softmax at that temperature over the
- * tokens that top_k (0: all), top_p (1: all) and min_p (0: all) leave, drawn with the random number of (seed, position). logits
- * may be overwritten; order: scratch [vocab] int32. */
+ * tokens that top_k (0: all), top_p (1: all) and min_p (0: all) leave, drawn with the random number of (seed, position).
+ * order: scratch [vocab] int32. */
 typedef struct qn_sampling {
     double temperature, top_p, min_p;
     int32_t top_k;
     uint64_t seed;
 } qn_sampling;
-int32_t qn_sample(float *logits, int32_t vocab, const qn_sampling *how, int64_t position, int32_t *order);
+int32_t qn_sample(const float *logits, int32_t vocab, const qn_sampling *how, int64_t position, int32_t *order);
 
 #endif

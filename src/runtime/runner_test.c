@@ -2,6 +2,7 @@
 #include "support/trainer_rig.h"
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "runtime/runner.h"
 
 enum { NEW = 7 };
@@ -82,6 +83,75 @@ static void same_bits_on_any_workers_and_in_any_pieces(void **unused)
                 rig_ok(qn_runner_feed(r, text + head, NEW - head, &out, &err), &err);
                 assert_memory_equal(out, want + (NEW - 1) * RIG_VOCAB, RIG_VOCAB * sizeof(float));
             }
+            qn_runner_close(r);
+        }
+        free_values(m, value);
+        qn_model_close(m);
+    }
+}
+
+/* Sequences of unlike lengths share passes, in pieces of any size and with other neighbours each time; truncated and fed again.
+ * Every row of logits has the bits that its sequence gives alone. */
+static void same_bits_among_others(void **unused)
+{
+    (void)unused;
+    enum { SLOTS = 5, V = RIG_VOCAB };
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        float **value = random_values(m);
+        float want[SLOTS][8 * V];
+        int32_t text[SLOTS][8];
+        qn_err err;
+        uint64_t seed = 12345;
+        for (int32_t P = 1; P <= 3; P++) {
+            qn_runner *r;
+            int32_t first[RIG_MAX_STAGES + 1];
+            rig_cut(first, P, qn_model_layers(m));
+            const qn_runner_desc d = {.model = m,
+                                      .value = (void *const *)value,
+                                      .first_layer = first,
+                                      .workers = P,
+                                      .threads = 1 + P % 2,
+                                      .B = 1,
+                                      .T = 9,
+                                      .cache_len = 8,
+                                      .slots = SLOTS,
+                                      .logits = 9};
+            rig_ok(qn_runner_open(&r, &d, &err), &err);
+            for (int32_t s = 0; P == 1 && s < SLOTS; s++)
+                for (int32_t t = 0; t < 8; t++) { /* alone, token by token, in a slot of its own */
+                    text[s][t] = (7 * s + 5 * t + s * t) % V;
+                    qn_feed one = {.slot = s, .logits = 1, .tokens = &text[s][t], .count = 1};
+                    rig_ok(qn_runner_feed_all(r, &one, 1, &err), &err);
+                    memcpy(want[s] + t * V, one.row, V * sizeof(float));
+                }
+            qn_runner_rewind(r);
+            for (int32_t pass = 0; pass < 200; pass++) {
+                qn_feed feed[SLOTS];
+                int32_t n = 0, rows = 0, asked = 0;
+                for (int32_t s = 0; s < SLOTS; s++) {
+                    seed = seed * 6364136223846793005u + 1442695040888963407u;
+                    const int64_t held = qn_runner_held(r, s), count = qn_min64((int64_t)(seed >> 33) % 4, 8 - held);
+                    if (held == 8) qn_runner_truncate(r, s, (int64_t)(seed >> 40) % 8);
+                    if (held == 8 || count == 0 || rows + count > 9) continue;
+                    feed[n] = (qn_feed){.slot = s,
+                                        .logits = (int32_t)((seed >> 50) % (uint64_t)(count + 1)),
+                                        .tokens = text[s] + held,
+                                        .count = count};
+                    asked += feed[n].logits;
+                    rows += (int32_t)count;
+                    n++;
+                }
+                assert_true(asked <= 9);
+                rig_ok(qn_runner_feed_all(r, feed, n, &err), &err);
+                for (int32_t i = 0; i < n; i++) {
+                    const int64_t from = qn_runner_held(r, feed[i].slot) - feed[i].logits;
+                    if (feed[i].logits == 0) continue;
+                    assert_memory_equal(feed[i].row, want[feed[i].slot] + from * V, (size_t)feed[i].logits * V * sizeof(float));
+                }
+            }
+            qn_feed wrong = {.slot = SLOTS, .logits = 1, .tokens = text[0], .count = 1};
+            assert_int_equal(qn_runner_feed_all(r, &wrong, 1, &err), QN_ERANGE);
             qn_runner_close(r);
         }
         free_values(m, value);
@@ -206,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_on_any_workers_and_in_any_pieces),
+        cmocka_unit_test(same_bits_among_others),
         cmocka_unit_test(says_what_does_not_fit),
         cmocka_unit_test(evaluates_as_the_trainer_does),
         cmocka_unit_test(every_allocation_may_fail),

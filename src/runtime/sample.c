@@ -64,12 +64,21 @@ static double unit_of(const qn_sampling *how, int64_t position)
     return qn_rng_unit(&rng);
 }
 
+/* In lanes, which the compiler turns into vectors: the first of the tokens that have the largest logit. A comparison with what is
+ * not a number is false, so that such a logit is never the largest. */
 static int32_t largest_of(const float *logits, int32_t vocab)
 {
-    int32_t best = 0;
-    for (int32_t i = 1; i < vocab; i++)
-        if (comes_before(logits, i, best)) best = i;
-    return best;
+    enum { LANES = 32 };
+    float high[LANES], top = -INFINITY;
+    int32_t i = 0;
+    for (int j = 0; j < LANES; j++) high[j] = -INFINITY;
+    for (; i + LANES <= vocab; i += LANES)
+        for (int j = 0; j < LANES; j++) high[j] = logits[i + j] > high[j] ? logits[i + j] : high[j];
+    for (; i < vocab; i++) top = logits[i] > top ? logits[i] : top;
+    for (int j = 0; j < LANES; j++) top = high[j] > top ? high[j] : top;
+    for (i = 0; i < vocab; i++)
+        if (logits[i] == top) return i;
+    return 0; /* none is a number */
 }
 
 /* Weight of all tokens, or of the k largest when only those can be chosen. */
@@ -94,7 +103,7 @@ static int32_t sample_all(const float *logits, int32_t vocab, const qn_sampling 
     return best;
 }
 
-int32_t qn_sample(float *logits, int32_t vocab, const qn_sampling *how, int64_t position, int32_t *order)
+int32_t qn_sample(const float *logits, int32_t vocab, const qn_sampling *how, int64_t position, int32_t *order)
 {
     QN_ASSERT(vocab > 0);
     if (!(how->temperature > 0.0)) return largest_of(logits, vocab);

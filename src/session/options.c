@@ -71,7 +71,11 @@ const qn_table qn_train_table = {"train", train_keys, QN_COUNT(train_keys)};
 #define T qn_generate_options
 static const qn_key generate_keys[] = {
     KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
-    KEY(TEXT, "prompt", T, prompt, NULL, 0, 0, NULL, "", "TEXT to continue (default: from the beginning of a text)"),
+    KEY(FILES, "prompt", T, prompt, NULL, 0, 0, NULL, "", "TEXT... to continue (default: from the beginning of a text)"),
+    KEY(TEXT, "prompts", T, prompts, NULL, 0, 0, NULL, "", "FILE with one prompt a line"),
+    KEY(INT, "batch", T, batch, "16", 1, 1024, NULL, "texts", "texts decoded together; what they say does not depend on it"),
+    KEY(INT, "speculate", T, speculate, "0", 0, 64, NULL, "tokens",
+        "the most tokens to guess from the text so far and check in one pass (0: none); the text stays the same"),
     KEY(INT, "max-tokens", T, max_tokens, "256", 0, 1000000000, NULL, "tokens", "the most tokens to add"),
     KEY(REAL, "temperature", T, temperature, "0.8", 0, 100, NULL, "", "0 always takes the likeliest token"),
     KEY(INT, "top-k", T, top_k, "0", 0, 100000000, NULL, "", "choose among the k likeliest (0: all)"),

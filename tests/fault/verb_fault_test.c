@@ -55,7 +55,8 @@ static qn_status use_generate(void *ctx, qn_err *err)
     qn_generate_done done;
     (void)ctx;
     opt.model = run;
-    opt.prompt = "sacks";
+    static const char *sacks[] = {"sacks"};
+    opt.prompt = (qn_list){.count = 1, .item = sacks};
     opt.max_tokens = 12; /* past the context */
     opt.workers = 2;
     st = qn_generate_text(&done, &opt, take_text, NULL, err);

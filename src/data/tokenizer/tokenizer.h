@@ -51,4 +51,10 @@ qn_status qn_tokenizer_encode(int32_t **out, int64_t *count, const qn_tokenizer 
 qn_status qn_tokenizer_decode(char **out, size_t *bytes, const qn_tokenizer *t, const int32_t *ids, int64_t count,
                               qn_err *err) QN_MUST_USE;
 
+/* The same one id at a time, for a text that is shown as it grows, without allocating: the bytes of id, which follows the ids
+ * that were given with the same *state (0 at the beginning), into out (room for qn_tokenizer_longest; no NUL). -1: an id outside
+ * the vocabulary. */
+int64_t qn_tokenizer_next(char *out, const qn_tokenizer *t, int32_t id, int *state);
+size_t qn_tokenizer_longest(const qn_tokenizer *t); /* bytes of the longest token */
+
 #endif

@@ -275,13 +275,43 @@ static size_t token_text(char *to, const qn_tokenizer *t, int32_t id)
     return used;
 }
 
+enum { TEXT_BEGINS, AFTER_BOS, IN_TEXT }; /* states of qn_tokenizer_next */
+
+static bool has_id(const qn_tokenizer *t, int32_t id)
+{
+    return id >= 0 && id < t->table.count && t->table.token[id].flags != 0;
+}
+
+int64_t qn_tokenizer_next(char *out, const qn_tokenizer *t, int32_t id, int *state)
+{
+    if (!has_id(t, id)) return -1;
+    if (id == t->bos || id == t->eos) {
+        *state = id == t->bos ? AFTER_BOS : IN_TEXT;
+        return 0;
+    }
+    const bool after_bos = *state == AFTER_BOS || (*state == TEXT_BEGINS && t->bos < 0);
+    size_t n = token_text(out, t, id);
+    if (t->strip && after_bos && n > 0 && *out == ' ' && !(t->table.token[id].flags & QNI_TOKEN_ADDED))
+        memmove(out, out + 1, --n);
+    *state = IN_TEXT;
+    return (int64_t)n;
+}
+
+size_t qn_tokenizer_longest(const qn_tokenizer *t)
+{
+    size_t most = 1;
+    for (int32_t id = 0; id < t->table.count; id++)
+        if (has_id(t, id) && token_text(NULL, t, id) > most) most = token_text(NULL, t, id);
+    return most;
+}
+
 qn_status qn_tokenizer_decode(char **out, size_t *bytes, const qn_tokenizer *t, const int32_t *ids, int64_t count, qn_err *err)
 {
     size_t cap = 1, used = 0;
     *out = NULL;
     *bytes = 0;
     for (int64_t i = 0; i < count; i++) {
-        if (ids[i] < 0 || ids[i] >= t->table.count || t->table.token[ids[i]].flags == 0)
+        if (!has_id(t, ids[i]))
             return QN_FAIL(err, QN_ERANGE,
                            "token %" PRId64 " is %" PRId32 "; the vocabulary has no such entry (it ends before %" PRId32 ")", i,
                            ids[i], t->table.count);
@@ -290,18 +320,8 @@ qn_status qn_tokenizer_decode(char **out, size_t *bytes, const qn_tokenizer *t, 
     }
     char *p = qn_malloc(cap, 1);
     if (p == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the text of %" PRId64 " tokens", count);
-    bool after_bos = t->bos < 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (ids[i] == t->bos || ids[i] == t->eos) {
-            after_bos = ids[i] == t->bos;
-            continue;
-        }
-        size_t n = token_text(p + used, t, ids[i]);
-        if (t->strip && after_bos && n > 0 && p[used] == ' ' && !(t->table.token[ids[i]].flags & QNI_TOKEN_ADDED))
-            memmove(p + used, p + used + 1, --n);
-        used += n;
-        after_bos = false;
-    }
+    int state = TEXT_BEGINS;
+    for (int64_t i = 0; i < count; i++) used += (size_t)qn_tokenizer_next(p + used, t, ids[i], &state);
     p[used] = '\0';
     *out = p;
     *bytes = used;

@@ -43,20 +43,31 @@ static void append(char *cache, int64_t past, const char *x, int64_t T, size_t n
     for (int64_t t = 0; t < T; t++) memcpy(cache + (size_t)(past + t) * n, x + (size_t)t * ld, n);
 }
 
-static void infer(const qn_op_run *r)
+/* T rows from row `first` on, of the sequence in that slot of the cache. */
+static void infer_rows(const qn_op_run *r, int64_t slot, int64_t first, int64_t T, int64_t past)
 {
     const size_t e = qn_dtype_bytes(r->k->act), row = (size_t)(r->op->size[1] * r->op->size[2]) * e;
     qn_attention_shape s = shape_of(r);
-    QN_ASSERT(r->past >= 0 && r->past + r->T <= r->cache_len);
+    QN_ASSERT(past >= 0 && past + T <= r->cache_len);
     s.B = 1;
+    s.T = T;
     s.ldk = s.ldv = r->op->size[1] * r->op->size[2];
-    for (int64_t b = 0; b < r->B; b++) {
-        const int64_t first = b * r->T;
-        char *kcache = r->cache + (size_t)b * r->cache_stride, *vcache = kcache + (size_t)r->cache_len * row;
-        const char *q = (const char *)r->in[0] + (size_t)(first * r->ld_in[0]) * e;
-        append(kcache, r->past, (const char *)r->in[1] + (size_t)(first * r->ld_in[1]) * e, r->T, row, (size_t)r->ld_in[1] * e);
-        append(vcache, r->past, (const char *)r->in[2] + (size_t)(first * r->ld_in[2]) * e, r->T, row, (size_t)r->ld_in[2] * e);
-        r->k->attention_infer(r->ex, (char *)r->out[0] + (size_t)(first * s.ldo) * e, q, kcache, vcache, &s, r->past);
+    char *kcache = r->cache + (size_t)slot * r->cache_stride, *vcache = kcache + (size_t)r->cache_len * row;
+    const char *q = (const char *)r->in[0] + (size_t)(first * r->ld_in[0]) * e;
+    append(kcache, past, (const char *)r->in[1] + (size_t)(first * r->ld_in[1]) * e, T, row, (size_t)r->ld_in[1] * e);
+    append(vcache, past, (const char *)r->in[2] + (size_t)(first * r->ld_in[2]) * e, T, row, (size_t)r->ld_in[2] * e);
+    r->k->attention_infer(r->ex, (char *)r->out[0] + (size_t)(first * s.ldo) * e, q, kcache, vcache, &s, past);
+}
+
+static void infer(const qn_op_run *r)
+{
+    const qn_mb *mb = r->mb;
+    int64_t first = 0;
+    for (int64_t b = 0; mb->segment == NULL && b < r->B; b++) infer_rows(r, b, b * r->T, r->T, r->past);
+    for (int32_t i = 0; mb->segment != NULL && i < mb->segments; i++) {
+        const qn_segment *g = &mb->segment[i];
+        infer_rows(r, g->slot, first, g->count, g->past);
+        first += g->count;
     }
 }
 

@@ -37,21 +37,41 @@ static void to_f32(float *y, const void *x, qn_dtype dt, int64_t n)
         y[i] = dt == QN_BF16 ? qn_bf16_to_f32(((const qn_bf16 *)x)[i]) : (float)((const double *)x)[i];
 }
 
-/* Logits of the last row of each sample. */
+/* The rows that logits are wanted of, one after the other in to. */
+static void gather(char *to, const qn_op_run *r, size_t row)
+{
+    const char *x = r->in[0];
+    int64_t first = 0, n = 0;
+    for (int64_t b = 0; r->mb->segment == NULL && b < r->B; b++)
+        memcpy(to + (size_t)n++ * row, x + (size_t)(b * r->T + r->T - 1) * row, row);
+    for (int32_t i = 0; r->mb->segment != NULL && i < r->mb->segments; i++) {
+        const qn_segment *g = &r->mb->segment[i];
+        first += g->count;
+        if (g->logits > 0) memcpy(to + (size_t)n * row, x + (size_t)(first - g->logits) * row, (size_t)g->logits * row);
+        n += g->logits;
+    }
+}
+
+static int64_t most_logits(const qn_stage_limits *l)
+{
+    return l->logits > 0 ? l->logits : l->B;
+}
+
+/* Logits of the last row of each sample, or of those rows that the segments name. */
 static void infer(const qn_op_run *r)
 {
     if (r->R == 0) return;
     const int64_t C = r->op->size[0], V = r->op->size[1];
     const size_t e = qn_dtype_bytes(r->k->act), mark = qn_arena_mark(r->ex->scratch);
-    char *last = qn_arena_push(r->ex->scratch, (size_t)(r->B * C), e, QN_CACHE_LINE);
-    void *y = r->k->act == QN_F32 ? r->logits : qn_arena_push(r->ex->scratch, (size_t)(r->B * V), e, QN_CACHE_LINE);
-    QN_ASSERT(last != NULL && y != NULL);
-    for (int64_t b = 0; b < r->B; b++) {
-        const int64_t row = b * r->T + r->T - 1;
-        memcpy(last + (size_t)(b * C) * e, (const char *)r->in[0] + (size_t)(row * C) * e, (size_t)C * e);
-    }
-    r->k->linear_forward(r->ex, r->lin, y, last, r->packed, NULL, r->B);
-    if (r->k->act != QN_F32) to_f32(r->logits, y, r->k->act, r->B * V);
+    int64_t n = r->B;
+    for (int32_t i = 0; r->mb->segment != NULL && i < r->mb->segments; i++) n = (i == 0 ? 0 : n) + r->mb->segment[i].logits;
+    if (n == 0) return;
+    char *rows = qn_arena_push(r->ex->scratch, (size_t)(n * C), e, QN_CACHE_LINE);
+    void *y = r->k->act == QN_F32 ? r->logits : qn_arena_push(r->ex->scratch, (size_t)(n * V), e, QN_CACHE_LINE);
+    QN_ASSERT(rows != NULL && y != NULL);
+    gather(rows, r, (size_t)C * e);
+    r->k->linear_forward(r->ex, r->lin, y, rows, r->packed, NULL, n);
+    if (r->k->act != QN_F32) to_f32(r->logits, y, r->k->act, n * V);
     qn_arena_release(r->ex->scratch, mark);
 }
 
@@ -66,8 +86,9 @@ static size_t scratch(const qn_op *op, const qn_kernels *k, qn_linear *lin, cons
 {
     (void)threads;
     qn_arena a = QN_ARENA_PROBE;
-    qn_arena_push(&a, (size_t)(limits->B * op->size[0]), qn_dtype_bytes(k->act), QN_CACHE_LINE);
-    if (k->act != QN_F32) qn_arena_push(&a, (size_t)(limits->B * op->size[1]), qn_dtype_bytes(k->act), QN_CACHE_LINE);
+    const int64_t rows = most_logits(limits);
+    qn_arena_push(&a, (size_t)(rows * op->size[0]), qn_dtype_bytes(k->act), QN_CACHE_LINE);
+    if (k->act != QN_F32) qn_arena_push(&a, (size_t)(rows * op->size[1]), qn_dtype_bytes(k->act), QN_CACHE_LINE);
     qn_arena_push(&a, 1, k->linear_scratch(lin), QN_CACHE_LINE);
     const size_t train = limits->train ? k->classifier_scratch(lin) : 0;
     return a.used > train ? a.used : train;

@@ -5,7 +5,7 @@
 
 static void embedding_forward(const qn_op_run *r)
 {
-    QN_ASSERT(r->w[1] == NULL || r->past + r->T <= r->op->size[0]);
+    for (int64_t i = 0; r->w[1] != NULL && i < r->R; i++) QN_ASSERT(r->pos[i] < r->op->size[0]);
     r->k->embedding_forward(r->ex, r->out[0], r->mb->tokens, r->pos, r->w[0], r->w[1], r->R, r->ld_out[0]);
 }
 
