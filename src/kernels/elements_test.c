@@ -138,6 +138,20 @@ static double activation_bound(float *const *v, int o, int64_t r, int64_t c, int
     return 64;
 }
 
+/* --- scale and accumulate: one rounding, the same */
+static void scale_forward(const call *c)
+{
+    c->k->scale_forward(c->ex, c->p[0], c->p[1], c->R * c->C, 0.7);
+}
+static void scale_backward(const call *c)
+{
+    c->k->scale_backward(c->ex, c->p[0], c->p[1], c->R * c->C, 0.7);
+}
+static void accumulate(const call *c)
+{
+    c->k->accumulate(c->ex, c->p[0], c->p[1], c->R * c->C);
+}
+
 /* --- rope: sine and cosine to 2e-7 each, two products */
 static int64_t head_width(int64_t C)
 {
@@ -294,6 +308,9 @@ static const op ops[] = {
      activation_bound,
      true,
      {{OUT, 'a', RC, 0, 1}, {OUT, 'a', RC, 0, 1}, {IN, 'r', RC, -1, 1}, {IN, 'a', RC, -6, 6}, {IN, 'a', RC, -1, 1}}},
+    {"scale_forward", scale_forward, exact_bound, true, {{OUT, 'a', RC, 0, 1}, {IN, 'a', RC, -1, 1}}},
+    {"scale_backward", scale_backward, exact_bound, true, {{OUT, 'a', RC, 0, 1}, {IN, 'r', RC, -1, 1}}},
+    {"accumulate", accumulate, exact_bound, true, {{ADDED, 'a', RC, -1, 1}, {IN, 'a', RC, -1, 1}}},
     {"rope", rope, few_bound, true, {{ADDED, 'a', RC, -1, 1}}},
     {"rope, inverse", rope_inverse, few_bound, true, {{ADDED, 'a', RC, -1, 1}}},
     {"residual_forward", residual_forward, exact_bound, true, {{OUT, 'r', RC, 0, 1}, {IN, 'r', RC, -1, 1}, {IN, 'a', RC, -1, 1}}},

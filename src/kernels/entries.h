@@ -31,6 +31,9 @@
     X(gelu_backward, suffix)                                                                                                     \
     X(swiglu_forward, suffix)                                                                                                    \
     X(swiglu_backward, suffix)                                                                                                   \
+    X(scale_forward, suffix)                                                                                                     \
+    X(scale_backward, suffix)                                                                                                    \
+    X(accumulate, suffix)                                                                                                        \
     X(rope, suffix)                                                                                                              \
     X(residual_forward, suffix)                                                                                                  \
     X(residual_backward, suffix)                                                                                                 \

@@ -148,6 +148,11 @@ typedef struct qn_kernels {
     void (*swiglu_backward)(const qn_exec *ex, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
                             int64_t n);
 
+    /* --- scaling, n elements: y = s x, both act; backward: dx act = s dy res. accumulate: y += x, both act. */
+    void (*scale_forward)(const qn_exec *ex, void *y, const void *x, int64_t n, double s);
+    void (*scale_backward)(const qn_exec *ex, void *dx, const void *dy, int64_t n, double s);
+    void (*accumulate)(const qn_exec *ex, void *y, const void *x, int64_t n);
+
     /* --- rotary embedding (Su et al. 2021, arXiv:2104.09864), pairs (d, d + D/2) as Hugging Face stores them; y, x [R, H, D] act
      * (may be the same array) with row stride ld; pos [R]. inverse rotates back: it is the backward. */
     void (*rope)(const qn_exec *ex, void *y, const void *x, const int32_t *pos, int64_t R, int64_t H, int64_t D, int64_t ld,

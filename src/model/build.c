@@ -4,6 +4,7 @@
  */
 #include "model/layer.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -50,6 +51,15 @@ static int32_t add_param(qn_build *b, qn_param p, const char *fmt, va_list args)
     return add_use(b, m->params++);
 }
 
+static int32_t add_named(qn_build *b, qn_param p, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    const int32_t use = add_param(b, p, fmt, args);
+    va_end(args);
+    return use;
+}
+
 int32_t qni_matrix(qn_build *b, int64_t out, int64_t in, double std, bool transposed, const char *fmt, ...)
 {
     va_list args;
@@ -68,6 +78,12 @@ int32_t qni_table(qn_build *b, int64_t rows, int64_t width, double std, const ch
     const int32_t use = add_param(b, p, fmt, args);
     va_end(args);
     return use;
+}
+
+int32_t qni_adapter(qn_build *b, int64_t out, int64_t in, qn_init init, const char *fmt, const char *module)
+{
+    const qn_param p = {.rank = 2, .dim = {out, in}, .init = init, .init_std = 1 / sqrt((double)in), .adapter = true};
+    return add_named(b, p, fmt, module);
 }
 
 int32_t qni_vector(qn_build *b, int64_t n, qn_init init, const char *fmt, ...)

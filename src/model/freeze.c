@@ -63,7 +63,7 @@ qn_status qn_model_freeze(qn_model *m, const char *const *pattern, int32_t patte
     for (int32_t k = 0; k < patterns; k++) {
         bool found = false;
         for (int32_t i = 0; i < m->params; i++) {
-            if (fnmatch(pattern[k], m->param[i].name, 0) != 0) continue;
+            if (m->param[i].adapter || fnmatch(pattern[k], m->param[i].name, 0) != 0) continue;
             found = true;
             m->param[i].frozen = true;
         }

@@ -21,7 +21,7 @@
 
 #include "model/model.h"
 
-enum { QN_OP_INS = 4, QN_OP_OUTS = 3, QN_OP_USES = 2, QN_LAYER_VALUES = 32, QN_LAYER_OPS = 32 };
+enum { QN_OP_INS = 4, QN_OP_OUTS = 3, QN_OP_USES = 2, QN_LAYER_VALUES = 64, QN_LAYER_OPS = 64 };
 
 /* Element kinds of values and gradients; the kernel table says which type each of them is. */
 typedef enum qn_elem { QN_ELEM_RES, QN_ELEM_ACT } qn_elem;
@@ -143,6 +143,8 @@ int32_t qni_vector(qn_build *b, int64_t n, qn_init init, const char *fmt, ...) Q
  * `blocks` equal parts (3 where q, k and v lie in one matrix), or of its inputs (dim[1]). Returns the use. */
 int32_t qni_cut_out(qn_build *b, int32_t use, int32_t blocks);
 int32_t qni_cut_in(qn_build *b, int32_t use);
+/* A matrix [out, in] of an adapter: initial values uniform within 1 / sqrt(in), or zero. */
+int32_t qni_adapter(qn_build *b, int64_t out, int64_t in, qn_init init, const char *fmt, const char *module);
 /* Another use, by this layer, of the parameter that an earlier use reads. */
 int32_t qni_again(qn_build *b, int32_t use);
 
@@ -151,6 +153,11 @@ int32_t qni_embedding(qn_build *b, const char *label, int64_t C, int32_t wte, in
 int32_t qni_layernorm(qn_build *b, const char *label, int32_t x, int32_t w, int32_t bias, double eps);
 int32_t qni_rmsnorm(qn_build *b, const char *label, int32_t x, int32_t w, double eps);
 int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
+int32_t qni_scale(qn_build *b, const char *label, int32_t x, double factor);
+void qni_adapt(qn_build *b, const char *label, int32_t y, int32_t x, int32_t w); /* y += x w^T in place */
+/* The adapter of the product y = x w^T, where the model has one there; qni_linear asks for it (lora.c). */
+void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w);
+qn_status qni_lora_check(const qn_model_config *c, qn_err *err) QN_MUST_USE;
 int32_t qni_attention(qn_build *b, const char *label, qn_ref q, qn_ref k, qn_ref v, int64_t H, int64_t K, int64_t D);
 int32_t qni_gelu(qn_build *b, const char *label, int32_t x);
 int32_t qni_swiglu(qn_build *b, const char *label, int32_t gate, int32_t up);

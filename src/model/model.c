@@ -108,6 +108,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
     QN_TRY(st, check_heads(&c, err), out);
     QN_TRY(st, check_numbers(&c, err), out);
     QN_TRY(st, check_shards(&c, err), out);
+    QN_TRY(st, qni_lora_check(&c, err), out);
 
     m = qn_calloc(1, sizeof(*m));
     if (m != NULL) m->layer = qn_calloc((size_t)c.layers + 2, sizeof(*m->layer));
@@ -127,6 +128,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
         st = QN_FAIL(err, QN_ENOMEM, "no memory for the parameter table of a model of %d layers", c.layers);
         goto out;
     }
+    for (int32_t i = 0; c.lora.rank > 0 && i < m->params; i++) m->param[i].frozen = !m->param[i].adapter;
     *out = m;
     m = NULL;
 out:
@@ -208,6 +210,14 @@ static void store(void *value, qn_dtype dtype, int64_t i, double x)
     }
 }
 
+/* Four numbers in (-1, 1) from the four words of block b. */
+static void uniform_block(double out[4], const qn_rng_key *key, uint32_t b)
+{
+    uint32_t word[4];
+    qn_rng_block(word, key, b);
+    for (int i = 0; i < 4; i++) out[i] = ((double)word[i] + 0.5) * 0x1p-31 - 1;
+}
+
 /* Four normal numbers from the four words of block b (Box and Muller 1958): element 4 b + i takes the i-th. */
 static void normal_block(double out[4], const qn_rng_key *key, uint32_t b)
 {
@@ -224,7 +234,7 @@ static void normal_block(double out[4], const qn_rng_key *key, uint32_t b)
 void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype dtype, void *value)
 {
     const qn_param *p = qn_model_param(m, i);
-    if (p->init != QN_INIT_NORMAL) {
+    if (p->init == QN_INIT_ZERO || p->init == QN_INIT_ONE) {
         for (int64_t e = 0; e < p->count; e++) store(value, dtype, e, p->init == QN_INIT_ONE ? 1.0 : 0.0);
         return;
     }
@@ -239,7 +249,10 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
             const uint64_t block = (uint64_t)e / 4;
             key.layer = (uint16_t)(block >> 48);
             key.op = (uint16_t)(block >> 32);
-            normal_block(x, &key, (uint32_t)block);
+            if (p->init == QN_INIT_NORMAL)
+                normal_block(x, &key, (uint32_t)block);
+            else
+                uniform_block(x, &key, (uint32_t)block);
             const int64_t end = qn_min64((int64_t)(block + 1) * 4, first + s->length);
             for (; e < end; e++) store(value, dtype, local++, p->init_std * x[e & 3]);
         }

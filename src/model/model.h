@@ -17,6 +17,13 @@
 
 typedef enum qn_arch { QN_ARCH_GPT2, QN_ARCH_LLAMA } qn_arch;
 
+/* Low-rank adapters on some of a block's products (lora.h). With a rank all other parameters are frozen. */
+typedef struct qn_lora {
+    int32_t rank; /* 0: none */
+    double alpha; /* the adapter's part is scaled by alpha / rank */
+    uint32_t targets;
+} qn_lora;
+
 typedef struct qn_model_config {
     qn_arch arch;
     int32_t layers;          /* L: blocks */
@@ -29,10 +36,11 @@ typedef struct qn_model_config {
     double norm_eps;         /* 0: 1e-5 */
     double rope_theta;       /* 0: 10000; LLaMA only */
     double dropout;          /* on the embedding and each residual branch, 0 <= p < 1 */
-    int32_t shards, shard;   /* t >= 1 tensor shards (0: 1), and which of them this model is, 0 .. t - 1 */
+    qn_lora lora;
+    int32_t shards, shard; /* t >= 1 tensor shards (0: 1), and which of them this model is, 0 .. t - 1 */
 } qn_model_config;
 
-typedef enum qn_init { QN_INIT_ZERO, QN_INIT_ONE, QN_INIT_NORMAL } qn_init;
+typedef enum qn_init { QN_INIT_ZERO, QN_INIT_ONE, QN_INIT_NORMAL, QN_INIT_UNIFORM } qn_init;
 
 /* Which part of the full parameter a shard model holds: `runs` pieces of `length` elements; piece r begins at element
  * (r * shards + shard) * length of the full one. shards 1: all of it (runs 1, length count). */
@@ -48,10 +56,11 @@ typedef struct qn_param {
     int64_t dim[2];       /* as held in memory: matrices are [out, in]; in a shard model the shard's part of them */
     bool file_transposed; /* the file holds [in, out] (GPT-2's Conv1D) */
     bool decay;           /* weight decay applies (matrices) */
+    bool adapter;         /* of LoRA: no part of the plain model's file */
     bool frozen;          /* never changes: no gradient, no moments */
     qn_init init;
-    double init_std;
-    int64_t count; /* elements */
+    double init_std; /* UNIFORM: the bound */
+    int64_t count;   /* elements */
     qn_slice slice;
 } qn_param;
 
@@ -92,7 +101,8 @@ qn_status qn_model_freeze(qn_model *m, const char *const *pattern, int32_t patte
 int64_t qn_model_trained_count(const qn_model *m); /* elements that are not frozen */
 
 /* Initial value of parameter i: a function of (seed, i, element of the full parameter) only. GPT-2's scheme: normal 0.02,
- * residual projections divided by sqrt(2 L). value: [count] of the kernels' param type. */
+ * residual projections divided by sqrt(2 L); adapters as peft does: A uniform within 1 / sqrt(in), B zero. value: [count] of the
+ * kernels' param type. */
 void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype dtype, void *value);
 
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */

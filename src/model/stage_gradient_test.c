@@ -1,4 +1,5 @@
 /* Gradients against finite differences, in double: each layer alone and the whole model, for both families. */
+#include "model/lora.h"
 #include "model_rig.h"
 
 static const double LIMIT = 1e-7; /* five-point differences in double; the promise to users is 1e-5 */
@@ -103,7 +104,7 @@ static void check_range(rig *r, int32_t first, int32_t count)
     for (int32_t u = 0; u < qn_model_uses(r->m); u++) {
         const qn_use *use = qn_model_use(r->m, u);
         const qn_param *param = qn_model_param(r->m, use->param);
-        if (!qn_stage_has_use(r->stage[0], u)) continue;
+        if (!qn_stage_has_use(r->stage[0], u) || param->frozen) continue;
         double *sum = rig_bytes((size_t)param->count * 8);
         bool seen = false; /* a tied weight: all its uses in the stage together, checked once */
         for (int32_t v = 0; v < qn_model_uses(r->m); v++) {
@@ -169,13 +170,35 @@ static void llama_tied_with_dropout(void **state)
     check_model(c);
 }
 
+static void adapters(qn_model_config c, const char *targets)
+{
+    qn_err err;
+    rig_ok(qn_lora_targets(&c.lora.targets, c.arch, &targets, 1, &err), &err);
+    c.lora.rank = 3;
+    c.lora.alpha = 4.5;
+    c.dropout = 0.2;
+    check_model(c);
+}
+
+static void gpt2_adapters(void **state)
+{
+    (void)state;
+    adapters(gpt2, "all-linear");
+    adapters(gpt2, "v");
+}
+
+static void llama_adapters(void **state)
+{
+    (void)state;
+    adapters(llama, "all-linear");
+    adapters(llama, "down");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gpt2_tied_with_dropout),
-        cmocka_unit_test(gpt2_untied),
-        cmocka_unit_test(llama_untied_grouped),
-        cmocka_unit_test(llama_tied_with_dropout),
+        cmocka_unit_test(gpt2_tied_with_dropout),  cmocka_unit_test(gpt2_untied),   cmocka_unit_test(llama_untied_grouped),
+        cmocka_unit_test(llama_tied_with_dropout), cmocka_unit_test(gpt2_adapters), cmocka_unit_test(llama_adapters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
