@@ -37,6 +37,33 @@ typedef struct qn_sim_options {
 /* time: [plan->tasks], caller's. Errors: QN_ESCHEDULE (names the tasks that wait for each other), QN_ENOMEM. */
 qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *opt, qn_err *err) QN_MUST_USE;
 
+/* --- why workers stand still. The parts of a worker's idle time (of the makespan), which add up to it exactly:
+ *   fill      before its first compute task
+ *   drain     after its last one, to the end of the step
+ * and of each gap between two of its compute tasks (by what the second one waits for)
+ *   switch    for something not yet computed, when the first is a forward and the second a backward (or its recomputation)
+ *   internal  the same between any other two; also what is spent on step tasks and by an executor
+ *   transfer  for something computed that is on its way, or stands behind other messages
+ *   memory    for room: a slot of an arena or a channel that is still in use
+ * Of RoundPipe's simulator (arXiv:2604.27085) come fill, drain, switch and internal; what is blocked is taken out of them here.
+ */
+typedef enum qn_idle_part {
+    QN_IDLE_FILL,
+    QN_IDLE_DRAIN,
+    QN_IDLE_SWITCH,
+    QN_IDLE_INTERNAL,
+    QN_IDLE_MEMORY,
+    QN_IDLE_TRANSFER,
+    QN_IDLE_PARTS
+} qn_idle_part;
+/* part [workers]: out. latency: of a message, in the trace's ticks, as the simulator was given it; 0 for a runtime's trace.
+ * Errors: QN_ESCHEDULE (the plan is not live), QN_ENOMEM. */
+qn_status qn_trace_split_idle(int64_t (*part)[QN_IDLE_PARTS], const qn_trace *t, int64_t latency, qn_err *err) QN_MUST_USE;
+/* The critical path: from the last compute task back over what each task waited for longest, given in order of time. In a
+ * simulated trace each task starts when the one before it ends (a RECV: latency later), so that no task of it may get longer
+ * without the step getting longer. *path is the caller's (qn_free). Errors as above. */
+qn_status qn_trace_critical(int32_t **path, int32_t *count, const qn_trace *t, int64_t latency, qn_err *err) QN_MUST_USE;
+
 /* Untimed execution by tokens; true when every task ran. The validator's independent judge. */
 bool qn_token_game(const qn_plan *plan, int32_t depth);
 
