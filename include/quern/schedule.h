@@ -15,12 +15,17 @@ extern "C" {
 typedef struct qn_schedule_options {
     const char *schedule; /* a name or a file */
     int64_t workers, micro_batches, chunks;
-    const char
-        *cost; /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is given */
-    double latency;          /* of a message, in the same unit */
-    int64_t depth;           /* slots of a channel */
-    int32_t recompute;       /* 0 none, 1 full, 2 except-last */
+    const char *cost;      /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
+                              given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
+    const char *cost_from; /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
+    const char *sizes;     /* "act=1M,stash=4M,wstash=1M": bytes of a stage's values; NULL: not known */
+    const char *memory;    /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
+    double latency;        /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
+    int64_t depth;         /* slots of a channel */
+    int32_t recompute;     /* 0 none, 1 full, 2 except-last */
     const char *svg, *trace; /* files to write */
+    const char *html;        /* compare: a page to write */
+    int critical;            /* simulate: list the critical path */
     qn_list names;           /* compare: schedules, empty: all */
 } qn_schedule_options;
 

@@ -130,12 +130,22 @@ static const qn_key schedule_keys[] = {
     KEY(INT, "micro-batches", T, micro_batches, "8", 1, 65536, NULL, "", "micro-batches of a step"),
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: the schedule's usual number)"),
     KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
-        "F=1,B=2[,W=1] time of a task; B is the whole backward unless W is given (default: the file's own, else F=1,B=2)"),
-    KEY(REAL, "latency", T, latency, "0", 0, 1e9, NULL, "", "time a message travels, in the unit of --cost"),
+        "F=1,B=2[,W=1] time of a task, per stage 0:F=1,B=2;1-3:F=2,B=4, or a JSON or CSV file; B is the whole backward unless W "
+        "is "
+        "given (default: the file's own, else F=1,B=2)"),
+    KEY(TEXT, "cost-from", T, cost_from, NULL, 0, 0, NULL, "", "RUN directory, trace or profile: costs and sizes measured there"),
+    KEY(TEXT, "sizes", T, sizes, NULL, 0, 0, NULL, "",
+        "act=1M,stash=4M,wstash=1M bytes of a stage's values (default: the file's own)"),
+    KEY(TEXT, "memory", T, memory, NULL, 0, 0, NULL, "",
+        "LIMIT of a worker: bytes where sizes are known (2G), else micro-batches held at once (2.5)"),
+    KEY(REAL, "latency", T, latency, "-1", -1, 1e9, NULL, "",
+        "time a message travels, in the unit of the costs (-1: the cost file's own, else 0)"),
     KEY(INT, "depth", T, depth, "2", 1, 8, NULL, "slots", "messages a channel holds"),
     KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last", "", "what backward computes again"),
     KEY(TEXT, "svg", T, svg, NULL, 0, 0, NULL, "", "FILE for a picture"),
     KEY(TEXT, "trace", T, trace, NULL, 0, 0, NULL, "", "FILE for a trace in Chrome's format"),
+    KEY(TEXT, "html", T, html, NULL, 0, 0, NULL, "", "FILE for a page that compares (compare)"),
+    KEY(BOOL, "critical", T, critical, NULL, 0, 0, NULL, "", "list the critical path (simulate)"),
     KEY(LIST, "names", T, names, NULL, 0, 0, NULL, "", "schedules to compare (default: all)"),
 };
 #undef T

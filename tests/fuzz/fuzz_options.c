@@ -7,7 +7,7 @@
 #include "quern/schedule.h"
 #include "quern/session.h"
 #include "session/run_dir.h"
-#include "session/schedule_file.h"
+#include "session/schedule_costs.h"
 #include "support/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -67,8 +67,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (char *line = strtok(text, "\n"); line != NULL && argc < ARGS; line = strtok(NULL, "\n")) argv[argc++] = line;
     if (qn_config_parse(&config, v->table, &opt, v->bytes, argc, argv, &err) == QN_OK) {
         comes_back(v->table, &opt);
-        if (v->table == &qn_schedule_table && qni_costs_parse(&costs, opt.schedule.cost, opt.schedule.latency, &err) == QN_OK)
+        if (v->table == &qn_schedule_table &&
+            qni_costs_parse(&costs, opt.schedule.cost, NULL, opt.schedule.latency, &err) == QN_OK) {
             QN_ASSERT(costs.scale >= 1);
+            qni_costs_fini(&costs);
+        }
         if (size > 0 && v->table == &qn_train_table) {
             fuzz_file("config.json", data, size);
             (void)!qn_train_adopt(config, fuzz_dir, &err);

@@ -1,0 +1,328 @@
+/* See schedule_subject.h. */
+#include "schedule_subject.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/io.h"
+#include "report.h"
+
+static const int64_t usual_cost[QN_OPS] = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1};
+
+void qni_subject_close(qni_subject *s)
+{
+    if (s->plan != s->from.plan) qn_plan_close(s->plan);
+    qni_schedule_fini(&s->from);
+    qn_free(s->cost);
+    for (int k = 0; k < QNI_SIZES; k++) qn_free(s->size[k]);
+    qn_free(s->trace.time);
+    qn_free(s->sum);
+    qn_free(s->idle);
+    qn_free(s->memory);
+    *s = (qni_subject){.fine = 0};
+}
+
+static bool costs_said(const qni_costs *c)
+{
+    return c->tick[QN_OP_F] >= 0;
+}
+
+static bool sizes_said(const qni_costs *c)
+{
+    return c->size[QNI_SIZE_ACT] != NULL || c->size[QNI_SIZE_STASH] != NULL || c->size[QNI_SIZE_WSTASH] != NULL;
+}
+
+/* The costs and sizes of s's stages. Where no times are said but others are finer, a task takes as many ticks as it has parts. */
+static qn_status spread(qni_subject *s, const qni_costs *costs, int32_t stages, int32_t fine, qn_err *err)
+{
+    qni_costs said = *costs;
+    s->fine = fine > 0 ? fine : stages;
+    if (!costs_said(costs)) {
+        if (fine <= stages && !sizes_said(costs)) return QN_OK;
+        for (int op = 0; op < QN_OPS; op++) said.tick[op] = (int64_t)((double)usual_cost[op] * costs->scale);
+    }
+    qn_status st = qni_costs_spread(&s->cost, s->size, &said, stages, s->fine, err);
+    if (st == QN_OK && !costs_said(costs) && fine <= stages) {
+        qn_free(s->cost);
+        s->cost = NULL;
+    }
+    return st;
+}
+
+static int64_t mean_cost(const qni_subject *s, int32_t stages, int op)
+{
+    int64_t sum = 0;
+    for (int32_t i = 0; i < stages; i++) sum += s->cost[i][op];
+    return (sum + stages / 2) / stages;
+}
+
+static int32_t stages_per_worker(int32_t stages, int32_t workers)
+{
+    return (stages + workers - 1) / workers;
+}
+
+qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, const qni_costs *costs, int32_t fine, qn_err *err)
+{
+    *s = (qni_subject){.chunks = stages_per_worker(order->stages, order->workers)};
+    snprintf(s->name, sizeof s->name, "%s", name);
+    s->from = (qni_schedule){.form = QN_FORM_ORDER, .order = order};
+    return spread(s, costs, order->stages, fine, err);
+}
+
+qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt,
+                           const qni_costs *costs, int32_t fine, qn_err *err)
+{
+    *s = (qni_subject){.generator = qn_generator_find(name)};
+    snprintf(s->name, sizeof s->name, "%s", name);
+    if (s->generator == NULL && qn_path_exists(name) == 1) {
+        const qn_status st = qni_schedule_read(&s->from, name, err);
+        if (st != QN_OK) return st;
+        const int32_t stages = s->from.plan != NULL ? s->from.plan->stages : s->from.order->stages;
+        s->chunks = stages_per_worker(stages, s->from.plan != NULL ? s->from.plan->workers : s->from.order->workers);
+        return spread(s, costs, stages, 0, err);
+    }
+    s->from.form = QN_FORM_ORDER;
+    s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
+    qn_pattern pattern = {.workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = s->chunks};
+    const int64_t stages = opt->workers * s->chunks;
+    qn_status st = QN_OK;
+    if (stages >= 1 && stages <= 65536 && s->generator != NULL) st = spread(s, costs, (int32_t)stages, fine, err);
+    if (st != QN_OK) return st;
+    for (int op = 0; op < QN_OPS; op++)
+        pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, (int32_t)stages, op);
+    pattern.cost[QN_OP_SEND] = costs->latency;
+    return qn_generate(&s->from.order, name, &pattern, err);
+}
+
+/* Gives the tasks of an order their times before it is lowered: the user's, else the file's own, else the usual ones. */
+static void set_order_costs(qni_subject *s, const qni_costs *c)
+{
+    qn_order *o = s->from.order;
+    for (int op = 0; op < QN_OPS; op++) {
+        const int64_t own = o->cost[op] >= 0 ? o->cost[op] : usual_cost[op];
+        o->cost[op] = s->cost != NULL ? mean_cost(s, o->stages, op) : own * (int64_t)c->scale;
+    }
+}
+
+static void set_plan_costs(qni_subject *s, const qni_costs *c)
+{
+    for (int32_t i = 0; i < s->plan->tasks; i++) {
+        qn_task *t = &s->plan->task[i];
+        if (s->cost != NULL && t->op >= QN_OP_F && t->op <= QN_OP_R)
+            t->cost = s->cost[t->stage][t->op];
+        else if (s->from.plan != NULL)
+            t->cost *= (int64_t)c->scale;
+    }
+}
+
+static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_err *err)
+{
+    if (s->from.plan != NULL) {
+        s->plan = s->from.plan;
+        s->in_bytes = true;
+        return qn_plan_validate(s->plan, err);
+    }
+    const qn_order *o = s->from.order;
+    const qn_lowering how = {.act_bytes = s->size[QNI_SIZE_ACT],
+                             .stash_bytes = s->size[QNI_SIZE_STASH],
+                             .wstash_bytes = s->size[QNI_SIZE_WSTASH],
+                             .recompute = opt != NULL ? (qn_recompute)opt->recompute : QN_RECOMPUTE_NONE,
+                             .depth = opt != NULL ? (int32_t)opt->depth : 0,
+                             .tied_owner = QN_NONE,
+                             .tied_replica = QN_NONE};
+    for (int k = 0; k < QNI_SIZES; k++) s->in_bytes = s->in_bytes || s->size[k] != NULL;
+    s->in_bytes = s->in_bytes || o->act_bytes != NULL || o->stash_bytes != NULL || o->wstash_bytes != NULL;
+    return qn_lower(&s->plan, o, &how, err);
+}
+
+/* Micro-batches that a worker holds at once: a stash of one of its k stages is 1 / k of one. */
+static void count_memory(qni_subject *s)
+{
+    const qn_plan *p = s->plan;
+    for (int32_t w = 0; w < p->workers; w++) {
+        int32_t mine = 0;
+        for (int32_t i = 0; i < p->stages; i++) mine += p->worker_of[i] == w;
+        s->memory[w] = s->in_bytes ? (double)p->arena_bytes[w] : mine > 0 ? (double)s->sum->peak[w] / mine : 0;
+    }
+    for (int32_t i = 0; i < p->tasks; i++) s->messages += p->task[i].op == QN_OP_SEND;
+}
+
+/* The step as it would be if whatever is not on the comp lane took no time. */
+static qn_status count_exposed(qni_subject *s, int64_t latency, qn_err *err)
+{
+    const qn_plan *p = s->plan;
+    qn_trace ideal = {.time = qn_calloc((size_t)p->tasks + 1, sizeof *ideal.time)};
+    int64_t *cost = qn_calloc((size_t)p->tasks + 1, sizeof *cost), end = 0;
+    qn_status st = QN_OK;
+    bool slow = latency > 0;
+    for (int32_t i = 0; i < p->tasks; i++) slow = slow || (p->task[i].lane != QN_LANE_COMP && p->task[i].cost > 0);
+    if (ideal.time == NULL || cost == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "a trace of %d tasks", p->tasks);
+        goto out;
+    }
+    if (!slow) goto out;
+    for (int32_t i = 0; i < p->tasks; i++) cost[i] = p->task[i].lane == QN_LANE_COMP ? p->task[i].cost : 0;
+    const qn_sim_options how = {.cost = cost};
+    QN_TRY(st, qn_simulate(&ideal, p, &how, err), out);
+    for (int32_t i = 0; i < p->tasks; i++)
+        if (p->task[i].op <= QN_OP_R && ideal.time[i].end > ideal.time[i].start) end = qn_max64(end, ideal.time[i].end);
+    s->exposed = s->sum->makespan - end;
+out:
+    qn_free(ideal.time);
+    qn_free(cost);
+    return st;
+}
+
+qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, const qni_costs *costs, qn_err *err)
+{
+    qn_status st;
+    const int64_t latency = costs != NULL ? costs->latency : 0;
+    if (costs != NULL && s->from.order != NULL) set_order_costs(s, costs);
+    QN_TRY(st, make_plan(s, opt, err), out);
+    if (costs != NULL) set_plan_costs(s, costs);
+    s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
+    s->sum = qn_malloc(1, sizeof(*s->sum));
+    s->idle = qn_calloc((size_t)s->plan->workers, sizeof(*s->idle));
+    s->memory = qn_calloc((size_t)s->plan->workers, sizeof(*s->memory));
+    if (s->trace.time == NULL || s->sum == NULL || s->idle == NULL || s->memory == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "a trace of %d tasks", s->plan->tasks);
+        goto out;
+    }
+    const qn_sim_options how = {.latency = latency};
+    QN_TRY(st, qn_simulate(&s->trace, s->plan, &how, err), out);
+    qn_trace_summarize(s->sum, &s->trace);
+    QN_TRY(st, qn_trace_split_idle(s->idle, &s->trace, latency, err), out);
+    QN_TRY(st, count_exposed(s, latency, err), out);
+    count_memory(s);
+out:
+    return st;
+}
+
+double qni_subject_memory(const qni_subject *s, int32_t *worker)
+{
+    double most = 0;
+    for (int32_t w = 0; w < s->plan->workers; w++) {
+        if (s->memory[w] <= most) continue;
+        most = s->memory[w];
+        if (worker != NULL) *worker = w;
+    }
+    return most;
+}
+
+const char *qni_memory_text(char buf[32], double x, bool in_bytes)
+{
+    const double k = 1024;
+    if (!in_bytes || x < 10 * k)
+        snprintf(buf, 32, in_bytes ? "%.0f" : "%.6g", x);
+    else if (x < 10 * k * k)
+        snprintf(buf, 32, "%.1fK", x / k);
+    else if (x < 10 * k * k * k)
+        snprintf(buf, 32, "%.1fM", x / (k * k));
+    else
+        snprintf(buf, 32, "%.2fG", x / (k * k * k));
+    return buf;
+}
+
+qn_status qni_subject_fits(const qni_subject *s, double limit, qn_err *err)
+{
+    int32_t w = 0;
+    const double most = qni_subject_memory(s, &w);
+    if (limit <= 0 || most <= limit * (1 + 1e-12)) return QN_OK;
+    return QN_FAIL(err, QN_EINVAL,
+                   "%s needs %.15g %s on worker %d and --memory allows %.15g; the smallest limit it fits in is %.15g", s->name,
+                   most, s->in_bytes ? "bytes" : "micro-batches", w, limit, most);
+}
+
+/* ---- texts */
+
+void qni_json_name(qni_page *p, const char *name, const char *value)
+{
+    qni_page_add(p, "\"%s\": \"", name);
+    for (; *value != '\0'; value++) {
+        const unsigned char c = (unsigned char)*value;
+        if (c == '"' || c == '\\')
+            qni_page_add(p, "\\%c", c);
+        else if (c < 0x20)
+            qni_page_add(p, "\\u%04x", c);
+        else
+            qni_page_bytes(p, value, 1);
+    }
+    qni_page_add(p, "\"");
+}
+
+void qni_json_array(qni_page *p, const char *name, const int64_t *value, int32_t count, double scale)
+{
+    qni_page_add(p, ", \"%s\": [", name);
+    for (int32_t i = 0; i < count; i++) {
+        if (i > 0) qni_page_add(p, ", ");
+        qni_page_number(p, (double)value[i] / scale);
+    }
+    qni_page_add(p, "]");
+}
+
+static const char *const part_name[QN_IDLE_PARTS] = {
+    [QN_IDLE_FILL] = "fill",         [QN_IDLE_DRAIN] = "drain",           [QN_IDLE_SWITCH] = "switch",
+    [QN_IDLE_INTERNAL] = "internal", [QN_IDLE_MEMORY] = "blocked_memory", [QN_IDLE_TRANSFER] = "blocked_transfer"};
+
+void qni_json_subject(qni_page *p, const qni_subject *s, double scale)
+{
+    const qn_plan *plan = s->plan;
+    qni_page_add(p, "{");
+    qni_json_name(p, "schedule", s->name);
+    qni_page_add(p, ", \"workers\": %d, \"stages\": %d, \"micro_batches\": %d, \"makespan\": ", plan->workers, plan->stages,
+                 plan->items);
+    qni_page_number(p, (double)s->sum->makespan / scale);
+    qni_page_add(p, ", \"bubble\": ");
+    qni_page_number(p, s->sum->bubble);
+    qni_json_array(p, "idle_makespan", s->sum->idle_makespan, plan->workers, scale);
+    qni_json_array(p, "idle_span", s->sum->idle_span, plan->workers, scale);
+    for (int k = 0; k < QN_IDLE_PARTS; k++) {
+        qni_page_add(p, ", \"%s\": [", part_name[k]);
+        for (int32_t w = 0; w < plan->workers; w++) {
+            if (w > 0) qni_page_add(p, ", ");
+            qni_page_number(p, (double)s->idle[w][k] / scale);
+        }
+        qni_page_add(p, "]");
+    }
+    qni_page_add(p, ", \"exposed\": ");
+    qni_page_number(p, (double)s->exposed / scale);
+    qni_json_array(p, "peak", s->sum->peak, plan->workers, 1);
+    qni_page_add(p, ", \"memory\": [");
+    for (int32_t w = 0; w < plan->workers; w++) {
+        if (w > 0) qni_page_add(p, ", ");
+        qni_page_number(p, s->memory[w]);
+    }
+    qni_page_add(p, "], \"memory_unit\": \"%s\"", s->in_bytes ? "bytes" : "micro-batches");
+    qni_json_array(p, "arena_bytes", plan->arena_bytes, plan->workers, 1);
+    qni_page_add(p, ", \"messages\": %d", s->messages);
+}
+
+qn_status qni_subject_pictures(const qni_subject *s, int32_t n, const char *svg, const char *trace, double scale, qn_err *err)
+{
+    qn_status st = QN_OK;
+    char *text = NULL;
+    const qn_trace **traces = qn_calloc((size_t)n, sizeof(*traces));
+    const char **titles = qn_calloc((size_t)n, sizeof(*titles));
+    if (traces == NULL || titles == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "%d pictures", n);
+        goto out;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        traces[i] = &s[i].trace;
+        titles[i] = s[i].name;
+    }
+    if (svg != NULL) {
+        QN_TRY(st, qn_trace_svg(&text, traces, titles, n, err), out);
+        QN_TRY(st, qn_file_write(svg, text, strlen(text), err), out);
+    }
+    if (trace != NULL) st = qn_trace_write_chrome(trace, &s->trace, scale, err);
+out:
+    qn_free(text);
+    qn_free(traces);
+    qn_free(titles);
+    return st;
+}
