@@ -36,28 +36,48 @@ static bool sizes_said(const qni_costs *c)
     return c->size[QNI_SIZE_ACT] != NULL || c->size[QNI_SIZE_STASH] != NULL || c->size[QNI_SIZE_WSTASH] != NULL;
 }
 
-/* The costs and sizes of s's stages. Where no times are said but others are finer, a task takes as many ticks as it has parts. */
-static qn_status spread(qni_subject *s, const qni_costs *costs, int32_t stages, int32_t fine, qn_err *err)
+/* The costs and sizes of a column of depth stages. Where no times are said but others are finer, a task takes as many ticks as it
+ * has parts. */
+static qn_status spread(qni_subject *s, const qni_costs *costs, int32_t depth, int32_t fine, qn_err *err)
 {
     qni_costs said = *costs;
-    s->fine = fine > 0 ? fine : stages;
+    qn_free(s->cost);
+    for (int k = 0; k < QNI_SIZES; k++) qn_free(s->size[k]);
+    s->cost = NULL;
+    memset(s->size, 0, sizeof s->size);
+    s->depth = depth;
+    s->fine = fine > 0 ? fine : depth;
     if (!costs_said(costs)) {
-        if (fine <= stages && !sizes_said(costs)) return QN_OK;
+        if (fine <= depth && !sizes_said(costs)) return QN_OK;
         for (int op = 0; op < QN_OPS; op++) said.tick[op] = (int64_t)((double)usual_cost[op] * costs->scale);
     }
-    qn_status st = qni_costs_spread(&s->cost, s->size, &said, stages, s->fine, err);
-    if (st == QN_OK && !costs_said(costs) && fine <= stages) {
+    qn_status st = qni_costs_spread(&s->cost, s->size, &said, depth, s->fine, err);
+    if (st == QN_OK && !costs_said(costs) && fine <= depth) {
         qn_free(s->cost);
         s->cost = NULL;
     }
     return st;
 }
 
-static int64_t mean_cost(const qni_subject *s, int32_t stages, int op)
+/* The sizes of one column for all of them. */
+static qn_status repeat_sizes(qni_subject *s, int32_t stages, qn_err *err)
+{
+    for (int k = 0; k < QNI_SIZES && stages > s->depth; k++) {
+        if (s->size[k] == NULL) continue;
+        int64_t *wide = qn_calloc((size_t)stages, sizeof *wide);
+        if (wide == NULL) return QN_FAIL(err, QN_ENOMEM, "sizes of %d stages", stages);
+        for (int32_t i = 0; i < stages; i++) wide[i] = s->size[k][i % s->depth];
+        qn_free(s->size[k]);
+        s->size[k] = wide;
+    }
+    return QN_OK;
+}
+
+static int64_t mean_cost(const qni_subject *s, int op)
 {
     int64_t sum = 0;
-    for (int32_t i = 0; i < stages; i++) sum += s->cost[i][op];
-    return (sum + stages / 2) / stages;
+    for (int32_t i = 0; i < s->depth; i++) sum += s->cost[i][op];
+    return (sum + s->depth / 2) / s->depth;
 }
 
 static int32_t stages_per_worker(int32_t stages, int32_t workers)
@@ -70,7 +90,8 @@ qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, co
     *s = (qni_subject){.chunks = stages_per_worker(order->stages, order->workers)};
     snprintf(s->name, sizeof s->name, "%s", name);
     s->from = (qni_schedule){.form = QN_FORM_ORDER, .order = order};
-    return spread(s, costs, order->stages, fine, err);
+    const qn_status st = spread(s, costs, order->stages / order->columns, fine, err);
+    return st == QN_OK ? repeat_sizes(s, order->stages, err) : st;
 }
 
 qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt,
@@ -79,11 +100,13 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     *s = (qni_subject){.generator = qn_generator_find(name)};
     snprintf(s->name, sizeof s->name, "%s", name);
     if (s->generator == NULL && qn_path_exists(name) == 1) {
-        const qn_status st = qni_schedule_read(&s->from, name, err);
+        qn_status st = qni_schedule_read(&s->from, name, err);
         if (st != QN_OK) return st;
         const int32_t stages = s->from.plan != NULL ? s->from.plan->stages : s->from.order->stages;
         s->chunks = stages_per_worker(stages, s->from.plan != NULL ? s->from.plan->workers : s->from.order->workers);
-        return spread(s, costs, stages, 0, err);
+        const int32_t columns = s->from.plan != NULL ? s->from.plan->columns : s->from.order->columns;
+        st = spread(s, costs, stages / columns, 0, err);
+        return st == QN_OK ? repeat_sizes(s, stages, err) : st;
     }
     s->from.form = QN_FORM_ORDER;
     s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
@@ -92,10 +115,12 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     qn_status st = QN_OK;
     if (stages >= 1 && stages <= 65536 && s->generator != NULL) st = spread(s, costs, (int32_t)stages, fine, err);
     if (st != QN_OK) return st;
-    for (int op = 0; op < QN_OPS; op++)
-        pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, (int32_t)stages, op);
+    for (int op = 0; op < QN_OPS; op++) pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, op);
     pattern.cost[QN_OP_SEND] = costs->latency;
-    return qn_generate(&s->from.order, name, &pattern, err);
+    st = qn_generate(&s->from.order, name, &pattern, err);
+    if (st != QN_OK || s->from.order->columns == 1) return st;
+    st = spread(s, costs, s->from.order->stages / s->from.order->columns, fine, err);
+    return st == QN_OK ? repeat_sizes(s, s->from.order->stages, err) : st;
 }
 
 /* Gives the tasks of an order their times before it is lowered: the user's, else the file's own, else the usual ones. */
@@ -104,7 +129,7 @@ static void set_order_costs(qni_subject *s, const qni_costs *c)
     qn_order *o = s->from.order;
     for (int op = 0; op < QN_OPS; op++) {
         const int64_t own = o->cost[op] >= 0 ? o->cost[op] : usual_cost[op];
-        o->cost[op] = s->cost != NULL ? mean_cost(s, o->stages, op) : own * (int64_t)c->scale;
+        o->cost[op] = s->cost != NULL ? mean_cost(s, op) : own * (int64_t)c->scale;
     }
 }
 
@@ -113,7 +138,7 @@ static void set_plan_costs(qni_subject *s, const qni_costs *c)
     for (int32_t i = 0; i < s->plan->tasks; i++) {
         qn_task *t = &s->plan->task[i];
         if (s->cost != NULL && t->op >= QN_OP_F && t->op <= QN_OP_R)
-            t->cost = s->cost[t->stage][t->op];
+            t->cost = s->cost[t->stage % s->depth][t->op];
         else if (s->from.plan != NULL)
             t->cost *= (int64_t)c->scale;
     }

@@ -17,7 +17,8 @@ typedef struct qni_subject {
     qn_plan *plan;
     int32_t chunks;           /* stages of a worker, rounded up */
     int32_t fine;             /* stages of the finest schedule it is compared with; its own otherwise */
-    int64_t (*cost)[QN_OPS];  /* [stages]; NULL: the user says nothing */
+    int32_t depth;            /* stages of a column; all columns cost the same */
+    int64_t (*cost)[QN_OPS];  /* [depth]; NULL: the user says nothing */
     int64_t *size[QNI_SIZES]; /* [stages] or NULL */
     qn_trace trace;
     qn_trace_summary *sum;
