@@ -4,7 +4,7 @@
  * Bound: inputs below 1 in magnitude, so a score is off by at most s = (D + 4) eps scale D and p by p (2 s + (T + 16) eps), which
  * over a row sums to e = 2 s + (T + 16) eps; o is off by e, and by (T + 2) eps for its own sum. A gradient is a sum over at
  * most G T terms ds x with |ds| <= p 2 D scale g, where g bounds dO; in bf16 o itself is off by 2^-8, which moves delta by D
- * 2^-8. */
+ * 2^-8. Where products take bf16 operands, p, ds and dO are each off by r = 2^-9 of themselves besides. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -40,14 +40,21 @@ typedef struct isa {
 static const isa sets[] = {
     SET(f32, portable), SET(bf16, portable),
 #if defined(__x86_64__)
-    SET(f32, avx2),     SET(bf16, avx2),     SET(f32, avx512), SET(bf16, avx512),
+    SET(f32, avx2),     SET(bf16, avx2),     SET(f32, avx512), SET(bf16, avx512), SET(bf16, avx512_bf16),
 #endif
 };
+
+/* Multiplies operands rounded to bf16. */
+static bool is_dot(const isa *s)
+{
+    return strstr(s->name, "avx512_bf16") != NULL;
+}
 
 static bool usable(const isa *s)
 {
 #if defined(__x86_64__)
     if (strstr(s->name, "avx2") != NULL) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (is_dot(s) && !__builtin_cpu_supports("avx512bf16")) return false;
     if (strstr(s->name, "avx512") != NULL) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #endif
     return true;
@@ -168,13 +175,14 @@ static void one_shape(const isa *set, int64_t B, int64_t T, int64_t H, int64_t h
     run_plain(&p);
     const double d = (double)D, t = (double)T, g = (double)(H / heads_kv), scale = p.s.scale;
     const double score = (d + 4) * FLT_EPSILON * scale * d, row = 2 * score + (t + 16) * FLT_EPSILON;
-    const double o = row + (t + 2) * FLT_EPSILON, delta = set->bf16 ? d / 256 : d * o;
-    const double grad = scale * (2 * d * (row + (d + 4) * FLT_EPSILON) + delta); /* of a row's sum of ds */
+    const double r = is_dot(set) ? 0x1p-9 : 0;
+    const double o = row + r + (t + 2) * FLT_EPSILON, delta = set->bf16 ? d / 256 : d * o;
+    const double grad = scale * (2 * d * (row + r + (d + 4) * FLT_EPSILON) + d * r + delta); /* of a row's sum of ds */
     compare(&p, O, o);
     compare(&p, LSE, row);
     compare(&p, DQ, grad + (t + 2) * FLT_EPSILON * 2 * d * scale);
     compare(&p, DK, g * t * (grad + (t * g + 2) * FLT_EPSILON * 2 * d * scale));
-    compare(&p, DV, g * t * (row + (t * g + 2) * FLT_EPSILON));
+    compare(&p, DV, g * t * (row + 2 * r + (t * g + 2) * FLT_EPSILON));
     problem_free(&p);
 }
 

@@ -21,13 +21,14 @@
     .vocab_fold = qni_vocab_fold_ref_f32 /* a few numbers a row: in double for all */
 
 #define TYPES(mode_, act_, rest) .mode = mode_, .act = act_, .res = rest, .param = rest
-#define FAST_F32(isa)                                                                                                            \
+#define FAST_F32(isa, label)                                                                                                     \
     {                                                                                                                            \
-        .name = "f32/" #isa, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION(f32, isa) PRODUCTS(f32)            \
+        .name = "f32/" #label, TYPES(QN_MODE_F32, QN_F32, QN_F32), ELEMENTS(f32, isa) ATTENTION(f32, isa) PRODUCTS(f32)          \
     }
-#define FAST_BF16(isa)                                                                                                           \
+#define FAST_BF16(isa, attention)                                                                                                \
     {                                                                                                                            \
-        .name = "bf16/" #isa, TYPES(QN_MODE_BF16, QN_BF16, QN_F32), ELEMENTS(bf16, isa) ATTENTION(bf16, isa) PRODUCTS(bf16)      \
+        .name = "bf16/" #attention, TYPES(QN_MODE_BF16, QN_BF16, QN_F32),                                                        \
+        ELEMENTS(bf16, isa) ATTENTION(bf16, attention) PRODUCTS(bf16)                                                            \
     }
 
 static const qn_kernels reference_f32 = {
@@ -40,10 +41,11 @@ static const struct {
     const char *isa;
     qn_kernels f32, bf16;
 } fast[] = {
-    {"portable", FAST_F32(portable), FAST_BF16(portable)},
+    {"portable", FAST_F32(portable, portable), FAST_BF16(portable, portable)},
 #if defined(__x86_64__)
-    {"avx2", FAST_F32(avx2), FAST_BF16(avx2)},
-    {"avx512", FAST_F32(avx512), FAST_BF16(avx512)},
+    {"avx2", FAST_F32(avx2, avx2), FAST_BF16(avx2, avx2)},
+    {"avx512", FAST_F32(avx512, avx512), FAST_BF16(avx512, avx512)},
+    {"avx512_bf16", FAST_F32(avx512, avx512_bf16), FAST_BF16(avx512, avx512_bf16)},
 #endif
 };
 
@@ -51,6 +53,7 @@ static bool machine_has(const char *isa)
 {
 #if defined(__x86_64__)
     if (strcmp(isa, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(isa, "avx512_bf16") == 0) return machine_has("avx512") && __builtin_cpu_supports("avx512bf16");
     if (strcmp(isa, "avx512") == 0)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl");
@@ -71,10 +74,10 @@ qn_status qn_kernels_get(const qn_kernels **out, qn_mode mode, qn_err *err)
 {
     const int i = chosen();
     if (i < 0)
-        return QN_FAIL(
-            err, QN_EUNSUPPORTED,
-            "QUERN_ISA names the instruction set '%s', which this machine lacks; unset it, or use portable, avx2 or avx512",
-            getenv("QUERN_ISA"));
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "QUERN_ISA names the instruction set '%s', which this machine lacks; unset it, or use portable, avx2, "
+                       "avx512 or avx512_bf16",
+                       getenv("QUERN_ISA"));
     switch (mode) {
     case QN_MODE_F32:
         *out = &fast[i].f32;

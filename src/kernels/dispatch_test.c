@@ -18,7 +18,7 @@ static void references_always_there(void **state)
 static void isa_can_be_named(void **state)
 {
     (void)state;
-    static const char *const isas[] = {"portable", "avx2", "avx512"};
+    static const char *const isas[] = {"portable", "avx2", "avx512", "avx512_bf16"};
     for (size_t i = 0; i < QN_COUNT(isas); i++) {
         const qn_kernels *k;
         qn_err err;
@@ -59,7 +59,7 @@ static void best_isa_by_default(void **state)
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        assert_string_equal(best, "avx512");
+        assert_string_equal(best, __builtin_cpu_supports("avx512bf16") ? "avx512_bf16" : "avx512");
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         assert_string_equal(best, "avx2");
     else

@@ -17,6 +17,7 @@ QN_FAST_DECLARE(portable)
 #if defined(__x86_64__)
 QN_FAST_DECLARE(avx2)
 QN_FAST_DECLARE(avx512)
+QN_ATTENTION_ENTRIES(QN_ENTRY_DECLARE, bf16_avx512_bf16) /* avx512 and products of bf16 pairs */
 #endif
 
 /* oneDNN (linear_dnnl.c, classifier_dnnl.c). The handle carries the type it was opened with; everything else serves both. */

@@ -185,8 +185,8 @@ typedef struct qn_kernels {
     void (*fold)(const qn_exec *ex, void *a, void *b, int64_t n);
 } qn_kernels;
 
-/* The table of a mode: the best instruction set of this machine, or the one QUERN_ISA (portable, avx2, avx512) names. Static
- * storage. Errors: QN_EUNSUPPORTED when QUERN_ISA names one this machine lacks. */
+/* The table of a mode: the best instruction set of this machine, or the one QUERN_ISA (portable, avx2, avx512, avx512_bf16)
+ * names. Static storage. Errors: QN_EUNSUPPORTED when QUERN_ISA names one this machine lacks. */
 qn_status qn_kernels_get(const qn_kernels **out, qn_mode mode, qn_err *err) QN_MUST_USE;
 /* "avx512": what qn_kernels_get chose. */
 const char *qn_kernels_isa(void);

@@ -69,7 +69,7 @@ static void choose_helpers(qn_linear *lin)
     QNI_CHOOSE(portable);
 #if defined(__x86_64__)
     if (strcmp(qn_kernels_isa(), "avx2") == 0) QNI_CHOOSE(avx2);
-    if (strcmp(qn_kernels_isa(), "avx512") == 0) QNI_CHOOSE(avx512);
+    if (strncmp(qn_kernels_isa(), "avx512", 6) == 0) QNI_CHOOSE(avx512);
 #endif
 #undef QNI_CHOOSE
     if (paired_layout(&lin->forward, lin->mul_bf16) && paired_layout(&lin->backward, lin->mul_bf16)) return;

@@ -1,11 +1,15 @@
 /* Causal attention in blocks of QB queries by KB keys with online softmax, and its backward (Dao et al. 2022, arXiv:2205.14135).
  * Definition: attention.c.
  *
- * All products run in f32 on register tiles of MR rows by one panel; a panel is 2 W columns wide and lies in memory as its rows,
+ * All products add in f32, on register tiles of MR rows by one panel; a panel is 2 W columns wide and lies in memory as its rows,
  * one after the other, so that the right-hand side of every product streams. Keys are packed transposed, values as they are, once
  * per head and block. Blocks and tiles above the diagonal are skipped.
  *
- * A query's result is one chain of fused multiply-adds in ascending order inside blocks that start at multiples of KB, whatever
+ * What is multiplied are f32 operands; or, where the machine multiplies pairs of bf16 and adds them to f32 (QN_DOT), bf16 ones:
+ * then p, ds and dO are rounded to bf16, and STEP = 2 neighbours along the sum lie side by side in memory. Rows that would be
+ * half a pair end in zeros.
+ *
+ * A query's result is one chain of multiply-adds in ascending order inside blocks that start at multiples of KB, whatever
  * tile it was computed in; masked keys add exact zeros. So attention_forward and attention_infer give a row the same bits, for
  * any number of rows in a call. Threads split (sample, key/value head), or heads where those are too few (forward only): no sum
  * crosses them. */
@@ -20,53 +24,139 @@ QN_INLINE vf whole(const float *p)
     return *(const vf_any *)p;
 }
 
-/* --- products. c [mr, np panels] = or += a [mr, k] b [k, np panels]; a's element (i, j) is a[i * am + j * ak]. */
-QN_INLINE void tile(float *c, int64_t ldc, const float *a, int64_t am, int64_t ak, const float *b, int64_t bp, int64_t k,
+/* --- operands: STEP along the sum in each of W lanes */
+#if defined(QN_DOT)
+typedef qn_bf16 operand;
+typedef __m512bh factors;
+enum { STEP = 2 };
+
+QN_INLINE factors factors_at(const operand *p)
+{
+    return (factors)_mm512_loadu_si512(p);
+}
+
+QN_INLINE factors factors_of(const operand *p)
+{
+    int32_t pair;
+    memcpy(&pair, p, sizeof(pair));
+    return (factors)_mm512_set1_epi32(pair);
+}
+
+QN_INLINE vf multiply_add(factors a, factors b, vf sum)
+{
+    return (vf)_mm512_dpbf16_ps((__m512)sum, a, b);
+}
+
+QN_INLINE __m256i narrowed(vf v)
+{
+    return (__m256i)_mm512_cvtneps_pbh((__m512)v);
+}
+
+/* rows of a product's result [rows, KB] as the left-hand side of the next. */
+static const operand *lay_rows(operand *room, const float *x, int64_t rows, int64_t width)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < width; j += W) _mm256_storeu_si256((void *)(room + i * KB + j), narrowed(whole(x + i * KB + j)));
+    return room;
+}
+
+/* The same of n rows for products that run down their columns: rows 2 i and 2 i + 1 side by side. */
+static const operand *lay_columns(operand *room, const float *x, int64_t n, int64_t width)
+{
+    for (int64_t i = 0; i < n; i += STEP)
+        for (int64_t j = 0; j < width; j += W) {
+            const __m512i even = _mm512_cvtepu16_epi32(narrowed(whole(x + i * KB + j)));
+            const __m512i odd = i + 1 < n ? _mm512_cvtepu16_epi32(narrowed(whole(x + (i + 1) * KB + j))) : _mm512_setzero_si512();
+            _mm512_storeu_si512(room + i * KB + j * STEP, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+        }
+    return room;
+}
+#else
+typedef float operand;
+typedef vf factors;
+enum { STEP = 1 };
+
+QN_INLINE factors factors_at(const operand *p)
+{
+    return whole(p);
+}
+
+QN_INLINE factors factors_of(const operand *p)
+{
+    return v_of(*p);
+}
+
+QN_INLINE vf multiply_add(factors a, factors b, vf sum)
+{
+    return v_fma(a, b, sum);
+}
+
+QN_INLINE const operand *lay_rows(operand *room, const float *x, int64_t rows, int64_t width)
+{
+    (void)room, (void)rows, (void)width; /* the result itself will do */
+    return x;
+}
+
+QN_INLINE const operand *lay_columns(operand *room, const float *x, int64_t n, int64_t width)
+{
+    (void)room, (void)n, (void)width;
+    return x;
+}
+#endif
+
+/* Up to a multiple of STEP. */
+QN_INLINE int64_t stepped(int64_t n)
+{
+    return (n + STEP - 1) / STEP * STEP;
+}
+
+/* --- products. c [mr, np panels] = or += a [mr, k] b [k, np panels]; step j of a's row i is at a[i * am + j * ak]. */
+QN_INLINE void tile(float *c, int64_t ldc, const operand *a, int64_t am, int64_t ak, const operand *b, int64_t bp, int64_t k,
                     bool add, const int mr, const int np)
 {
     vf acc[MR > 1 ? MR : 1][2 * ROW_PANELS];
     QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] =
         add ? whole(c + i * ldc + j * W) : v_of(0);
-    for (int64_t n = 0; n < k; n++) {
-        vf row[2 * ROW_PANELS];
-        QN_UNROLL for (int j = 0; j < 2 * np; j++) row[j] = whole(b + n * PANEL + j / 2 * bp + j % 2 * W);
+    for (int64_t n = 0; n < k; n += STEP) {
+        factors row[2 * ROW_PANELS];
+        QN_UNROLL for (int j = 0; j < 2 * np; j++) row[j] = factors_at(b + n * PANEL + j / 2 * bp + j % 2 * W * STEP);
         QN_UNROLL for (int i = 0; i < mr; i++)
         {
-            const vf x = v_of(a[i * am + n * ak]);
-            QN_UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] = v_fma(x, row[j], acc[i][j]);
+            const factors x = factors_of(a + i * am + n / STEP * ak);
+            QN_UNROLL for (int j = 0; j < 2 * np; j++) acc[i][j] = multiply_add(x, row[j], acc[i][j]);
         }
     }
     QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < 2 * np; j++) * (vf_any *)(c + i * ldc + j * W) =
         acc[i][j];
 }
 
-static QN_NOINLINE void tile_rows(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k, bool add)
+static QN_NOINLINE void tile_rows(float *c, int64_t ldc, const operand *a, int64_t lda, const operand *b, int64_t k, bool add)
 {
-    tile(c, ldc, a, lda, 1, b, 0, k, add, MR, 1);
+    tile(c, ldc, a, lda, STEP, b, 0, k, add, MR, 1);
 }
 
-static QN_NOINLINE void tile_columns(float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t k, bool add)
+static QN_NOINLINE void tile_columns(float *c, int64_t ldc, const operand *a, int64_t lda, const operand *b, int64_t k, bool add)
 {
-    tile(c, ldc, a, 1, lda, b, 0, k, add, MR, 1);
+    tile(c, ldc, a, STEP, lda, b, 0, k, add, MR, 1);
 }
 
-static QN_NOINLINE void row_wide(float *c, const float *a, int64_t ak, const float *b, int64_t bp, int64_t k, bool add)
+static QN_NOINLINE void row_wide(float *c, const operand *a, int64_t ak, const operand *b, int64_t bp, int64_t k, bool add)
 {
     tile(c, 0, a, 0, ak, b, bp, k, add, 1, ROW_PANELS);
 }
 
-static QN_NOINLINE void row_narrow(float *c, const float *a, int64_t ak, const float *b, int64_t k, bool add)
+static QN_NOINLINE void row_narrow(float *c, const operand *a, int64_t ak, const operand *b, int64_t k, bool add)
 {
     tile(c, 0, a, 0, ak, b, 0, k, add, 1, 1);
 }
 
 /* m rows: MR of them, or any smaller number one by one. bp: from a panel of b to the next. */
-static void product(float *c, int64_t ldc, const float *a, int64_t am, int64_t ak, const float *b, int64_t bp, int64_t m,
+static void product(float *c, int64_t ldc, const operand *a, int64_t am, int64_t ak, const operand *b, int64_t bp, int64_t m,
                     int64_t panels, int64_t k, bool add)
 {
     if (m == MR) {
         for (int64_t p = 0; p < panels; p++)
-            if (ak == 1)
+            if (ak == STEP)
                 tile_rows(c + p * PANEL, ldc, a, am, b + p * bp, k, add);
             else
                 tile_columns(c + p * PANEL, ldc, a, ak, b + p * bp, k, add);
@@ -131,36 +221,41 @@ static void online_rows(online st, float *s, float *o, int64_t rows, int64_t see
 }
 
 /* n queries q [n, D] against keys of one block: row r sees the first visible + r of them. o [n, wide_o] += p v. */
-static void attend_block(online st, float *o, float *s, const float *q, int64_t ldq, const float *kt, const float *v, int64_t n,
-                         int64_t keys, int64_t visible, int64_t D, float scale)
+static void attend_block(online st, float *o, float *s, operand *p, const operand *q, int64_t ldq, const operand *kt,
+                         const operand *v, int64_t n, int64_t keys, int64_t visible, int64_t D, float scale)
 {
     const int64_t wide_o = padded(D);
     for (int64_t r = 0, rows; r < n; r += rows) {
         rows = tile_height(n - r);
         const int64_t most = qn_min64(visible + r + rows - 1, keys), width = padded(most);
         if (most <= 0) continue;
-        product(s, KB, q + r * ldq, ldq, 1, kt, D * PANEL, rows, width / PANEL, D, false);
+        product(s, KB, q + r * ldq, ldq, STEP, kt, stepped(D) * PANEL, rows, width / PANEL, D, false);
         online_rows((online){st.max + r, st.sum + r}, s, o + r * wide_o, rows, visible + r, keys, width, wide_o, scale);
-        product(o + r * wide_o, wide_o, s, KB, 1, v, KB * PANEL, rows, wide_o / PANEL, most, true);
+        product(o + r * wide_o, wide_o, lay_rows(p, s, rows, width), KB, STEP, v, KB * PANEL, rows, wide_o / PANEL, most, true);
     }
 }
 
 /* --- the backward of a block ---------------------------------------------------------------------------------------------- */
 
-typedef struct back_rows { /* a block of queries of one head */
-    const float *q, *dO;   /* [n, D], row strides ldq and ldo */
-    const float *qp, *dOp; /* the same in panels of QB rows */
+typedef struct back_rows {   /* a block of queries of one head */
+    const operand *q, *dO;   /* [n, wide] */
+    const operand *qp, *dOp; /* the same in panels of QB rows */
     const float *lse;
     float *dq, *delta; /* [n, wide], [n] */
-    int64_t n, ldq, ldo;
+    int64_t n;
 } back_rows;
 
 typedef struct back_keys { /* all keys of one head */
-    float *kt, *vt;        /* panels of transposed keys and values [D, PANEL] */
-    float *kp;             /* keys in panels of room rows */
+    operand *kt, *vt;      /* panels of transposed keys and values [D, PANEL] */
+    operand *kp;           /* keys in panels of room rows */
     float *dk, *dv;        /* [T, wide] */
     int64_t room;
 } back_keys;
+
+typedef struct back_scores { /* of a block of queries against a block of keys, [QB, KB] */
+    float *p, *ds;
+    operand *rows, *p_columns, *ds_columns; /* room for laying them out */
+} back_scores;
 
 /* In place: s = q.k becomes p, dp = dO.v becomes ds; zeros from n on. p <= 1, whatever the rounding of a huge score. */
 static void back_row(float *s, float *dp, int64_t n, int64_t width, float lse, float delta, float scale)
@@ -174,25 +269,34 @@ static void back_row(float *s, float *dp, int64_t n, int64_t width, float lse, f
     }
 }
 
-/* Queries at q0 .. q0 + n - 1 against keys from k0 <= q0 on. p, ds [QB, KB] are scratch. */
-static void back_block(const back_rows *b, const back_keys *k, float *p, float *ds, int64_t q0, int64_t k0, int64_t D,
+/* Queries at q0 .. q0 + n - 1 against keys from k0 <= q0 on. */
+static void back_block(const back_rows *b, const back_keys *k, const back_scores *x, int64_t q0, int64_t k0, int64_t D,
                        float scale)
 {
-    const int64_t wide = padded(D), keys = qn_min64(KB, q0 + b->n - k0);
+    const int64_t wide = padded(D), keys = qn_min64(KB, q0 + b->n - k0), bp = stepped(D) * PANEL;
     for (int64_t r = 0, rows; r < b->n; r += rows) {
         rows = tile_height(b->n - r);
         const int64_t most = qn_min64(keys, q0 + r + rows - k0), width = padded(most);
-        product(p + r * KB, KB, b->q + r * b->ldq, b->ldq, 1, k->kt + k0 * D, D * PANEL, rows, width / PANEL, D, false);
-        product(ds + r * KB, KB, b->dO + r * b->ldo, b->ldo, 1, k->vt + k0 * D, D * PANEL, rows, width / PANEL, D, false);
-        for (int64_t i = r; i < r + rows; i++)
-            back_row(p + i * KB, ds + i * KB, qn_min64(keys, q0 + i + 1 - k0), width, b->lse[i], b->delta[i], scale);
-        product(b->dq + r * wide, wide, ds + r * KB, KB, 1, k->kp + k0 * PANEL, k->room * PANEL, rows, wide / PANEL, most, true);
+        float *p = x->p + r * KB, *ds = x->ds + r * KB;
+        product(p, KB, b->q + r * wide, wide, STEP, k->kt + k0 * stepped(D), bp, rows, width / PANEL, D, false);
+        product(ds, KB, b->dO + r * wide, wide, STEP, k->vt + k0 * stepped(D), bp, rows, width / PANEL, D, false);
+        for (int64_t i = 0; i < rows; i++) {
+            back_row(p + i * KB, ds + i * KB, qn_min64(keys, q0 + r + i + 1 - k0), width, b->lse[r + i], b->delta[r + i], scale);
+            for (int64_t j = width; STEP > 1 && j < padded(keys); j += W) /* read with a row that sees more */
+                *(vf_any *)(p + i * KB + j) = *(vf_any *)(ds + i * KB + j) = v_of(0);
+        }
+        product(b->dq + r * wide, wide, lay_rows(x->rows, ds, rows, width), KB, STEP, k->kp + k0 * PANEL, k->room * PANEL, rows,
+                wide / PANEL, most, true);
     }
+    const operand *pc = lay_columns(x->p_columns, x->p, b->n, padded(keys)),
+                  *dsc = lay_columns(x->ds_columns, x->ds, b->n, padded(keys));
     for (int64_t j = 0, rows; j < keys; j += rows) { /* a key is seen by the queries from its own position on */
         rows = tile_height(keys - j);
-        const int64_t from = qn_max64(0, k0 + j - q0), n = b->n - from, at = from * KB + j;
-        product(k->dv + (k0 + j) * wide, wide, p + at, 1, KB, b->dOp + from * PANEL, QB * PANEL, rows, wide / PANEL, n, true);
-        product(k->dk + (k0 + j) * wide, wide, ds + at, 1, KB, b->qp + from * PANEL, QB * PANEL, rows, wide / PANEL, n, true);
+        const int64_t from = qn_max64(0, k0 + j - q0) / STEP * STEP, n = b->n - from, at = from * KB + j * STEP;
+        product(k->dv + (k0 + j) * wide, wide, pc + at, STEP, KB * STEP, b->dOp + from * PANEL, QB * PANEL, rows, wide / PANEL, n,
+                true);
+        product(k->dk + (k0 + j) * wide, wide, dsc + at, STEP, KB * STEP, b->qp + from * PANEL, QB * PANEL, rows, wide / PANEL, n,
+                true);
     }
 }
 
@@ -210,7 +314,8 @@ typedef struct attention_call {
 } attention_call;
 
 typedef struct forward_room {
-    float *o, *q, *kt, *v, *s;
+    float *o, *s;
+    operand *q, *kt, *v, *p;
     online st;
 } forward_room;
 
@@ -220,26 +325,34 @@ static void forward_layout(forward_room *f, qn_arena *a, const qn_attention_shap
     f->o = qn_arena_push(a, rows * wide, sizeof(float), QN_CACHE_LINE);
     f->st.max = qn_arena_push(a, rows, sizeof(float), QN_CACHE_LINE);
     f->st.sum = qn_arena_push(a, rows, sizeof(float), QN_CACHE_LINE);
-    f->q = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
-    f->kt = qn_arena_push(a, (size_t)(KB * s->D), sizeof(float), QN_CACHE_LINE);
-    f->v = qn_arena_push(a, KB * wide, sizeof(float), QN_CACHE_LINE);
+    f->q = qn_arena_push(a, QB * wide, sizeof(operand), QN_CACHE_LINE);
+    f->kt = qn_arena_push(a, (size_t)(KB * stepped(s->D)), sizeof(operand), QN_CACHE_LINE);
+    f->v = qn_arena_push(a, KB * wide, sizeof(operand), QN_CACHE_LINE);
     f->s = qn_arena_push(a, MR * KB, sizeof(float), QN_CACHE_LINE);
+    f->p = STEP > 1 ? qn_arena_push(a, MR * KB, sizeof(operand), QN_CACHE_LINE) : NULL;
 }
 
 typedef struct backward_room {
     back_keys keys;
-    float *q, *qp, *dOp, *dq, *delta, *p, *ds;
+    back_scores scores;
+    operand *q, *dO, *qp, *dOp;
+    float *dq, *delta;
 } backward_room;
 
 static void backward_layout(backward_room *b, qn_arena *a, const qn_attention_shape *s)
 {
-    const size_t wide = (size_t)padded(s->D), room = (size_t)padded(s->T), D = (size_t)s->D;
-    float **const packed[] = {&b->keys.kt, &b->keys.vt}, **const keys[] = {&b->keys.kp, &b->keys.dk, &b->keys.dv};
-    float **const rows[] = {&b->q, &b->qp, &b->dOp, &b->dq}, **const blocks[] = {&b->p, &b->ds};
-    for (size_t i = 0; i < QN_COUNT(packed); i++) *packed[i] = qn_arena_push(a, room * D, sizeof(float), QN_CACHE_LINE);
+    const size_t wide = (size_t)padded(s->D), room = (size_t)padded(s->T), D = (size_t)stepped(s->D);
+    operand **const packed[] = {&b->keys.kt, &b->keys.vt}, **const rows[] = {&b->q, &b->dO, &b->qp, &b->dOp};
+    operand **const laid[] = {&b->scores.rows, &b->scores.p_columns, &b->scores.ds_columns};
+    float **const keys[] = {&b->keys.dk, &b->keys.dv}, **const blocks[] = {&b->scores.p, &b->scores.ds};
+    for (size_t i = 0; i < QN_COUNT(packed); i++) *packed[i] = qn_arena_push(a, room * D, sizeof(operand), QN_CACHE_LINE);
+    b->keys.kp = qn_arena_push(a, room * wide, sizeof(operand), QN_CACHE_LINE);
     for (size_t i = 0; i < QN_COUNT(keys); i++) *keys[i] = qn_arena_push(a, room * wide, sizeof(float), QN_CACHE_LINE);
-    for (size_t i = 0; i < QN_COUNT(rows); i++) *rows[i] = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
+    for (size_t i = 0; i < QN_COUNT(rows); i++) *rows[i] = qn_arena_push(a, QB * wide, sizeof(operand), QN_CACHE_LINE);
     for (size_t i = 0; i < QN_COUNT(blocks); i++) *blocks[i] = qn_arena_push(a, QB * KB, sizeof(float), QN_CACHE_LINE);
+    for (size_t i = 0; i < QN_COUNT(laid); i++)
+        *laid[i] = STEP > 1 ? qn_arena_push(a, QB * KB, sizeof(operand), QN_CACHE_LINE) : NULL;
+    b->dq = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
     b->delta = qn_arena_push(a, QB, sizeof(float), QN_CACHE_LINE);
     b->keys.room = (int64_t)room;
 }
@@ -275,35 +388,84 @@ static void choose_heads(attention_call *c, const qn_exec *ex, int64_t samples)
     c->heads = samples * c->s->K >= qn_exec_threads(ex) ? c->s->H / c->s->K : 1;
 }
 
+#if defined(QN_DOT) /* bf16 alone: for f32 there is nothing better than the plain source */
+#define QN_ACT         qn_bf16
+#define QN_LANES(name) QN_ENTRY_NAME(name, QN_LANES_SUFFIX(bf16, QN_ISA))
+#include QN_SELF
+#undef QN_LANES
+#undef QN_ACT
+#else
 #include "kernels/cpu/lanes_twice.h"
+#endif
 #else
 
-/* n rows of D, f32, row stride ld_out. */
-static void QN_LANES(widen)(float *out, int64_t ld_out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
+#if defined(QN_DOT)
+#define QN_LANES_OPERAND(name) QN_LANES(name)
+
+QN_INLINE __m256i half_of(const qn_bf16 *x, int64_t n)
+{
+    return _mm256_maskz_loadu_epi16(n >= W ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1), x);
+}
+
+/* W elements of x, n of them there, as operands. */
+QN_INLINE void take_act(operand *out, const qn_bf16 *x, int64_t n)
+{
+    _mm256_storeu_si256((void *)out, half_of(x, n));
+}
+
+QN_INLINE void take_f32(operand *out, const float *x, int64_t n)
+{
+    _mm256_storeu_si256((void *)out, narrowed(v_load(x, n)));
+}
+
+/* STEP rows side by side, W columns of which n are there; fewer rows end in zeros. */
+QN_INLINE vf step_of(const qn_bf16 *x, int64_t ld, int64_t rows, int64_t n)
+{
+    const __m512i even = _mm512_cvtepu16_epi32(half_of(x, n));
+    const __m512i odd = rows > 1 ? _mm512_cvtepu16_epi32(half_of(x + ld, n)) : _mm512_setzero_si512();
+    return (vf)_mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+}
+
+/* W * STEP elements of one row, of which n are there. */
+QN_INLINE vf run_of(const qn_bf16 *x, int64_t n)
+{
+    return (vf)_mm512_maskz_loadu_epi16(n >= 2 * W ? 0xffffffffu : (1u << n) - 1, x);
+}
+#else
+#define QN_LANES_OPERAND(name) QN_LANES_F32(name)
+#define take_act(out, x, n)    *(vf_any *)(out) = v_load(x, n)
+#define take_f32(out, x, n)    *(vf_any *)(out) = v_load(x, n)
+#define step_of(x, ld, r, n)   v_load(x, n)
+#define run_of(x, n)           v_load(x, n)
+#endif
+
+/* n rows of D as operands [n, wide], zeros beyond D. */
+static void QN_LANES(take)(operand *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
 {
     for (int64_t r = 0; r < n; r++)
-        for (int64_t d = 0; d < D; d += W) v_store(out + r * ld_out + d, v_load(x + r * ld + d, D - d), D - d);
+        for (int64_t d = 0; d < D; d += W) take_act(out + r * padded(D) + d, x + r * ld + d, D - d);
 }
 
 /* Panels along D of n rows, each room rows long; zeros beyond D. */
-static void QN_LANES(pack_rows)(float *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D, int64_t room)
+static void QN_LANES(pack_rows)(operand *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D, int64_t room)
 {
     for (int64_t d = 0; d < padded(D); d += W) {
-        float *to = out + d / PANEL * room * PANEL + d % PANEL;
-        for (int64_t r = 0; r < n; r++) *(vf_any *)(to + r * PANEL) = d < D ? v_load(x + r * ld + d, D - d) : v_of(0);
+        operand *to = out + d / PANEL * room * PANEL + d % PANEL * STEP;
+        for (int64_t r = 0; r < n; r += STEP)
+            *(vf_any *)(to + r * PANEL) = d < D ? step_of(x + r * ld + d, ld, n - r, D - d) : v_of(0);
     }
 }
 
 /* Panels along n of the transpose, each D rows long; zeros beyond n. */
-static void QN_LANES(pack_columns)(float *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
+static void QN_LANES(pack_columns)(operand *out, const QN_ACT *x, int64_t ld, int64_t n, int64_t D)
 {
     for (int64_t r = 0; r < padded(n); r += W) {
-        float *to = out + r / PANEL * D * PANEL + r % PANEL;
-        for (int64_t d = 0; d < D; d += W) {
+        operand *to = out + r / PANEL * stepped(D) * PANEL + r % PANEL * STEP;
+        for (int64_t d = 0; d < D; d += W * STEP) {
             vf block[W];
-            for (int i = 0; i < W; i++) block[i] = r + i < n ? v_load(x + (r + i) * ld + d, D - d) : v_of(0);
+            for (int i = 0; i < W; i++) block[i] = r + i < n ? run_of(x + (r + i) * ld + d, D - d) : v_of(0);
             v_transpose(block);
-            for (int i = 0; i < W && d + i < D; i++) *(vf_any *)(to + (d + i) * PANEL) = block[i];
+            for (int i = 0; i < W && d + i * STEP < D; i++) *(vf_any *)(to + (d + i * STEP) * PANEL) = block[i];
         }
     }
 }
@@ -318,9 +480,9 @@ static void QN_LANES(forward_head)(const attention_call *c, const forward_room *
         const int64_t n = qn_min64(QB, s->T - t);
         const QN_ACT *q = (const QN_ACT *)c->q + (row + t) * s->ldq + h * D;
         if (c->P + t + n <= k0) continue;
-        QN_LANES(widen)(f->q, wide, q, s->ldq, n, D);
-        attend_block((online){st.max + t, st.sum + t}, o + t * wide, f->s, f->q, wide, f->kt, f->v, n, keys, c->P + t + 1 - k0, D,
-                     (float)s->scale);
+        QN_LANES(take)(f->q, q, s->ldq, n, D);
+        attend_block((online){st.max + t, st.sum + t}, o + t * wide, f->s, f->p, f->q, wide, f->kt, f->v, n, keys,
+                     c->P + t + 1 - k0, D, (float)s->scale);
     }
 }
 
@@ -398,18 +560,20 @@ static void QN_LANES(backward_head)(const attention_call *c, const backward_room
         const int64_t n = qn_min64(QB, s->T - q0), row = b * s->T + q0;
         const QN_ACT *q = (const QN_ACT *)c->q + row * s->ldq + h * D, *o = (const QN_ACT *)c->o + row * s->ldo + h * D;
         const float *dO = (const float *)c->dO + row * s->ldo + h * D;
-        const back_rows rows = {w->q, dO, w->qp, w->dOp, c->lse + (b * s->H + h) * s->T + q0, w->dq, w->delta, n, wide, s->ldo};
-        QN_LANES(widen)(w->q, wide, q, s->ldq, n, D);
+        const back_rows rows = {w->q, w->dO, w->qp, w->dOp, c->lse + (b * s->H + h) * s->T + q0, w->dq, w->delta, n};
+        QN_LANES(take)(w->q, q, s->ldq, n, D);
         QN_LANES(pack_rows)(w->qp, q, s->ldq, n, D, QB);
-        QN_LANES_F32(pack_rows)(w->dOp, dO, s->ldo, n, D, QB);
         for (int64_t i = 0; i < n; i++) {
             vf sum = v_of(0);
-            for (int64_t d = 0; d < D; d += W)
+            for (int64_t d = 0; d < D; d += W) {
                 sum = v_fma(v_load(dO + i * s->ldo + d, D - d), v_load(o + i * s->ldo + d, D - d), sum);
+                take_f32(w->dO + i * wide + d, dO + i * s->ldo + d, D - d);
+            }
             w->delta[i] = v_sum(sum);
         }
+        QN_LANES_OPERAND(pack_rows)(w->dOp, w->dO, wide, n, D, QB);
         memset(w->dq, 0, (size_t)(n * wide) * sizeof(float));
-        for (int64_t k0 = 0; k0 < q0 + n; k0 += KB) back_block(&rows, &w->keys, w->p, w->ds, q0, k0, D, (float)s->scale);
+        for (int64_t k0 = 0; k0 < q0 + n; k0 += KB) back_block(&rows, &w->keys, &w->scores, q0, k0, D, (float)s->scale);
         for (int64_t i = 0; i < n; i++)
             for (int64_t d = 0; d < D; d += W)
                 v_store((QN_ACT *)c->dq + (row + i) * s->ldq + h * D + d, whole(w->dq + i * wide + d), D - d);
@@ -451,4 +615,11 @@ void QN_LANES(attention_backward)(const qn_exec *ex, void *dq, void *dk, void *d
     run(ex, &c, QN_LANES(backward_part));
 }
 
+#undef QN_LANES_OPERAND
+#if !defined(QN_DOT)
+#undef take_act
+#undef take_f32
+#undef step_of
+#undef run_of
+#endif
 #endif
