@@ -12,7 +12,7 @@ typedef struct table {
     const qni_compute *task;
     int32_t tasks, workers, stages, items;
     qn_grid grid;
-    const int32_t *worker_of;
+    const int32_t *worker_of, *backward_of;
     int32_t *at[OPS];
     bool training;
 } table;
@@ -40,10 +40,13 @@ static qn_status check_ranges(const table *t, qn_err *err)
             return QN_FAIL(err, QN_ESCHEDULE, "%s: stage %d is of replica %d, which runs micro-batches %d to %d",
                            task_name(name, t, i), c->stage, qn_replica(t->grid, c->stage), qn_first_item(t->grid, c->stage),
                            qn_first_item(t->grid, c->stage) + qn_items_each(t->grid) - 1);
-        if (c->worker != t->worker_of[c->stage])
+        const int32_t there =
+            c->op == QN_OP_F ? t->worker_of[c->stage] : qn_backward_worker(t->worker_of, t->backward_of, c->stage);
+        if (c->worker != there)
             return QN_FAIL(err, QN_ESCHEDULE,
-                           "%s is on worker %d, but stage %d is placed on worker %d: move the task or the stage",
-                           task_name(name, t, i), c->worker, c->stage, t->worker_of[c->stage]);
+                           "%s is on worker %d, but stage %d%s is placed on worker %d: move the task or the stage",
+                           task_name(name, t, i), c->worker, c->stage,
+                           c->op == QN_OP_F || t->backward_of == NULL ? "" : "'s backward", there);
     }
     return QN_OK;
 }
@@ -122,6 +125,7 @@ static qn_status check_cell(const table *t, int32_t s, int32_t m, qn_err *err)
     int32_t last = F;
     for (int32_t k = 1; k < 4; k++) {
         if (seq[k] == QN_NONE) continue;
+        if (last == F && t->task[seq[k]].worker != t->task[F].worker) last = seq[k]; /* a list knows no order between workers */
         if (seq[k] < last)
             return QN_FAIL(err, QN_ESCHEDULE, "%s comes before %s: within a stage and micro-batch the order is F, R, B, W",
                            task_name(a, t, seq[k]), task_name(b, t, last));
@@ -168,7 +172,7 @@ static qn_status check_shards(const table *t, int32_t s, int32_t m, qn_err *err)
 }
 
 qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
-                            qn_err *err)
+                            const int32_t *backward_of, qn_err *err)
 {
     table t = {.task = task,
                .tasks = tasks,
@@ -176,7 +180,8 @@ qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t work
                .stages = grid.stages,
                .items = grid.items,
                .grid = grid,
-               .worker_of = worker_of};
+               .worker_of = worker_of,
+               .backward_of = backward_of};
     qn_status st = QN_OK;
     QN_TRY(st, qni_check_grid(grid, err), out);
     QN_TRY(st, check_ranges(&t, err), out);

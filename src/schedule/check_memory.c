@@ -38,6 +38,7 @@ qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err)
             const qn_span wait = p->task[t].wait;
             for (int32_t j = index > 0 ? -1 : 0; j < wait.count; j++) {
                 const int32_t from = j < 0 ? t - 1 : p->ref[wait.first + j];
+                if (p->task[from].worker != p->task[t].worker) continue;
                 for (int32_t l = 0; l < QN_LANES; l++) clock[t][l] = qn_max32(clock[t][l], clock[from][l]);
                 const int32_t lane_from = p->task[from].lane;
                 clock[t][lane_from] = qn_max32(clock[t][lane_from], qni_lane_index(p, from));

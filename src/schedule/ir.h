@@ -19,12 +19,15 @@
 /* op, text name. F forward, B input gradient, W weight gradient, BW both, R recompute (makes the stash again).
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
  * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; TIE adds a tied
- * weight's other uses into its owner's gradient. */
+ * weight's other uses into its owner's gradient.
+ * Tiers (a device's arena and the host's memory): LOAD brings a value from its host copy into an arena, OFFLOAD takes one out;
+ * PCOPY makes the optimizer's parameters of a stage those that the next step loads, GCOPY hands it the gradients (RoundPipe). */
 /* clang-format off */
 #define QN_OP_LIST(X)                                                                                          \
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
     X(QN_OP_PACK, "PACK") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD") X(QN_OP_OPT, "OPT")  \
-    X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")
+    X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                                                 \
+    X(QN_OP_LOAD, "LOAD") X(QN_OP_OFFLOAD, "OFFLOAD") X(QN_OP_PCOPY, "PCOPY") X(QN_OP_GCOPY, "GCOPY")
 
 typedef enum qn_op {
 #define QN_OP_ENUM(op, text) op,
@@ -36,11 +39,13 @@ typedef enum qn_op {
 
 /* Value classes. ACT: input of a stage (the output of the one before); GRAD: gradient of a stage's output; STASH: F to B;
  * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM,
- * TGRAD: a tied weight and its gradient on their way between owner and replica. */
+ * TGRAD: a tied weight and its gradient on their way between owner and replica. PACKED: a stage's packed weights in an arena.
+ * In plans with tiers the item of a PARAM is its chunk. */
 /* clang-format off */
 #define QN_VALUE_LIST(X)                                                                              \
     X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
-    X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad")
+    X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad") \
+    X(QN_V_PACKED, "packed")
 
 typedef enum qn_value_class {
 #define QN_VALUE_ENUM(v, text) v,
@@ -50,7 +55,8 @@ typedef enum qn_value_class {
 } qn_value_class;
 /* clang-format on */
 
-typedef enum qn_lane { QN_LANE_COMP, QN_LANE_SEND, QN_LANE_RECV, QN_LANES } qn_lane;
+/* UP, DOWN: copies between the host and the worker's arena. HOST: work on host memory beside the compute lane. */
+typedef enum qn_lane { QN_LANE_COMP, QN_LANE_SEND, QN_LANE_RECV, QN_LANE_UP, QN_LANE_DOWN, QN_LANE_HOST, QN_LANES } qn_lane;
 
 enum { QN_MAX_WORKERS = 1024, QN_NONE = -1 };
 
@@ -133,6 +139,7 @@ typedef struct qn_order {
     int32_t workers, stages, items;
     int32_t columns, shards; /* copies of the chain, and how many of them make a replica; 1 and 1 */
     int32_t *worker_of;      /* [stages]: where a stage lives */
+    int32_t *backward_of;    /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
     int32_t *count, *cap;    /* [workers] */
     qn_order_task **task;    /* [workers][count] */
     bool failed;             /* out of memory; sticks until done */
@@ -176,8 +183,9 @@ typedef struct qn_task {
     uint64_t tag;               /* SEND, RECV: unique in its channel within a step */
     int64_t cost;               /* ticks; the simulator's default, overridden by a cost table */
     qn_span in, out, acc, free; /* value ids read, written, added to, dropped after */
-    qn_span wait; /* task ids of the SAME worker on OTHER lanes that must be complete before this one starts: writers of what it
-                     reads, last readers of the slots it writes, extra edges. Derived by qn_plan_finish. */
+    qn_span wait; /* task ids on OTHER lanes that must be complete before this one starts: writers of what it reads, last readers
+                     of the slots it writes, extra edges. Of the SAME worker, but for writers of host copies and extra edges
+                     between lanes in one process. Derived by qn_plan_finish. */
 } qn_task;
 
 typedef struct qn_value {
@@ -188,6 +196,7 @@ typedef struct qn_value {
     int64_t offset; /* in that arena; QN_NONE for what has a home elsewhere (PARAM, PGRAD, STAT, TPARAM; TGRAD has one on the
                        replica's side and a slot on the owner's) */
     bool carried;   /* alive at the end of the step by declaration */
+    bool host;      /* a host copy: no offset, carried; tasks of any worker may name it */
 } qn_value;
 
 typedef struct qn_channel {
@@ -202,6 +211,7 @@ typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
     int32_t columns, shards;
     int32_t *worker_of;           /* [stages] */
+    int32_t *backward_of;         /* [stages] or NULL, as in the order */
     qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
     int32_t (*lane)[QN_LANES][2]; /* [workers]: first task and count of each lane */
     qn_value *value;
@@ -262,6 +272,15 @@ qn_status qn_plan_finish(qn_plan *p, qn_err *err) QN_MUST_USE;
 /* The compute tasks of a plan as an order, recomputation included: lowering it again gives the same tasks. *out is the caller's.
  * Errors: QN_ENOMEM. */
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err) QN_MUST_USE;
+
+/* The worker of a stage's R, B, W and BW. */
+static inline int32_t qn_backward_worker(const int32_t *worker_of, const int32_t *backward_of, int32_t stage)
+{
+    return backward_of != NULL ? backward_of[stage] : worker_of[stage];
+}
+
+/* Gives the order its table, filled from worker_of. Errors: QN_ENOMEM. */
+qn_status qn_order_split_backward(qn_order *o, qn_err *err) QN_MUST_USE;
 
 /* "F 2.0 @1" in buf; for messages, text form and pictures. */
 const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task);

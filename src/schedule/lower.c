@@ -34,6 +34,16 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
     const qn_status grid = qni_check_grid(qn_order_grid(o), err);
     if (grid != QN_OK) return grid;
+    for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
+        if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
+            return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,
+                           o->backward_of[s], o->workers - 1);
+        if (o->backward_of[s] != o->worker_of[s] && how->step_tasks && !how->forward_only)
+            return QN_FAIL(err, QN_ESCHEDULE,
+                           "stage %d has its forward on worker %d and its backward on worker %d: that needs its state on the "
+                           "host (--device-memory)",
+                           s, o->worker_of[s], o->backward_of[s]);
+    }
     for (int32_t s = 0; s < o->stages; s++) {
         if (o->worker_of[s] < 0 || o->worker_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "stage %d is placed on worker %d; workers go from 0 to %d", s, o->worker_of[s],
@@ -65,7 +75,7 @@ static qn_status check_order(qni_lower *l, qn_err *err)
             list[n++] = (qni_compute){t->op, t->stage, t->item, w};
         }
     }
-    const qn_status st = qni_check_compute(list, n, o->workers, qn_order_grid(o), o->worker_of, err);
+    const qn_status st = qni_check_compute(list, n, o->workers, qn_order_grid(o), o->worker_of, o->backward_of, err);
     qn_free(list);
     return st;
 }

@@ -9,6 +9,7 @@
  * forward in the simulated order, so that the plan stays live; each becomes a wait of the new value's writer for the task that
  * dropped the old one. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "core/checked.h"
@@ -249,7 +250,7 @@ qn_status qni_lower_slots(qn_plan *p, const qn_span_time *time, qn_err *err)
         st = QN_FAIL(err, QN_ENOMEM, "slots of %d values", p->values);
         goto out;
     }
-    for (int32_t t = 0; t < p->tasks; t++) extra[t][0] = extra[t][1] = extra[t][2] = QN_NONE;
+    for (int32_t t = 0; t < p->tasks; t++) memset(extra[t], 0xff, sizeof extra[t]); /* QN_NONE */
     find_users(life, reader, p);
     for (int32_t v = 0; v < p->values; v++) {
         if (in_arena(p, v) && life[v].writer != QN_NONE && life[v].dropper != QN_NONE) life[n++] = life[v];

@@ -7,6 +7,7 @@
  *   columns 4                 copies of the chain: the stages of column c are c * depth onwards   (both left out: 1)
  *   shards 2                  columns that share the layers of one replica
  *   place 1 1                 stage, worker; without it a stage lives where its first task stands
+ *   backward 1 0              stage, worker of its R, B, W and BW where that is another one
  *   memory 0 1000000          worker, bytes of its arena                         (may be left out, as all below)
  *   size act 1 4096           act | stash | wstash, stage, bytes
  *   cost BW 2                 ticks of one task
@@ -42,6 +43,9 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
     if (o->columns > 1) qni_text_add(&t, "columns %d\n", o->columns);
     if (o->shards > 1) qni_text_add(&t, "shards %d\n", o->shards);
     for (int32_t s = 0; s < o->stages; s++) qni_text_add(&t, "place %d %d\n", s, o->worker_of[s]);
+    for (int32_t s = 0; o->backward_of != NULL && s < o->stages; s++) {
+        if (o->backward_of[s] != o->worker_of[s]) qni_text_add(&t, "backward %d %d\n", s, o->backward_of[s]);
+    }
     add_sizes(&t, o);
     for (int32_t w = 0; w < o->workers; w++) {
         for (int32_t i = 0; i < o->count[w]; i++) {
@@ -55,7 +59,9 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
 typedef struct order_reader {
     qni_scan scan;
     qn_order *order;
-    bool *placed; /* [stages] */
+    bool *placed;      /* [stages] */
+    int32_t *backward; /* [stages], QN_NONE: where the stage lives */
+    bool split;        /* any is given */
     int64_t tasks;
 } order_reader;
 
@@ -81,6 +87,31 @@ static qn_status read_columns(order_reader *r, qn_err *err)
 static qn_status read_shards(order_reader *r, qn_err *err)
 {
     return qni_scan_grid_number(&r->scan, &r->order->shards, r->order->stages, "shards N, at most as many as stages", err);
+}
+
+static qn_status read_backward(order_reader *r, qn_err *err)
+{
+    int64_t n[2];
+    const qni_word w = {r->scan.at, 0};
+    qn_status st = qni_scan_numbers(&r->scan, n, 2, 0, QNI_MAX_STAGES, "backward STAGE WORKER", err);
+    if (st != QN_OK) return st;
+    if (n[0] >= r->order->stages || n[1] >= r->order->workers)
+        return QNI_SCAN_FAIL(err, &r->scan, w, "backward %lld %lld: there are %d stages and %d workers, counted from 0",
+                             (long long)n[0], (long long)n[1], r->order->stages, r->order->workers);
+    r->backward[n[0]] = (int32_t)n[1];
+    r->split = true;
+    return QN_OK;
+}
+
+/* The table of backward workers, when a line asked for one. */
+static qn_status take_backward(order_reader *r, qn_err *err)
+{
+    if (!r->split) return QN_OK;
+    qn_status st = qn_order_split_backward(r->order, err);
+    for (int32_t s = 0; st == QN_OK && s < r->order->stages; s++) {
+        if (r->backward[s] != QN_NONE) r->order->backward_of[s] = r->backward[s];
+    }
+    return st;
 }
 
 static qn_status read_memory(order_reader *r, qn_err *err)
@@ -165,8 +196,8 @@ static qn_status read_line(order_reader *r, qn_err *err)
     static const struct {
         const char *key;
         qn_status (*read)(order_reader *r, qn_err *err);
-    } line[] = {{"place", read_place}, {"memory", read_memory},   {"size", read_size},
-                {"cost", read_cost},   {"columns", read_columns}, {"shards", read_shards}};
+    } line[] = {{"place", read_place}, {"backward", read_backward}, {"memory", read_memory}, {"size", read_size},
+                {"cost", read_cost},   {"columns", read_columns},   {"shards", read_shards}};
     qni_word w;
     char show[40];
     qni_scan_word(&r->scan, &w);
@@ -176,7 +207,7 @@ static qn_status read_line(order_reader *r, qn_err *err)
     const int32_t op = qni_word_find(w, qni_op_name, QN_OP_R + 1);
     if (op == QN_NONE)
         return QNI_SCAN_FAIL(err, &r->scan, w,
-                             "'%s' found; a task (F, B, W, BW, R) or columns, shards, place, memory, size, cost wanted",
+                             "'%s' found; a task (F, B, W, BW, R) or columns, shards, place, backward, memory, size, cost wanted",
                              qni_word_show(show, w));
     return read_task(r, op, err);
 }
@@ -189,17 +220,21 @@ static qn_status read_order_text(qn_order **out, const char *text, size_t bytes,
     QN_TRY(st, qni_scan_head(&r.scan, "quern-order", &n, err), out);
     QN_TRY(st, qn_order_open(&r.order, n.workers, n.stages, n.items, err), out);
     r.placed = qn_calloc((size_t)n.stages, sizeof *r.placed);
-    if (r.placed == NULL) {
+    r.backward = qn_malloc((size_t)n.stages, sizeof *r.backward);
+    if (r.placed == NULL || r.backward == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "order of %d stages", n.stages);
         goto out;
     }
+    memset(r.backward, 0xff, (size_t)n.stages * sizeof *r.backward);
     while (qni_scan_line(&r.scan)) QN_TRY(st, read_line(&r, err), out);
     QN_TRY(st, qni_check_grid(qn_order_grid(r.order), err), out);
+    QN_TRY(st, take_backward(&r, err), out);
     QN_TRY(st, qn_order_done(r.order, err), out);
     *out = r.order;
     r.order = NULL;
 out:
     qn_free(r.placed);
+    qn_free(r.backward);
     qn_order_close(r.order);
     return st;
 }

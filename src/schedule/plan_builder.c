@@ -5,8 +5,8 @@
  *   links (task, kind, id)     ->  ref[], one run of ids per task and kind
  *
  * finish derives what a lane must wait for on the other lanes of its worker. Lanes complete in order, so the last task of each
- * other lane is enough, and none is written down that an earlier task of the same lane has waited for already: at most two waits
- * per task. */
+ * other lane is enough, and none is written down that an earlier task of the same lane has waited for already: at most one wait
+ * per other lane. The writers of host copies, and tasks named outright, may be on other workers. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -192,10 +192,21 @@ static qn_status fill_lanes(qn_plan *p, qn_err *err)
 }
 
 /* Per value the last task of each lane of its worker that writes or adds to it, and that touches it at all: indices in the lanes.
- */
+ * writer: of a host copy, the task that writes it, on whatever worker. */
 typedef struct use_marks {
-    int32_t write[QN_LANES], touch[QN_LANES];
+    int32_t write[QN_LANES], touch[QN_LANES], writer;
 } use_marks;
+
+static qn_status mark_host(use_marks *mark, const qn_plan *p, int32_t t, int32_t v, bool write, qn_err *err)
+{
+    char a[QNI_NAME], b[QNI_NAME], c[QNI_NAME];
+    if (!write) return QN_OK;
+    if (mark[v].writer != QN_NONE)
+        return QN_FAIL(err, QN_ESCHEDULE, "%s is written twice: by %s and by %s", qni_value_text(c, sizeof c, p, v),
+                       qn_task_text(a, sizeof a, p, mark[v].writer), qn_task_text(b, sizeof b, p, t));
+    mark[v].writer = t;
+    return QN_OK;
+}
 
 static qn_status mark_uses(use_marks *mark, const qn_plan *p, qn_err *err)
 {
@@ -208,6 +219,11 @@ static qn_status mark_uses(use_marks *mark, const qn_plan *p, qn_err *err)
             for (int32_t i = 0; i < span[k].count; i++) {
                 const int32_t v = p->ref[span[k].first + i];
                 char name[QNI_NAME];
+                if (v >= 0 && v < p->values && p->value[v].host) {
+                    const qn_status st = mark_host(mark, p, t, v, k == 1 || k == 2, err);
+                    if (st != QN_OK) return st;
+                    continue;
+                }
                 if (v < 0 || v >= p->values || p->value[v].worker != task->worker)
                     return QN_FAIL(err, QN_ESCHEDULE, "%s names value %d, which is not on worker %d",
                                    qn_task_text(name, sizeof name, p, t), v, task->worker);
@@ -219,27 +235,60 @@ static qn_status mark_uses(use_marks *mark, const qn_plan *p, qn_err *err)
     return QN_OK;
 }
 
+/* What one lane has waited for so far, by lane of all workers (qni_lane_of); stamps tell which lane's turn it was. */
+typedef struct seen_table {
+    int32_t *index, *stamp, turn;
+} seen_table;
+
+static int32_t *seen_at(const seen_table *s, int32_t lane)
+{
+    if (s->stamp[lane] != s->turn) {
+        s->stamp[lane] = s->turn;
+        s->index[lane] = QN_NONE;
+    }
+    return &s->index[lane];
+}
+
 static void raise_to(int32_t need[QN_LANES], const int32_t from[QN_LANES])
 {
     for (int32_t l = 0; l < QN_LANES; l++) need[l] = qn_max32(need[l], from[l]);
 }
 
-/* What task t must see complete, as an index per lane. */
-static qn_status wait_of(int32_t need[QN_LANES], const qn_plan *p, const use_marks *mark, int32_t t, qn_err *err)
+/* Task t needs task other: noted per lane of its own worker, written down at once where other is elsewhere. */
+static void need_task(int32_t need[QN_LANES], int32_t *far, int32_t *fars, const seen_table *seen, const qn_plan *p, int32_t t,
+                      int32_t other)
+{
+    const int32_t index = qni_lane_index(p, other);
+    if (p->task[other].worker == p->task[t].worker) {
+        need[p->task[other].lane] = qn_max32(need[p->task[other].lane], index);
+        return;
+    }
+    int32_t *s = seen_at(seen, qni_lane_of(p, other));
+    if (index <= *s) return;
+    *s = index;
+    far[(*fars)++] = other;
+}
+
+/* What task t must see complete: as an index per lane of its worker, and as tasks of other workers in far. */
+static qn_status wait_of(int32_t need[QN_LANES], int32_t *far, int32_t *fars, const seen_table *seen, const qn_plan *p,
+                         const use_marks *mark, int32_t t, qn_err *err)
 {
     const qn_task *task = &p->task[t];
-    for (int32_t i = 0; i < task->in.count; i++) raise_to(need, mark[p->ref[task->in.first + i]].write);
+    for (int32_t i = 0; i < task->in.count; i++) {
+        const int32_t v = p->ref[task->in.first + i];
+        raise_to(need, mark[v].write);
+        if (mark[v].writer != QN_NONE && mark[v].writer != t) need_task(need, far, fars, seen, p, t, mark[v].writer);
+    }
     for (int32_t i = 0; i < task->free.count; i++) raise_to(need, mark[p->ref[task->free.first + i]].touch);
     for (int32_t i = 0; i < task->wait.count; i++) {
         const int32_t other = p->ref[task->wait.first + i];
         char name[QNI_NAME];
-        if (other < 0 || other >= p->tasks || p->task[other].worker != task->worker)
-            return QN_FAIL(err, QN_ESCHEDULE, "%s waits for task %d, which is not on its worker",
-                           qn_task_text(name, sizeof name, p, t), other);
-        const int32_t lane = p->task[other].lane;
-        if (lane == task->lane && other >= t)
+        if (other < 0 || other >= p->tasks)
+            return QN_FAIL(err, QN_ESCHEDULE, "%s waits for task %d; there are %d", qn_task_text(name, sizeof name, p, t), other,
+                           p->tasks);
+        if (qni_lane_of(p, other) == qni_lane_of(p, t) && other >= t)
             return QN_FAIL(err, QN_ESCHEDULE, "%s waits for a later task of its own lane", qn_task_text(name, sizeof name, p, t));
-        need[lane] = qn_max32(need[lane], qni_lane_index(p, other));
+        need_task(need, far, fars, seen, p, t, other);
     }
     return QN_OK;
 }
@@ -248,20 +297,24 @@ qn_status qni_plan_finish(qn_plan *p, const int32_t (*extra)[QN_LANES], qn_err *
 {
     qn_status st = QN_OK;
     use_marks *mark = qn_malloc((size_t)p->values, sizeof *mark);
-    int32_t *ref = qn_malloc((size_t)p->refs + (size_t)p->tasks * (QN_LANES - 1), sizeof *ref);
+    int32_t *ref = qn_malloc(2 * (size_t)p->refs + (size_t)p->tasks * (QN_LANES - 1), sizeof *ref);
+    int32_t *far = qn_malloc((size_t)p->refs, sizeof *far); /* one task's waits for other workers */
     int32_t used = 0;
-    if (mark == NULL || ref == NULL) {
+    const size_t lanes = (size_t)p->workers * QN_LANES;
+    seen_table seen = {.index = qn_calloc(lanes, sizeof *seen.index), .stamp = qn_calloc(lanes, sizeof *seen.stamp)};
+    if (mark == NULL || ref == NULL || far == NULL || seen.index == NULL || seen.stamp == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "waits of %d tasks", p->tasks);
         goto out;
     }
     QN_TRY(st, fill_lanes(p, err), out);
     QN_TRY(st, mark_uses(mark, p, err), out);
-    int32_t seen[QN_LANES] = {QN_NONE, QN_NONE, QN_NONE}; /* waited for by this lane so far */
     for (int32_t t = 0; t < p->tasks; t++) {
         qn_task *task = &p->task[t];
-        int32_t need[QN_LANES] = {QN_NONE, QN_NONE, QN_NONE};
-        if (qni_lane_index(p, t) == 0) memset(seen, 0xff, sizeof seen);
-        QN_TRY(st, wait_of(need, p, mark, t, err), out);
+        int32_t need[QN_LANES];
+        memset(need, 0xff, sizeof need); /* QN_NONE */
+        if (qni_lane_index(p, t) == 0) seen.turn++;
+        int32_t fars = 0;
+        QN_TRY(st, wait_of(need, far, &fars, &seen, p, mark, t, err), out);
         if (extra != NULL) raise_to(need, extra[t]);
         for (int32_t k = 0; k < QNI_WAIT; k++) {
             qn_span *s = span_of(task, k);
@@ -269,19 +322,24 @@ qn_status qni_plan_finish(qn_plan *p, const int32_t (*extra)[QN_LANES], qn_err *
             s->first = used;
             used += s->count;
         }
-        task->wait = (qn_span){used, 0};
+        const int32_t first = used;
+        for (int32_t i = 0; i < fars; i++) ref[used++] = far[i];
         for (int32_t l = 0; l < QN_LANES; l++) {
-            if (l == task->lane || need[l] <= seen[l]) continue;
-            seen[l] = need[l];
+            int32_t *s = seen_at(&seen, task->worker * QN_LANES + l);
+            if (l == task->lane || need[l] <= *s) continue;
+            *s = need[l];
             ref[used++] = p->lane[task->worker][l][0] + need[l];
-            task->wait.count++;
         }
+        task->wait = (qn_span){first, used - first};
     }
     qn_free(p->ref);
     p->ref = ref;
     p->refs = used;
     ref = NULL;
 out:
+    qn_free(seen.index);
+    qn_free(seen.stamp);
+    qn_free(far);
     qn_free(ref);
     qn_free(mark);
     return st;

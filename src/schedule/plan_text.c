@@ -7,6 +7,7 @@
  *   columns 4                                          copies of the chain, and how many of them make a replica;
  *   shards 2                                           left out: 1
  *   place 1 1                                          stage, worker
+ *   backward 1 0                                       stage, worker of its R, B, W and BW where that is another one
  *   arena 0 4096                                       worker, bytes of its slots
  *   limit 0 100000                                     worker, bytes it has; left out: no limit
  *   channel 0 act 0>1 edge=1 depth=2 slot=64
@@ -14,7 +15,10 @@
  * end F 1.0 @1 cost=1 in=3 out=4 acc=5 free=3 wait=recv:0,send:2 SEND act 1.0 @0>1 ch=0 tag=4294967296 in=2 free=2  lane=comp
  * where it is not on its own lane
  *
- * Tasks stand in lane order. wait names tasks of the same worker by lane and place in it. */
+ * LOAD param 5#3 @0 in=7 out=9                         a chunk of stage 5 comes up; value 7 is marked host
+ *
+ * Tasks stand in lane order. wait names tasks of the same worker by lane and place in it, tasks of others as lane@WORKER:place.
+ */
 #include "schedule_text.h"
 
 #include <stdio.h>
@@ -33,7 +37,21 @@ static void add_span(qni_text *t, const qn_plan *p, const char *key, qn_span s)
 
 static int32_t usual_lane(int32_t op)
 {
-    return op == QN_OP_SEND ? QN_LANE_SEND : op == QN_OP_RECV ? QN_LANE_RECV : QN_LANE_COMP;
+    switch (op) {
+    case QN_OP_SEND:
+        return QN_LANE_SEND;
+    case QN_OP_RECV:
+        return QN_LANE_RECV;
+    case QN_OP_LOAD:
+        return QN_LANE_UP;
+    case QN_OP_OFFLOAD:
+        return QN_LANE_DOWN;
+    case QN_OP_PCOPY:
+    case QN_OP_GCOPY:
+        return QN_LANE_HOST;
+    default:
+        return QN_LANE_COMP;
+    }
 }
 
 static void add_task(qni_text *t, const qn_plan *p, int32_t i)
@@ -50,7 +68,9 @@ static void add_task(qni_text *t, const qn_plan *p, int32_t i)
     add_span(t, p, " free=", x->free);
     for (int32_t k = 0; k < x->wait.count; k++) {
         const int32_t other = p->ref[x->wait.first + k];
-        qni_text_add(t, "%s%s:%d", k == 0 ? " wait=" : ",", qni_lane_name(p->task[other].lane), qni_lane_index(p, other));
+        qni_text_add(t, "%s%s", k == 0 ? " wait=" : ",", qni_lane_name(p->task[other].lane));
+        if (p->task[other].worker != x->worker) qni_text_add(t, "@%d", p->task[other].worker);
+        qni_text_add(t, ":%d", qni_lane_index(p, other));
     }
     qni_text_add(t, "\n");
 }
@@ -61,7 +81,7 @@ static void add_value(qni_text *t, const qn_plan *p, int32_t i)
     char name[QNI_NAME];
     qni_text_add(t, "value %d %s bytes=%lld", i, qni_value_text(name, sizeof name, p, i), (long long)v->bytes);
     if (v->offset != QN_NONE) qni_text_add(t, " at=%lld", (long long)v->offset);
-    qni_text_add(t, v->carried ? " carried\n" : "\n");
+    qni_text_add(t, "%s%s\n", v->carried ? " carried" : "", v->host ? " host" : "");
 }
 
 qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
@@ -71,6 +91,9 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
     if (p->columns > 1) qni_text_add(&t, "columns %d\n", p->columns);
     if (p->shards > 1) qni_text_add(&t, "shards %d\n", p->shards);
     for (int32_t s = 0; s < p->stages; s++) qni_text_add(&t, "place %d %d\n", s, p->worker_of[s]);
+    for (int32_t s = 0; p->backward_of != NULL && s < p->stages; s++) {
+        if (p->backward_of[s] != p->worker_of[s]) qni_text_add(&t, "backward %d %d\n", s, p->backward_of[s]);
+    }
     for (int32_t w = 0; w < p->workers; w++) qni_text_add(&t, "arena %d %lld\n", w, (long long)p->arena_bytes[w]);
     for (int32_t w = 0; w < p->workers; w++) {
         if (p->arena_limit[w] != INT64_MAX) qni_text_add(&t, "limit %d %lld\n", w, (long long)p->arena_limit[w]);
@@ -87,8 +110,8 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
 
 /* ---- reading */
 
-typedef struct wait_note { /* wait=lane:index of a task of the builder */
-    int32_t task, lane, index;
+typedef struct wait_note { /* wait=lane@worker:index of a task of the builder */
+    int32_t task, worker, lane, index;
 } wait_note;
 
 typedef struct plan_reader {
@@ -96,7 +119,8 @@ typedef struct plan_reader {
     qni_builder b;
     qni_sizes n;
     int32_t columns, shards;
-    int32_t *worker_of;
+    int32_t *worker_of, *backward_of; /* backward_of: QN_NONE where no line says */
+    bool split;
     int64_t *arena, *limit;
     wait_note *wait;
     int32_t waits, wait_cap;
@@ -171,7 +195,7 @@ static qn_status read_value(plan_reader *r, qn_err *err)
 {
     int32_t cls, stage, item, worker;
     int64_t n, bytes = 0, at = QN_NONE;
-    bool carried = false;
+    bool carried = false, host = false;
     qni_word w, v;
     qni_scan_word(&r->scan, &w);
     if (!qni_word_int(&n, w, r->b.values, r->b.values)) return wanted(r, w, "the next value's number", err);
@@ -184,15 +208,18 @@ static qn_status read_value(plan_reader *r, qn_err *err)
     while (qni_scan_word(&r->scan, &w)) {
         if (qni_word_is(w, "carried"))
             carried = true;
+        else if (qni_word_is(w, "host"))
+            host = true;
         else if (!(value_of(&v, w, "bytes") && qni_word_int(&bytes, v, 0, INT64_MAX / 4096)) &&
                  !(value_of(&v, w, "at") && qni_word_int(&at, v, 0, INT64_MAX / 4096)))
-            return wanted(r, w, "bytes=N, at=N or carried", err);
+            return wanted(r, w, "bytes=N, at=N, carried or host", err);
     }
     if (r->b.values >= QNI_MAX_VALUES) return wanted(r, w, "fewer values", err);
     const int32_t id = qni_add_value(&r->b, cls, stage, item, worker, bytes);
     if (r->b.failed) return QN_FAIL(err, QN_ENOMEM, "reading a plan");
     r->b.value[id].offset = at;
     r->b.value[id].carried = carried;
+    r->b.value[id].host = host;
     return QN_OK;
 }
 
@@ -204,7 +231,7 @@ static bool read_list(plan_reader *r, int32_t task, qni_link_kind kind, qni_word
         const size_t head = comma != NULL ? (size_t)(comma - v.at) : v.length;
         int64_t id;
         if (!qni_word_int(&id, (qni_word){v.at, head}, 0, r->b.values - 1)) return false;
-        if (r->b.value[id].worker != r->b.task[task].worker) return false;
+        if (r->b.value[id].worker != r->b.task[task].worker && !r->b.value[id].host) return false;
         qni_add_link(&r->b, task, kind, (int32_t)id);
         if (comma == NULL) return !r->b.failed;
         v = (qni_word){comma + 1, v.length - head - 1};
@@ -212,7 +239,7 @@ static bool read_list(plan_reader *r, int32_t task, qni_link_kind kind, qni_word
     return false; /* ends in a comma */
 }
 
-/* "recv:0,send:2" */
+/* "recv:0,down@2:2" */
 static bool read_waits(plan_reader *r, int32_t task, qni_word v)
 {
     while (v.length > 0) {
@@ -221,14 +248,17 @@ static bool read_waits(plan_reader *r, int32_t task, qni_word v)
         const char *colon = memchr(v.at, ':', head);
         int64_t index;
         if (colon == NULL) return false;
-        const size_t name = (size_t)(colon - v.at);
-        const int32_t lane = qni_word_find((qni_word){v.at, name}, qni_lane_name, QN_LANES);
+        const char *at = memchr(v.at, '@', (size_t)(colon - v.at));
+        const size_t name = (size_t)(colon - v.at), word = at != NULL ? (size_t)(at - v.at) : name;
+        const int32_t lane = qni_word_find((qni_word){v.at, word}, qni_lane_name, QN_LANES);
+        int32_t worker = r->b.task[task].worker;
+        if (at != NULL && !read_worker(&worker, (qni_word){at + 1, name - word - 1}, r)) return false;
         if (lane == QN_NONE || !qni_word_int(&index, (qni_word){colon + 1, head - name - 1}, 0, QNI_MAX_TASKS)) return false;
         if (!qni_grow(&r->wait, &r->wait_cap, r->waits + 1, sizeof *r->wait)) {
             r->b.failed = true;
             return false;
         }
-        r->wait[r->waits++] = (wait_note){task, lane, (int32_t)index};
+        r->wait[r->waits++] = (wait_note){task, worker, lane, (int32_t)index};
         if (comma == NULL) return true;
         v = (qni_word){comma + 1, v.length - head - 1};
     }
@@ -305,6 +335,11 @@ static qn_status read_task(plan_reader *r, int32_t op, qni_word line, qn_err *er
         cls = qni_word_find(w, qni_class_name, QN_VALUE_CLASSES);
         if (cls == QN_NONE) return wanted(r, w, "a class of values (act, grad, stat, tparam, tgrad)", err);
     }
+    if (op == QN_OP_LOAD || op == QN_OP_OFFLOAD) { /* the class of its value; in= and out= say which */
+        qni_scan_word(&r->scan, &w);
+        if (qni_word_find(w, qni_class_name, QN_VALUE_CLASSES) == QN_NONE)
+            return wanted(r, w, "a class of values (act, grad, param, pgrad)", err);
+    }
     skip_place(&r->scan, &stage, &item, &w);
     QN_TRY(st, read_at(r, op, cls, &worker, &ends, w, err), out);
     if (r->b.tasks >= QNI_MAX_TASKS) return wanted(r, line, "at most 4000000 tasks", err);
@@ -343,6 +378,18 @@ static qn_status read_place(plan_reader *r, qn_err *err)
     return QN_OK;
 }
 
+static qn_status read_backward(plan_reader *r, qn_err *err)
+{
+    int64_t n[2];
+    const qni_word w = {r->scan.at, 0};
+    const qn_status st = qni_scan_numbers(&r->scan, n, 2, 0, QNI_MAX_STAGES, "backward STAGE WORKER", err);
+    if (st != QN_OK) return st;
+    if (n[0] >= r->n.stages || n[1] >= r->n.workers) return wanted(r, w, "a stage and a worker of the plan", err);
+    r->backward_of[n[0]] = (int32_t)n[1];
+    r->split = true;
+    return QN_OK;
+}
+
 static qn_status read_line(plan_reader *r, qn_err *err)
 {
     qni_word w;
@@ -350,13 +397,45 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     if (qni_word_is(w, "place")) return read_place(r, err);
     if (qni_word_is(w, "columns")) return qni_scan_grid_number(&r->scan, &r->columns, r->n.stages, "columns N", err);
     if (qni_word_is(w, "shards")) return qni_scan_grid_number(&r->scan, &r->shards, r->n.stages, "shards N", err);
+    if (qni_word_is(w, "backward")) return read_backward(r, err);
     if (qni_word_is(w, "arena")) return read_numbers_of_worker(r, r->arena, "arena WORKER BYTES", err);
     if (qni_word_is(w, "limit")) return read_numbers_of_worker(r, r->limit, "limit WORKER BYTES", err);
     if (qni_word_is(w, "channel")) return read_channel(r, err);
     if (qni_word_is(w, "value")) return read_value(r, err);
     const int32_t op = qni_word_find(w, qni_op_name, QN_OPS);
     return op != QN_NONE ? read_task(r, op, w, err)
-                         : wanted(r, w, "a task or columns, shards, place, arena, limit, channel, value", err);
+                         : wanted(r, w, "a task or columns, shards, place, backward, arena, limit, channel, value", err);
+}
+
+/* Waits for tasks of other workers become links: where a lane's task stands is known only once the plan is laid out. */
+static qn_status link_foreign_waits(plan_reader *r, const int32_t *place, qn_err *err)
+{
+    qn_plan *p = NULL;
+    qn_status st = QN_OK;
+    int32_t *made = NULL; /* [tasks]: the builder's number of a plan's task */
+    int32_t foreign = 0;
+    for (int32_t i = 0; i < r->waits; i++) foreign += r->wait[i].worker != r->b.task[r->wait[i].task].worker;
+    if (foreign == 0) return QN_OK;
+    made = qn_malloc((size_t)r->b.tasks, sizeof *made);
+    if (made == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", r->b.tasks);
+    QN_TRY(st, qni_builder_plan(&p, &r->b, r->n.workers, r->n.stages, r->n.items, r->worker_of, NULL, err), out);
+    QN_TRY(st, qn_plan_finish(p, err), out);
+    for (int32_t t = 0; t < r->b.tasks; t++) made[place[t]] = t;
+    for (int32_t i = 0; i < r->waits; i++) {
+        const wait_note *n = &r->wait[i];
+        if (n->worker == r->b.task[n->task].worker) continue;
+        if (n->index >= p->lane[n->worker][n->lane][1]) {
+            st = QN_FAIL(err, QN_EFORMAT, "a task of worker %d waits for %s@%d:%d, which is not there", r->b.task[n->task].worker,
+                         qni_lane_name(n->lane), n->worker, n->index);
+            goto out;
+        }
+        qni_add_link(&r->b, n->task, QNI_WAIT, made[p->lane[n->worker][n->lane][0] + n->index]);
+    }
+    if (r->b.failed) st = QN_FAIL(err, QN_ENOMEM, "reading a plan");
+out:
+    qn_plan_close(p);
+    qn_free(made);
+    return st;
 }
 
 /* The plan, finished, with the waits that the text names. */
@@ -371,6 +450,16 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
         goto out;
     }
     QN_TRY(st, qni_builder_plan(&p, &r->b, r->n.workers, r->n.stages, r->n.items, r->worker_of, place, err), out);
+    QN_TRY(st, link_foreign_waits(r, place, err), out);
+    qn_plan_close(p);
+    p = NULL;
+    QN_TRY(st, qni_builder_plan(&p, &r->b, r->n.workers, r->n.stages, r->n.items, r->worker_of, place, err), out);
+    for (int32_t s = 0; r->split && s < p->stages; s++)
+        if (r->backward_of[s] == QN_NONE) r->backward_of[s] = p->worker_of[s];
+    if (r->split) {
+        p->backward_of = r->backward_of;
+        r->backward_of = NULL;
+    }
     p->columns = r->columns;
     p->shards = r->shards;
     QN_TRY(st, qni_check_grid(qn_plan_grid(p), err), out);
@@ -379,14 +468,14 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
     memcpy(p->arena_limit, r->limit, (size_t)p->workers * sizeof *p->arena_limit);
     memset(extra, 0xff, (size_t)p->tasks * sizeof *extra);
     for (int32_t i = 0; i < r->waits; i++) {
-        const int32_t t = place[r->wait[i].task], lane = r->wait[i].lane;
+        const int32_t t = place[r->wait[i].task], w = r->wait[i].worker, lane = r->wait[i].lane;
         char name[QNI_NAME];
-        if (lane == p->task[t].lane || r->wait[i].index >= p->lane[p->task[t].worker][lane][1]) {
-            st = QN_FAIL(err, QN_EFORMAT, "%s waits for %s:%d, which is not on another lane of its worker",
-                         qn_task_text(name, sizeof name, p, t), qni_lane_name(lane), r->wait[i].index);
+        if ((w == p->task[t].worker && lane == p->task[t].lane) || r->wait[i].index >= p->lane[w][lane][1]) {
+            st = QN_FAIL(err, QN_EFORMAT, "%s waits for %s:%d of worker %d, which is not on another lane",
+                         qn_task_text(name, sizeof name, p, t), qni_lane_name(lane), r->wait[i].index, w);
             goto out;
         }
-        extra[t][lane] = qn_max32(extra[t][lane], r->wait[i].index);
+        if (w == p->task[t].worker) extra[t][lane] = qn_max32(extra[t][lane], r->wait[i].index);
     }
     QN_TRY(st, qni_plan_finish(p, (const int32_t(*)[QN_LANES])extra, err), out);
     *out = p;
@@ -404,18 +493,23 @@ qn_status qn_plan_read(qn_plan **out, const char *text, size_t bytes, qn_err *er
     qn_status st = QN_OK;
     QN_TRY(st, qni_scan_head(&r.scan, "quern-plan", &r.n, err), out);
     r.worker_of = qn_malloc((size_t)r.n.stages, sizeof *r.worker_of);
+    r.backward_of = qn_malloc((size_t)r.n.stages, sizeof *r.backward_of);
     r.arena = qn_calloc((size_t)r.n.workers, sizeof *r.arena);
     r.limit = qn_malloc((size_t)r.n.workers, sizeof *r.limit);
-    if (r.worker_of == NULL || r.arena == NULL || r.limit == NULL) {
+    if (r.worker_of == NULL || r.backward_of == NULL || r.arena == NULL || r.limit == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "reading a plan");
         goto out;
     }
-    for (int32_t s = 0; s < r.n.stages; s++) r.worker_of[s] = s % r.n.workers;
+    for (int32_t s = 0; s < r.n.stages; s++) {
+        r.worker_of[s] = s % r.n.workers;
+        r.backward_of[s] = QN_NONE;
+    }
     for (int32_t w = 0; w < r.n.workers; w++) r.limit[w] = INT64_MAX;
     while (qni_scan_line(&r.scan)) QN_TRY(st, read_line(&r, err), out);
     QN_TRY(st, build(out, &r, err), out);
 out:
     qn_free(r.worker_of);
+    qn_free(r.backward_of);
     qn_free(r.arena);
     qn_free(r.limit);
     qn_free(r.wait);

@@ -24,15 +24,22 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *task = &p->task[t];
         const bool message = task->op == QN_OP_SEND || task->op == QN_OP_RECV;
+        const bool copy = task->op == QN_OP_LOAD || task->op == QN_OP_OFFLOAD;
         qn_task_text(name, sizeof name, p, t);
         if (task->cost < 0) return QN_FAIL(err, QN_ESCHEDULE, "%s has a negative cost", name);
         if (message && (task->channel < 0 || task->channel >= p->channels))
             return QN_FAIL(err, QN_ESCHEDULE, "%s has no channel", name);
         if (!message && task->channel != QN_NONE)
             return QN_FAIL(err, QN_ESCHEDULE, "%s has a channel, but only SEND and RECV use one", name);
-        if (!message && task->lane != QN_LANE_COMP)
-            return QN_FAIL(err, QN_ESCHEDULE, "%s is on lane %s; only SEND and RECV leave the comp lane", name,
-                           qni_lane_name(task->lane));
+        if (copy ? task->lane != (task->op == QN_OP_LOAD ? QN_LANE_UP : QN_LANE_DOWN)
+                 : !message && task->lane != QN_LANE_COMP && (task->lane != QN_LANE_HOST || qni_is_compute(task->op)))
+            return QN_FAIL(err, QN_ESCHEDULE,
+                           "%s is on lane %s; only messages, LOAD (up), OFFLOAD (down) and step tasks (host) leave the comp lane",
+                           name, qni_lane_name(task->lane));
+        if (copy) {
+            const qn_status st = qni_check_copy(p, t, err);
+            if (st != QN_OK) return st;
+        }
         if (message && task->worker != (task->op == QN_OP_SEND ? p->channel[task->channel].from : p->channel[task->channel].to))
             return QN_FAIL(err, QN_ESCHEDULE, "%s stands on worker %d, which is not its end of channel %d", name, task->worker,
                            task->channel);
@@ -51,7 +58,11 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
             x->offset > INT64_MAX - x->bytes)
             return QN_FAIL(err, QN_ESCHEDULE, "value %d (%s) has %lld bytes at offset %lld: out of range", v,
                            qni_value_text(name, sizeof name, p, v), (long long)x->bytes, (long long)x->offset);
-        const bool slot = x->cls == QN_V_ACT || x->cls == QN_V_GRAD || x->cls == QN_V_STASH || x->cls == QN_V_WSTASH;
+        if (x->host && (x->offset != QN_NONE || !x->carried))
+            return QN_FAIL(err, QN_ESCHEDULE, "value %d (%s) is a host copy: it has no place in an arena and is carried", v,
+                           qni_value_text(name, sizeof name, p, v));
+        const bool slot = !x->host && x->cls != QN_V_PARAM && x->cls != QN_V_PGRAD && x->cls != QN_V_STAT &&
+                          x->cls != QN_V_TPARAM && x->cls != QN_V_TGRAD;
         if (slot && x->offset == QN_NONE)
             return QN_FAIL(err, QN_ESCHEDULE, "value %d (%s) has no place in its worker's arena", v,
                            qni_value_text(name, sizeof name, p, v));
@@ -68,7 +79,7 @@ static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
         const qn_task *x = &p->task[t];
         if (qni_is_compute(x->op)) list[n++] = (qni_compute){x->op, x->stage, x->item, x->worker};
     }
-    const qn_status st = qni_check_compute(list, n, p->workers, qn_plan_grid(p), p->worker_of, err);
+    const qn_status st = qni_check_compute(list, n, p->workers, qn_plan_grid(p), p->worker_of, p->backward_of, err);
     qn_free(list);
     return st;
 }
@@ -81,17 +92,19 @@ typedef struct stage_marks {
 
 static qn_status mark_stages(stage_marks *m, const qn_plan *p, qn_err *err)
 {
+    const bool tiers = qni_plan_has_tiers(p);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
         char name[QNI_NAME], other[QNI_NAME];
         const bool per_stage = x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE;
-        if (per_stage && (x->stage < 0 || x->stage >= p->stages || p->worker_of[x->stage] != x->worker))
+        if (per_stage && (x->stage < 0 || x->stage >= p->stages || (!tiers && p->worker_of[x->stage] != x->worker)))
             return QN_FAIL(err, QN_ESCHEDULE, "%s is not on its stage's worker", qn_task_text(name, sizeof name, p, t));
         if (qni_is_compute(x->op)) {
             if (m[x->stage].first == QN_NONE) m[x->stage].first = t;
             m[x->stage].last = t;
         }
         if (x->op != QN_OP_PACK && x->op != QN_OP_OPT) continue;
+        if (tiers) continue; /* packed again wherever its weights have come to; order is that of the values */
         int32_t *at = x->op == QN_OP_PACK ? &m[x->stage].pack : &m[x->stage].opt;
         if (*at != QN_NONE)
             return QN_FAIL(err, QN_ESCHEDULE, "%s occurs twice in a step, again after %s", qn_task_text(name, sizeof name, p, t),
@@ -218,6 +231,7 @@ static qn_status check_lifetimes(const value_use *use, const qn_plan *p, const i
             for (int32_t i = 0; i < span[k].count; i++) {
                 const int32_t v = p->ref[span[k].first + i];
                 const int32_t source = use[v].writer != QN_NONE ? use[v].writer : use[v].adder;
+                if (p->value[v].host) continue; /* plan_tiers.c */
                 if (k == 0 && source == QN_NONE)
                     return QN_FAIL(err, QN_ESCHEDULE, "%s reads %s, which no task writes", qn_task_text(a, sizeof a, p, t),
                                    qni_value_text(c, sizeof c, p, v));
@@ -357,6 +371,7 @@ qn_status qn_plan_validate(const qn_plan *p, qn_err *err)
     QN_TRY(st, qni_graph_live(&g, err), out);
     QN_TRY(st, qni_clocks(&clock, &g, err), out);
     QN_TRY(st, check_values(p, (const int32_t(*)[QN_LANES])clock, err), out);
+    QN_TRY(st, qni_check_tiers(p, (const int32_t(*)[QN_LANES])clock, err), out);
     QN_TRY(st, qni_check_memory(p, &g, (const int32_t(*)[QN_LANES])clock, err), out);
 out:
     qn_free(clock);

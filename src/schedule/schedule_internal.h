@@ -82,7 +82,7 @@ qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
  * once; F, R, B, W in this order; gradients added in ascending item order; the shards of a stage do the same tasks. Errors:
  * QN_ESCHEDULE, QN_EINVAL (columns), QN_ENOMEM. */
 qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
-                            qn_err *err) QN_MUST_USE;
+                            const int32_t *backward_of, qn_err *err) QN_MUST_USE;
 
 /* --- graph: who must be complete before whom. Predecessors of a task: the one before it in its lane, its waits, a RECV's SEND,
  * and for a SEND the RECV that frees its channel slot. A pair on a rendezvous channel is one node, and so are joint tasks. */
@@ -110,10 +110,21 @@ qn_status qni_graph_live(const qni_graph *g, qn_err *err) QN_MUST_USE;
 struct qn_span_time;
 void qni_graph_times(const qni_graph *g, struct qn_span_time *time, int64_t latency, const int64_t *cost);
 
+/* Lane index of a task's wait seen from anywhere: [workers * QN_LANES] tables are indexed by this. */
+static inline int32_t qni_lane_of(const qn_plan *p, int32_t t)
+{
+    return p->task[t].worker * QN_LANES + p->task[t].lane;
+}
+
 /* Per task and lane of its worker: the last index that is complete before the task starts, by lanes and waits alone (not by
  * messages over other workers: what a worker relies on must be visible on it). QN_NONE: nothing. *out [tasks] is freed with
  * qn_free. The graph must be live. */
 qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err) QN_MUST_USE;
+/* Tiers (check_tiers.c). copy: the values of a LOAD or OFFLOAD. tiers: host copies are read after they are written, whatever
+ * worker writes them. has: any host copy. Errors: QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qni_check_copy(const qn_plan *p, int32_t task, qn_err *err) QN_MUST_USE;
+qn_status qni_check_tiers(const qn_plan *p, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;
+bool qni_plan_has_tiers(const qn_plan *p);
 /* Memory of a live plan: values that may be alive at once share no bytes; nothing beyond the arenas; arenas within limits.
  * Errors: QN_ESCHEDULE, QN_ENOMEM. */
 qn_status qni_check_memory(const qn_plan *p, const qni_graph *g, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;

@@ -34,7 +34,7 @@ const char *qni_class_name(int32_t cls)
 
 const char *qni_lane_name(int32_t lane)
 {
-    static const char *const name[] = {"comp", "send", "recv"};
+    static const char *const name[] = {"comp", "send", "recv", "up", "down", "host"};
     return lane >= 0 && lane < QN_LANES ? name[lane] : "?";
 }
 
@@ -68,6 +68,7 @@ void qn_order_close(qn_order *o)
     if (o == NULL) return;
     for (int32_t w = 0; o->task != NULL && w < o->workers; w++) qn_free(o->task[w]);
     qn_free(o->worker_of);
+    qn_free(o->backward_of);
     qn_free(o->count);
     qn_free(o->cap);
     qn_free(o->task);
@@ -76,6 +77,14 @@ void qn_order_close(qn_order *o)
     qn_free(o->stash_bytes);
     qn_free(o->wstash_bytes);
     qn_free(o);
+}
+
+qn_status qn_order_split_backward(qn_order *o, qn_err *err)
+{
+    if (o->backward_of == NULL) o->backward_of = qn_malloc((size_t)o->stages, sizeof *o->backward_of);
+    if (o->backward_of == NULL) return QN_FAIL(err, QN_ENOMEM, "order of %d stages", o->stages);
+    memcpy(o->backward_of, o->worker_of, (size_t)o->stages * sizeof *o->backward_of);
+    return QN_OK;
 }
 
 void qn_order_push(qn_order *o, int32_t worker, qn_op op, int32_t stage, int32_t item)
@@ -100,6 +109,7 @@ void qn_plan_close(qn_plan *p)
 {
     if (p == NULL) return;
     qn_free(p->worker_of);
+    qn_free(p->backward_of);
     qn_free(p->task);
     qn_free(p->lane);
     qn_free(p->value);
@@ -126,6 +136,17 @@ const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task)
     const qn_task *t = &p->task[task];
     char place[32];
     place_text(place, t->stage, t->item);
+    if (t->op == QN_OP_LOAD || t->op == QN_OP_OFFLOAD) {
+        const qn_span moved = t->op == QN_OP_LOAD ? t->out : t->in;
+        const int32_t v = moved.count == 1 ? p->ref[moved.first] : QN_NONE;
+        if (v >= 0 && v < p->values) { /* "LOAD param 5#3 @0" */
+            qni_value_text(buf, cap, p, v);
+            char value[QNI_NAME];
+            snprintf(value, sizeof value, "%s", buf);
+            snprintf(buf, cap, "%s %s", qni_op_name(t->op), value);
+            return buf;
+        }
+    }
     if (t->channel >= 0 && t->channel < p->channels) {
         const qn_channel *c = &p->channel[t->channel];
         snprintf(buf, cap, "%s %s%s @%d>%d", qni_op_name(t->op), qni_class_name(c->cls), place, c->from, c->to);
@@ -139,7 +160,10 @@ const char *qni_value_text(char *buf, size_t cap, const qn_plan *p, int32_t valu
 {
     const qn_value *v = &p->value[value];
     char place[32];
-    snprintf(buf, cap, "%s%s @%d", qni_class_name(v->cls), place_text(place, v->stage, v->item), v->worker);
+    place_text(place, v->stage, v->item);
+    char *dot = v->cls == QN_V_PARAM ? strchr(place, '.') : NULL;
+    if (dot != NULL) *dot = '#'; /* a chunk of parameters is no micro-batch */
+    snprintf(buf, cap, "%s%s @%d", qni_class_name(v->cls), place, v->worker);
     return buf;
 }
 

@@ -23,8 +23,10 @@ bool qni_scan_line(qni_scan *s)
         s->stop = newline != NULL ? newline : s->end;
         s->next = newline != NULL ? newline + 1 : s->end;
         s->line++;
-        const char *comment = memchr(s->start, '#', (size_t)(s->stop - s->start));
-        if (comment != NULL) s->stop = comment;
+        for (const char *c = s->start; c < s->stop; c++) {
+            if (*c != '#' || (c > s->start && c[-1] >= '0' && c[-1] <= '9')) continue; /* 5#3 is chunk 3 of stage 5 */
+            s->stop = c;
+        }
         while (s->at < s->stop && is_blank(*s->at)) s->at++;
         if (s->at < s->stop) return true;
     }
@@ -64,6 +66,7 @@ bool qni_word_int(int64_t *out, qni_word w, int64_t low, int64_t high)
 bool qni_word_place(int32_t *stage, int32_t *item, qni_word w)
 {
     const char *dot = w.length > 0 ? memchr(w.at, '.', w.length) : NULL;
+    if (dot == NULL && w.length > 0) dot = memchr(w.at, '#', w.length);
     const size_t head = dot != NULL ? (size_t)(dot - w.at) : w.length;
     int64_t s, i = QN_NONE;
     if (!qni_word_int(&s, (qni_word){w.at, head}, 0, INT32_MAX)) return false;

@@ -20,7 +20,8 @@ static const char *const class_names[QN_VALUE_CLASSES] = {
 #undef NAME
 };
 
-static const char *const lane_names[QN_LANES] = {[QN_LANE_COMP] = "compute", [QN_LANE_SEND] = "send", [QN_LANE_RECV] = "receive"};
+static const char *const lane_names[QN_LANES] = {[QN_LANE_COMP] = "compute", [QN_LANE_SEND] = "send", [QN_LANE_RECV] = "receive",
+                                                 [QN_LANE_UP] = "up",        [QN_LANE_DOWN] = "down", [QN_LANE_HOST] = "host"};
 
 static void event_name(qni_page *p, const qn_plan *plan, const qn_task *t)
 {

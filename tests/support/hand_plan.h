@@ -85,7 +85,7 @@ static qn_plan *hand_chain(hand_plan *h, int32_t workers, int32_t items, int64_t
         p->arena_bytes[w] = 4 * bytes;
         p->arena_limit[w] = INT64_MAX;
         for (int l = 0; l < QN_LANES; l++) {
-            const bool empty = (l == QN_LANE_SEND && w + 1 == workers) || (l == QN_LANE_RECV && w == 0);
+            const bool empty = l > QN_LANE_RECV || (l == QN_LANE_SEND && w + 1 == workers) || (l == QN_LANE_RECV && w == 0);
             p->lane[w][l][0] = p->tasks;
             p->lane[w][l][1] = empty ? 0 : items;
             p->tasks += p->lane[w][l][1];
