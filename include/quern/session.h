@@ -97,6 +97,7 @@ typedef struct qn_generate_options {
     int64_t batch;     /* sequences decoded together */
     int64_t speculate; /* the most tokens of a draft, 0: none */
     int32_t dtype;
+    int32_t weights; /* what products read: 0 f32, 1 bf16, 2 q8 */
 } qn_generate_options;
 
 extern const qn_table qn_generate_table;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compact.h"
 #include "fast.h"
 #include "reference.h"
 
@@ -31,21 +32,51 @@
         ELEMENTS(bf16, isa) ATTENTION(bf16, attention) PRODUCTS(bf16)                                                            \
     }
 
+/* The tables that only infer: products on compact weights. */
+#define COMPACT(act, weights)                                                                                                    \
+    .linear_open = qni_compact_open_##act##_##weights, .linear_close = qni_compact_close,                                        \
+    .linear_packed_bytes = qni_compact_packed_bytes, .linear_scratch = qni_compact_scratch, .linear_pack = qni_compact_pack,     \
+    .linear_forward = qni_compact_forward
+#define INFER_F32(isa, weights)                                                                                                  \
+    {                                                                                                                            \
+        .name = "f32/" #isa "/" #weights, TYPES(QN_MODE_F32, QN_F32, QN_F32),                                                    \
+        ELEMENTS(f32, isa) ATTENTION(f32, isa) COMPACT(f32, weights)                                                             \
+    }
+#define INFER_BF16(isa, weights)                                                                                                 \
+    {                                                                                                                            \
+        .name = "bf16/" #isa "/" #weights, TYPES(QN_MODE_BF16, QN_BF16, QN_F32),                                                 \
+        ELEMENTS(bf16, isa) ATTENTION(bf16, isa) COMPACT(bf16, weights)                                                          \
+    }
+#define INFER_REFERENCE(weights)                                                                                                 \
+    {                                                                                                                            \
+        .name = "f32/reference/" #weights, TYPES(QN_MODE_REF_F32, QN_F32, QN_F32),                                               \
+        QN_RES_ENTRIES(QN_ENTRY_FILL, ref_f32) QN_ACT_ENTRIES(QN_ENTRY_FILL, ref_f32)                                            \
+            QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32) COMPACT(ref, weights)                                                   \
+    }
 static const qn_kernels reference_f32 = {
     .name = "f32/reference", TYPES(QN_MODE_REF_F32, QN_F32, QN_F32), QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f32)};
 static const qn_kernels reference_f64 = {
     .name = "f64/reference", TYPES(QN_MODE_REF_F64, QN_F64, QN_F64), QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f64)};
 
-/* In ascending order of speed. */
+static const qn_kernels reference_infer[3] = {INFER_REFERENCE(f32), INFER_REFERENCE(bf16), INFER_REFERENCE(q8)};
+
+/* In ascending order of speed. The set of elements and products, and that of attention in bf16. */
+#define ISA(isa, attention)                                                                                                      \
+    {                                                                                                                            \
+#attention, FAST_F32(isa, attention), FAST_BF16(isa, attention),                                                         \
+            {INFER_F32(isa, f32), INFER_F32(isa, bf16), INFER_F32(isa, q8) },                                                    \
+             {INFER_BF16(isa, f32), INFER_BF16(isa, bf16), INFER_BF16(isa, q8) },                                                \
+    }
 static const struct {
     const char *isa;
     qn_kernels f32, bf16;
+    qn_kernels infer_f32[3], infer_bf16[3]; /* in the order of qn_weights, from F32 on */
 } fast[] = {
-    {"portable", FAST_F32(portable, portable), FAST_BF16(portable, portable)},
+    ISA(portable, portable),
 #if defined(__x86_64__)
-    {"avx2", FAST_F32(avx2, avx2), FAST_BF16(avx2, avx2)},
-    {"avx512", FAST_F32(avx512, avx512), FAST_BF16(avx512, avx512)},
-    {"avx512_bf16", FAST_F32(avx512, avx512_bf16), FAST_BF16(avx512, avx512_bf16)},
+    ISA(avx2, avx2),
+    ISA(avx512, avx512),
+    ISA(avx512, avx512_bf16),
 #endif
 };
 
@@ -94,6 +125,17 @@ qn_status qn_kernels_get(const qn_kernels **out, qn_mode mode, qn_err *err)
     default:
         return QN_FAIL(err, QN_EINVAL, "numeric mode %d is outside 0 to %d", (int)mode, QN_MODES - 1);
     }
+    return QN_OK;
+}
+
+qn_status qn_kernels_infer(const qn_kernels **out, qn_mode mode, qn_weights weights, qn_err *err)
+{
+    const qn_status st = qn_kernels_get(out, mode, err);
+    if (st != QN_OK || weights == QN_WEIGHTS_OWN) return st;
+    if (weights < QN_WEIGHTS_OWN || weights >= QN_WEIGHTS || mode == QN_MODE_REF_F64)
+        return QN_FAIL(err, QN_EINVAL, "there are no kernels for weights of kind %d in mode %d", (int)weights, (int)mode);
+    const int i = chosen(), w = (int)weights - QN_WEIGHTS_F32;
+    *out = mode == QN_MODE_REF_F32 ? &reference_infer[w] : mode == QN_MODE_F32 ? &fast[i].infer_f32[w] : &fast[i].infer_bf16[w];
     return QN_OK;
 }
 

@@ -33,6 +33,10 @@
 
 typedef enum qn_mode { QN_MODE_F32, QN_MODE_BF16, QN_MODE_REF_F32, QN_MODE_REF_F64, QN_MODES } qn_mode;
 
+/* What a linear map reads when it only infers: OWN what the mode trains with, the others a compact form (compact.h). Q8: integers
+ * of 8 bits with a scale for each 32, and x rounded likewise in the product. */
+typedef enum qn_weights { QN_WEIGHTS_OWN, QN_WEIGHTS_F32, QN_WEIGHTS_BF16, QN_WEIGHTS_Q8, QN_WEIGHTS } qn_weights;
+
 /* A linear map y = x W^T + b with its primitives for one set of sizes. W [O, C] param. Opened at start, one owner, used by
  * one worker at a time. */
 typedef struct qn_linear qn_linear;
@@ -188,6 +192,9 @@ typedef struct qn_kernels {
 /* The table of a mode: the best instruction set of this machine, or the one QUERN_ISA (portable, avx2, avx512, avx512_bf16)
  * names. Static storage. Errors: QN_EUNSUPPORTED when QUERN_ISA names one this machine lacks. */
 qn_status qn_kernels_get(const qn_kernels **out, qn_mode mode, qn_err *err) QN_MUST_USE;
+/* The same for inference with weights of that kind; without backward functions and classifier unless OWN. Modes F32, BF16 and
+ * REF_F32 have the compact kinds. Errors: as qn_kernels_get; QN_EINVAL. */
+qn_status qn_kernels_infer(const qn_kernels **out, qn_mode mode, qn_weights weights, qn_err *err) QN_MUST_USE;
 /* "avx512": what qn_kernels_get chose. */
 const char *qn_kernels_isa(void);
 

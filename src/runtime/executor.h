@@ -56,8 +56,8 @@ void qn_executor_cancel(qn_executor *ex);
 
 /* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
-/* For fns.run: messages inside a task, on the worker's own channels that no SEND and RECV of the plan use, as the transport has them
- * and in the epoch of the step. A slot that was got is readable until its release. */
+/* For fns.run: messages inside a task, on the worker's own channels that no SEND and RECV of the plan use, as the transport has
+ * them and in the epoch of the step. A slot that was got is readable until its release. */
 qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **slot);
 void qn_executor_put_publish(qn_executor *ex, int32_t channel, uint64_t tag, size_t bytes);
 qn_ring_result qn_executor_get(qn_executor *ex, int32_t channel, const void **slot, uint64_t *tag, size_t *bytes);

@@ -32,6 +32,8 @@ static qn_status check(const qn_runner_desc *d, qn_err *err)
     if ((d->cache_len == 0 && d->T > context) || d->cache_len > context)
         return QN_FAIL(err, QN_EINVAL, "%lld tokens a pass and %lld cached positions do not fit into the model's context of %d",
                        (long long)d->T, (long long)d->cache_len, context);
+    if (d->cache_len == 0 && d->weights != QN_WEIGHTS_OWN)
+        return QN_FAIL(err, QN_EINVAL, "evaluation reads the weights as training does; compact weights are for generation");
     if (d->cache_len > 0 && (d->slots < 0 || d->slots > QN_RUNNER_SLOTS || d->logits < 0 || d->logits > INT32_MAX))
         return QN_FAIL(err, QN_EINVAL, "%d sequences together with %lld rows of logits; 1 to %d sequences are possible", d->slots,
                        (long long)d->logits, QN_RUNNER_SLOTS);
@@ -62,6 +64,7 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
                                    .stages = d->workers,
                                    .threads = d->threads,
                                    .mode = d->mode,
+                                   .weights = d->weights,
                                    .pin = d->pin,
                                    .limits = {.B = infer ? d->T : 1,
                                               .T = infer ? 1 : d->T,

@@ -14,8 +14,9 @@ typedef struct qn_runner_desc {
     const int32_t *first_layer; /* [workers + 1] */
     int32_t workers, threads;
     qn_mode mode;
-    int64_t B, T;      /* the most samples and tokens of one pass; evaluation runs windows of T tokens, each by itself */
-    int64_t cache_len; /* positions of KV cache of a sequence: generation only; 0: evaluation only */
+    qn_weights weights; /* generation: what products read; OWN for evaluation */
+    int64_t B, T;       /* the most samples and tokens of one pass; evaluation runs windows of T tokens, each by itself */
+    int64_t cache_len;  /* positions of KV cache of a sequence: generation only; 0: evaluation only */
     bool pin;
     int32_t slots;  /* generation: sequences that go on together (0: 1); slots <= T */
     int64_t logits; /* generation: the most rows of logits of one call (0: slots) */

@@ -96,7 +96,7 @@ qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err
 {
     *s = (qn_stage_set){.model = d->model, .limits = d->limits};
     qn_status st = check_cut(d, err);
-    if (st == QN_OK) st = qn_kernels_get(&s->k, d->mode, err);
+    if (st == QN_OK) st = qn_kernels_infer(&s->k, d->mode, d->weights, err);
     if (st == QN_OK) st = take_arrays(s, d, err);
     if (st == QN_OK) st = open_workers(s, d, err);
     if (st == QN_OK) st = open_stages(s, err);

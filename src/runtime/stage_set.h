@@ -30,6 +30,7 @@ typedef struct qn_stage_set_desc {
     const int32_t *worker_of;   /* [stages]; NULL: stage s on worker s */
     int32_t workers, stages, threads;
     qn_mode mode;
+    qn_weights weights; /* OWN unless the stages only infer */
     qn_stage_limits limits;
     bool pin;
 } qn_stage_set_desc;

@@ -108,6 +108,7 @@ static qn_status open_runner(generation *g, int32_t slots, int64_t T, int64_t ca
                                  .workers = (int32_t)o->workers,
                                  .threads = (int32_t)o->threads,
                                  .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
+                                 .weights = (qn_weights)(QN_WEIGHTS_F32 + o->weights),
                                  .B = 1,
                                  .T = T,
                                  .cache_len = cache,

@@ -84,7 +84,9 @@ static const qn_key generate_keys[] = {
     KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of the drawing"),
     KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
-    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
+    KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of activations between matrix products"),
+    KEY(CHOICE, "weights", T, weights, "f32", 0, 0, "f32|bf16|q8", "",
+        "what matrix products read: q8 is 8 bits with a scale for each 32"),
 };
 #undef T
 const qn_table qn_generate_table = {"generate", generate_keys, QN_COUNT(generate_keys)};
