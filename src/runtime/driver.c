@@ -20,9 +20,10 @@ static qn_status stuck(const qn_executor *ex, qn_err *err)
     size_t used = 0;
     for (int32_t i = 0; i < ex->plan->workers * QN_LANES && used + TEXT + 2 < sizeof(list); i++) {
         const qni_lane *lane = &ex->worker[i / QN_LANES].lane[i % QN_LANES];
-        if (lane->next == lane->end) continue;
+        const int32_t next = atomic_load_explicit(&lane->next, memory_order_relaxed);
+        if (next == lane->end) continue;
         used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used > 0 ? ", " : "",
-                                 qn_task_text(buf, sizeof(buf), ex->plan, lane->next));
+                                 qn_task_text(buf, sizeof(buf), ex->plan, next));
     }
     return QN_FAIL(err, QN_EINTERNAL, "no lane can move any more; they stand at %s", list);
 }
@@ -41,10 +42,11 @@ static void pin(qni_worker *w)
 static bool nobody_can_move(qn_executor *ex)
 {
     const uint64_t wakes = atomic_load(&ex->wakes);
-    if (atomic_load(&ex->idle) != ex->plan->workers) return false;
-    for (int32_t i = 0; i < ex->plan->workers; i++) {
-        qni_worker *w = &ex->worker[i];
-        if (!atomic_load(&w->ended) && ex->transport->look(ex->world, i) != atomic_load(&w->seen)) return false;
+    const int32_t all = ex->plan->workers + ex->asides;
+    if (atomic_load(&ex->idle) != all) return false;
+    for (int32_t i = 0; i < all; i++) {
+        qni_worker *w = i < ex->plan->workers ? &ex->worker[i] : &ex->aside[i - ex->plan->workers].self;
+        if (!atomic_load(&w->ended) && qni_id_look(ex, i) != atomic_load(&w->seen)) return false;
     }
     return atomic_load(&ex->wakes) == wakes;
 }
@@ -53,27 +55,27 @@ static bool nobody_can_move(qn_executor *ex)
 static qn_status wait_for_bell(qni_worker *w, uint32_t seen)
 {
     qn_executor *ex = w->ex;
-    const qn_transport *t = ex->transport;
-    qn_status st = t->wait(ex->world, w->index, seen, PATIENCE_NS, &w->err);
-    if (st != QN_OK || t->look(ex->world, w->index) != seen) return st;
+    qn_status st = qni_id_wait(ex, w->id, seen, PATIENCE_NS, &w->err);
+    if (st != QN_OK || qni_id_look(ex, w->id) != seen) return st;
     atomic_store(&w->seen, seen);
     atomic_fetch_add(&ex->idle, 1);
-    while (st == QN_OK && t->look(ex->world, w->index) == seen)
-        st = nobody_can_move(ex) ? QN_ESTATE : t->wait(ex->world, w->index, seen, PATIENCE_NS, &w->err);
+    while (st == QN_OK && qni_id_look(ex, w->id) == seen)
+        st = nobody_can_move(ex) ? QN_ESTATE : qni_id_wait(ex, w->id, seen, PATIENCE_NS, &w->err);
     atomic_fetch_add(&ex->wakes, 1);
     atomic_fetch_sub(&ex->idle, 1);
     return st;
 }
 
-/* One worker through one step. */
+/* One worker, or one aside, through one step. */
 static void work(qni_worker *w)
 {
     qn_executor *ex = w->ex;
-    pin(w);
-    qni_worker_reset(w, ex->unclean);
+    qni_aside *aside = w->id < ex->plan->workers ? NULL : &ex->aside[w->id - ex->plan->workers];
+    if (aside == NULL) pin(w);
+    if (ex->asides == 0) qni_worker_reset(w, ex->unclean); /* else the caller did: lanes look at each other */
     for (;;) {
-        const uint32_t seen = ex->transport->look(ex->world, w->index);
-        const qni_lane_result r = qni_worker_round(w);
+        const uint32_t seen = qni_id_look(ex, w->id);
+        const qni_lane_result r = aside != NULL ? qni_aside_round(aside) : qni_worker_round(w);
         if (r == QNI_LANE_RAN) continue;
         if (r == QNI_LANE_FAILED) qni_worker_failed(w, w->st);
         if (r != QNI_LANE_WAITS) break;
@@ -105,6 +107,11 @@ qn_status qni_threads_open(qn_executor *ex, qn_err *err)
         if (failed != 0) return QN_FAIL(err, QN_ENOMEM, "the thread of worker %d did not start: %s", i, strerror(failed));
         ex->threads = i;
     }
+    for (int32_t i = 0; i < ex->asides; i++) {
+        const int failed = pthread_create(&ex->aside[i].self.thread, NULL, thread_main, &ex->aside[i].self);
+        if (failed != 0) return QN_FAIL(err, QN_ENOMEM, "the thread of a copy lane did not start: %s", strerror(failed));
+        ex->aside_threads = i + 1;
+    }
     return QN_OK;
 }
 
@@ -112,14 +119,25 @@ void qni_threads_close(qn_executor *ex)
 {
     ex->leave = true;
     for (int32_t i = 1; i <= ex->threads; i++) qn_bell_ring(&ex->worker[i].start);
+    for (int32_t i = 0; i < ex->aside_threads; i++) qn_bell_ring(&ex->aside[i].self.start);
     for (int32_t i = 1; i <= ex->threads; i++) pthread_join(ex->worker[i].thread, NULL);
+    for (int32_t i = 0; i < ex->aside_threads; i++) pthread_join(ex->aside[i].self.thread, NULL);
+}
+
+/* With asides, lanes of all workers look at each other: all stand at their start before anyone begins. */
+static void reset_all(qn_executor *ex)
+{
+    for (int32_t i = 0; i < ex->plan->workers && ex->asides > 0; i++) qni_worker_reset(&ex->worker[i], ex->unclean);
+    for (int32_t i = 0; i < ex->asides; i++) qni_aside_reset(&ex->aside[i]);
 }
 
 void qni_threads_step(qn_executor *ex)
 {
-    atomic_store_explicit(&ex->left, ex->threads, memory_order_relaxed);
+    atomic_store_explicit(&ex->left, ex->threads + ex->asides, memory_order_relaxed);
     atomic_store_explicit(&ex->idle, 0, memory_order_relaxed);
+    reset_all(ex);
     for (int32_t i = 1; i <= ex->threads; i++) qn_bell_ring(&ex->worker[i].start);
+    for (int32_t i = 0; i < ex->asides; i++) qn_bell_ring(&ex->aside[i].self.start);
     work(&ex->worker[0]);
     for (;;) {
         const uint32_t seen = qn_bell_look(&ex->done);
@@ -143,6 +161,15 @@ static qni_lane_result loop_round(qn_executor *ex)
         moved |= r != QNI_LANE_WAITS;
         finished &= r == QNI_LANE_DONE;
     }
+    for (int32_t i = 0; i < ex->asides; i++) {
+        qni_aside *a = &ex->aside[i];
+        if (a->self.finished) continue;
+        const qni_lane_result r = qni_aside_round(a);
+        if (r == QNI_LANE_FAILED) qni_worker_failed(&a->self, a->self.st);
+        if (r == QNI_LANE_FAILED || r == QNI_LANE_CANCELLED) return r;
+        moved |= r != QNI_LANE_WAITS;
+        finished &= r == QNI_LANE_DONE;
+    }
     if (finished) return QNI_LANE_DONE;
     return moved ? QNI_LANE_RAN : QNI_LANE_WAITS;
 }
@@ -159,6 +186,7 @@ void qni_loop_step(qn_executor *ex)
     const qn_transport *t = ex->transport;
     pin(&ex->worker[0]);
     for (int32_t i = 0; i < ex->plan->workers; i++) qni_worker_reset(&ex->worker[i], ex->unclean);
+    for (int32_t i = 0; i < ex->asides; i++) qni_aside_reset(&ex->aside[i]);
     for (;;) {
         qni_worker *w = first_unfinished(ex);
         const uint32_t seen = t->look(ex->world, w->index);

@@ -91,7 +91,8 @@ static qn_status open_workers(qn_executor *ex, qn_err *err)
     for (int32_t i = 0; i < p->workers; i++) {
         qni_worker *w = &ex->worker[i];
         w->ex = ex;
-        w->index = i;
+        w->index = w->id = i;
+        w->jitter = ex->desc.jitter + (uint64_t)i * 2654435761U;
         qn_bell_init(&w->start);
         w->arena = qn_alloc_pages((size_t)p->arena_bytes[i]); /* first touched by the worker's own thread */
         if (w->arena == NULL)
@@ -117,12 +118,13 @@ qn_status qn_executor_open(qn_executor **out, const qn_executor_desc *desc, qn_e
     ex->plan = p;
     ex->transport = desc->transport;
     qn_bell_init(&ex->done);
-    atomic_init(&ex->first_failure, -1);
+    atomic_init(&ex->first_failure, NULL);
     ex->desc.threads_per_worker = qn_max32(desc->threads_per_worker, 1);
     const int64_t wanted = (int64_t)p->workers * ex->desc.threads_per_worker;
     ex->spins = desc->spins >= 0 ? desc->spins : wanted <= qn_team_cores() ? SPINS : 0;
     QN_TRY(st, check_plan(&ex->desc, err), out);
     QN_TRY(st, open_workers(ex, err), out);
+    QN_TRY(st, qni_asides_open(ex, err), out);
     QN_TRY(st, open_world(ex, err), out);
     if (desc->driver == QN_DRIVE_THREADS) QN_TRY(st, qni_threads_open(ex, err), out);
     *out = ex;
@@ -135,7 +137,8 @@ out:
 void qn_executor_close(qn_executor *ex)
 {
     if (ex == NULL) return;
-    if (ex->threads > 0) qni_threads_close(ex);
+    if (ex->threads > 0 || ex->aside_threads > 0) qni_threads_close(ex);
+    qni_asides_close(ex);
     if (ex->world != NULL) ex->transport->close(ex->world);
     for (int32_t i = 0; ex->worker != NULL && i < ex->plan->workers; i++)
         if (ex->worker[i].arena != NULL) qn_free_pages(ex->worker[i].arena, (size_t)ex->plan->arena_bytes[i]);
@@ -161,7 +164,7 @@ qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err)
 {
     ex->epoch += 2;
     ex->trace = trace;
-    atomic_store(&ex->first_failure, -1);
+    atomic_store(&ex->first_failure, NULL);
     ex->transport->set_epoch(ex->world, ex->epoch);
     if (ex->unclean) empty_rings(ex);
     atomic_store(&ex->running, ex->epoch);
@@ -173,10 +176,11 @@ qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err)
     atomic_store(&ex->running, 0);
     ex->unclean = false;
     for (int32_t i = 0; i < ex->plan->workers; i++) ex->unclean |= !ex->worker[i].finished;
-    const int32_t failed = atomic_load(&ex->first_failure);
-    if (failed >= 0) {
-        if (err != NULL) *err = ex->worker[failed].err;
-        return ex->worker[failed].st;
+    for (int32_t i = 0; i < ex->asides; i++) ex->unclean |= !ex->aside[i].self.finished;
+    const qni_worker *failed = atomic_load(&ex->first_failure);
+    if (failed != NULL) {
+        if (err != NULL) *err = failed->err;
+        return failed->st;
     }
     if (ex->unclean) return QN_FAIL(err, QN_ECANCELLED, "the step was cancelled");
     return QN_OK;
@@ -190,6 +194,7 @@ void qn_executor_cancel(qn_executor *ex)
     if (epoch != 0) {
         while (stop <= epoch && !atomic_compare_exchange_weak(&ex->stop, &stop, epoch + 1)) {}
         ex->transport->set_epoch(ex->world, epoch + 1);
+        for (int32_t i = 0; i < ex->asides; i++) qn_bell_ring(&ex->aside[i].bell);
     }
     errno = saved;
 }
@@ -230,5 +235,12 @@ void qn_executor_release(qn_executor *ex, int32_t channel)
 
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker)
 {
-    return ex->worker[worker].high;
+    return atomic_load_explicit(&ex->worker[worker].high, memory_order_relaxed);
+}
+
+int64_t qn_executor_moved(const qn_executor *ex, int32_t worker, int32_t lane, int32_t cls)
+{
+    for (int32_t i = 0; i < ex->asides; i++)
+        if (ex->aside[i].self.index == worker && ex->aside[i].lane == lane) return ex->aside[i].moved[cls];
+    return 0;
 }

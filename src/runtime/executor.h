@@ -6,6 +6,9 @@
  *   threads  one thread per worker steps that worker's lanes; when none can move it sleeps on the worker's doorbell
  *   loop     one thread steps all lanes of all workers in a fixed order: a whole cluster replays from a seed
  *
+ * Lanes up, down and host (tiers) have a thread each in the first, which other lanes may wait for, also those of other workers;
+ * in the second they are stepped like the rest.
+ *
  * Values live in one arena per worker at the offsets that the plan assigned, so the predicted memory is the real one. A failed
  * task starts a new epoch, which cancels every wait; the step returns the first failure and the executor can be closed safely.
  * After the first step nothing is allocated. The step after a failed or cancelled one starts clean. */
@@ -27,6 +30,9 @@ typedef struct qn_task_fns {
     void *(*home)(void *ctx, int32_t value, size_t *bytes);
     /* Bytes of a value with an offset that are really there this step (at most value.bytes); NULL: all. */
     size_t (*actual)(void *ctx, int32_t value);
+    /* Bytes [at, at + bytes) of what a LOAD or OFFLOAD moves, where that is not one piece of memory; on the lane's thread, pieces
+     * in order. NULL: copied between the arena and home. */
+    qn_status (*copy)(void *ctx, qn_executor *ex, int32_t task, size_t at, size_t bytes, qn_err *err);
 } qn_task_fns;
 
 typedef enum qn_driver { QN_DRIVE_THREADS, QN_DRIVE_LOOP } qn_driver;
@@ -40,7 +46,11 @@ typedef struct qn_executor_desc {
     void *ctx;
     int32_t threads_per_worker; /* cores to leave between workers when pinning */
     bool pin;                   /* pin worker w to core w * threads_per_worker */
-    int32_t spins; /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
+    /* Tiers. What LOAD and OFFLOAD move in a second, each lane for itself; 0: no limit. A copy takes the larger of the time that
+     * memory needs and that which the link would; the rest is slept. The loop does not sleep. */
+    int64_t link_bytes_per_s;
+    uint64_t jitter; /* not 0: a seed of random delays before the tasks of all lanes, for tests */
+    int32_t spins;   /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
 } qn_executor_desc;
 
 /* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step (pinned there, if asked, at the
@@ -65,5 +75,7 @@ void qn_executor_release(qn_executor *ex, int32_t channel);
 /* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at
  * most plan->arena_bytes, and equal to it when all slots were in use together. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);
+/* Bytes of values of a class (qn_value_class) that the worker's lane (QN_LANE_UP, QN_LANE_DOWN) has moved since open. */
+int64_t qn_executor_moved(const qn_executor *ex, int32_t worker, int32_t lane, int32_t cls);
 
 #endif

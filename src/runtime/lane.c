@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/clock.h"
 #include "core/compiler.h"
@@ -17,30 +18,58 @@ static uint64_t wire_tag(uint64_t tag, int64_t piece, bool last)
     return tag ^ (((uint64_t)piece << 1 | last) << PIECE_SHIFT);
 }
 
-static bool is_done(const qni_worker *w, int32_t task)
+static bool is_done(const qn_executor *ex, int32_t task)
 {
-    return task < w->lane[w->ex->plan->task[task].lane].next;
+    const qn_task *t = &ex->plan->task[task];
+    return task < atomic_load_explicit(&ex->worker[t->worker].lane[t->lane].next, memory_order_acquire);
 }
 
-static bool may_start(const qni_worker *w, const qn_task *t)
+bool qni_may_start(const qn_executor *ex, const qn_task *t)
 {
-    const int32_t *wait = w->ex->plan->ref + t->wait.first;
+    const int32_t *wait = ex->plan->ref + t->wait.first;
     for (int32_t i = 0; i < t->wait.count; i++)
-        if (!is_done(w, wait[i])) return false;
+        if (!is_done(ex, wait[i])) return false;
     return true;
+}
+
+/* Random delays: with threads a short sleep, on the loop now and then a turn that is passed over (true). */
+bool qni_delays(qni_worker *w)
+{
+    w->jitter ^= w->jitter << 13;
+    w->jitter ^= w->jitter >> 7;
+    w->jitter ^= w->jitter << 17;
+    if (w->ex->desc.driver == QN_DRIVE_LOOP) return w->jitter % 3 != 0;
+    const struct timespec t = {.tv_sec = 0, .tv_nsec = (long)(w->jitter % 4 == 0 ? w->jitter % 300000 : 0)};
+    if (t.tv_nsec > 0) (void)nanosleep(&t, NULL);
+    return false;
 }
 
 /* --- lifetimes and times */
 
+/* Workers without asides pay for no atomic addition. */
+static void count_bytes(qni_worker *home, int64_t bytes)
+{
+    int64_t now, high = atomic_load_explicit(&home->high, memory_order_relaxed);
+    if (home->shared) {
+        now = atomic_fetch_add_explicit(&home->live, bytes, memory_order_relaxed) + bytes;
+    } else {
+        now = atomic_load_explicit(&home->live, memory_order_relaxed) + bytes;
+        atomic_store_explicit(&home->live, now, memory_order_relaxed);
+    }
+    while (high < now &&
+           !atomic_compare_exchange_weak_explicit(&home->high, &high, now, memory_order_relaxed, memory_order_relaxed))
+        continue;
+}
+
 static void comes_alive(qni_worker *w, qn_span span)
 {
-    const qn_plan *p = w->ex->plan;
+    qn_executor *ex = w->ex;
+    const qn_plan *p = ex->plan;
     for (int32_t i = 0; i < span.count; i++) {
         const int32_t v = p->ref[span.first + i];
-        if (p->value[v].offset == QN_NONE || p->value[v].worker != w->index || w->ex->alive[v]) continue;
-        w->ex->alive[v] = true;
-        w->live += p->value[v].bytes;
-        if (w->high < w->live) w->high = w->live;
+        if (p->value[v].offset == QN_NONE || p->value[v].worker != w->index || ex->alive[v]) continue;
+        ex->alive[v] = true;
+        count_bytes(&ex->worker[w->index], p->value[v].bytes);
     }
 }
 
@@ -51,7 +80,7 @@ static void dies(qni_worker *w, qn_span span)
         const int32_t v = p->ref[span.first + i];
         if (p->value[v].worker != w->index || !w->ex->alive[v]) continue;
         w->ex->alive[v] = false;
-        w->live -= p->value[v].bytes;
+        count_bytes(&w->ex->worker[w->index], -p->value[v].bytes);
     }
 }
 
@@ -60,7 +89,7 @@ static int64_t step_ns(const qn_executor *ex)
     return qn_now_ns() - ex->began_ns;
 }
 
-static void task_begins(qni_worker *w, int32_t task)
+void qni_task_begins(qni_worker *w, int32_t task)
 {
     const qn_executor *ex = w->ex;
     comes_alive(w, ex->plan->task[task].out);
@@ -68,30 +97,32 @@ static void task_begins(qni_worker *w, int32_t task)
     if (ex->trace != NULL) ex->trace->time[task].start = step_ns(ex);
 }
 
-static void task_ends(qni_worker *w, qni_lane *lane)
+void qni_task_ends(qni_worker *w, qni_lane *lane)
 {
-    const qn_executor *ex = w->ex;
-    if (ex->trace != NULL) ex->trace->time[lane->next].end = step_ns(ex);
-    dies(w, ex->plan->task[lane->next].free);
+    qn_executor *ex = w->ex;
+    const int32_t task = qni_next(lane);
+    if (ex->trace != NULL) ex->trace->time[task].end = step_ns(ex);
+    dies(w, ex->plan->task[task].free);
     lane->open = false;
-    lane->next++;
+    atomic_store_explicit(&lane->next, task + 1, memory_order_release);
+    if (ex->ring_first != NULL) qni_ring_waiters(ex, task);
 }
 
 /* --- compute and step tasks */
 
-static qni_lane_result run_task(qni_worker *w, qni_lane *lane)
+qni_lane_result qni_run_task(qni_worker *w, qni_lane *lane)
 {
     qn_executor *ex = w->ex;
     const uint64_t before = w->exchanged;
-    if (!lane->open) task_begins(w, lane->next);
+    if (!lane->open) qni_task_begins(w, qni_next(lane));
     lane->open = true;
-    w->st = ex->desc.fns.run(ex->desc.ctx, ex, lane->next, &w->err);
+    w->st = ex->desc.fns.run(ex->desc.ctx, ex, qni_next(lane), &w->err);
     if (w->st == QN_EAGAIN) {
         w->st = QN_OK;
         return w->exchanged != before ? QNI_LANE_RAN : QNI_LANE_WAITS;
     }
     if (QN_UNLIKELY(w->st != QN_OK)) return QNI_LANE_FAILED;
-    task_ends(w, lane);
+    qni_task_ends(w, lane);
     return QNI_LANE_RAN;
 }
 
@@ -117,14 +148,14 @@ static bool open_message(qni_worker *w, qni_lane *lane, int32_t value)
         lane->total = ex->desc.fns.actual == NULL ? (size_t)v->bytes : ex->desc.fns.actual(ex->desc.ctx, value);
         if (lane->total > (size_t)v->bytes) {
             w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: the value has %zu bytes, but only %" PRId64 " were planned",
-                            text_of(w, lane->next, buf), lane->total, v->bytes);
+                            text_of(w, qni_next(lane), buf), lane->total, v->bytes);
             return false;
         }
     }
-    const qn_channel *c = &ex->plan->channel[ex->plan->task[lane->next].channel];
+    const qn_channel *c = &ex->plan->channel[ex->plan->task[qni_next(lane)].channel];
     if (lane->total > 0 && (c->slot_bytes == 0 || lane->total / (size_t)c->slot_bytes >= (size_t)1 << 22)) {
-        w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: %zu bytes do not travel in slots of %" PRId64, text_of(w, lane->next, buf),
-                        lane->total, c->slot_bytes);
+        w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: %zu bytes do not travel in slots of %" PRId64,
+                        text_of(w, qni_next(lane), buf), lane->total, c->slot_bytes);
         return false;
     }
     return true;
@@ -139,14 +170,14 @@ static qni_lane_result stopped_with(bool some, qn_ring_result r)
 static qni_lane_result send_pieces(qni_worker *w, qni_lane *lane)
 {
     const qn_executor *ex = w->ex;
-    const qn_task *t = &ex->plan->task[lane->next];
+    const qn_task *t = &ex->plan->task[qni_next(lane)];
     const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
     for (bool some = false;; some = true) {
         void *slot;
         const qn_ring_result r = ex->transport->put_begin(ex->world, t->channel, &slot, ex->epoch);
         if (r != QN_RING_OK) return stopped_with(some, r);
         if (!lane->open) {
-            task_begins(w, lane->next);
+            qni_task_begins(w, qni_next(lane));
             if (!open_message(w, lane, ex->plan->ref[t->in.first])) return QNI_LANE_FAILED;
             lane->open = true;
         }
@@ -158,7 +189,7 @@ static qni_lane_result send_pieces(qni_worker *w, qni_lane *lane)
         ex->transport->put_publish(ex->world, t->channel, (qn_slot_tag){.epoch = ex->epoch, .tag = tag, .bytes = bytes});
         if (last) break;
     }
-    task_ends(w, lane);
+    qni_task_ends(w, lane);
     return QNI_LANE_RAN;
 }
 
@@ -166,14 +197,14 @@ static qni_lane_result send_pieces(qni_worker *w, qni_lane *lane)
 static bool check_piece(qni_worker *w, const qni_lane *lane, const qn_slot_tag *tag, bool last)
 {
     const qn_executor *ex = w->ex;
-    const qn_task *t = &ex->plan->task[lane->next];
+    const qn_task *t = &ex->plan->task[qni_next(lane)];
     const size_t left = lane->total - lane->moved;
     char buf[TEXT];
     const uint64_t want = wire_tag(t->tag, lane->piece, last);
     if (tag->tag != want && tag->tag != wire_tag(t->tag, lane->piece, !last)) {
         w->st =
             QN_FAIL(&w->err, QN_EINTERNAL, "%s: channel %d brought tag %#" PRIx64 ", expected %#" PRIx64 " (piece %" PRId64 ")",
-                    text_of(w, lane->next, buf), t->channel, tag->tag ^ want ^ t->tag, t->tag, lane->piece);
+                    text_of(w, qni_next(lane), buf), t->channel, tag->tag ^ want ^ t->tag, t->tag, lane->piece);
         return false;
     }
     const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
@@ -181,7 +212,7 @@ static bool check_piece(qni_worker *w, const qni_lane *lane, const qn_slot_tag *
     if (tag->tag != want || tag->bytes != due) {
         w->st = QN_FAIL(&w->err, QN_EINTERNAL,
                         "%s: piece %" PRId64 " has %" PRIu64 " bytes%s, expected %zu%s of a message of %zu bytes",
-                        text_of(w, lane->next, buf), lane->piece, tag->bytes,
+                        text_of(w, qni_next(lane), buf), lane->piece, tag->bytes,
                         (tag->tag == want) == last ? " and is the last" : "", due, last ? " and the last" : "", lane->total);
         return false;
     }
@@ -191,7 +222,7 @@ static bool check_piece(qni_worker *w, const qni_lane *lane, const qn_slot_tag *
 static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
 {
     const qn_executor *ex = w->ex;
-    const qn_task *t = &ex->plan->task[lane->next];
+    const qn_task *t = &ex->plan->task[qni_next(lane)];
     const size_t slot_bytes = (size_t)ex->plan->channel[t->channel].slot_bytes;
     for (bool some = false, last = false; !last; some = true) {
         const void *slot;
@@ -200,7 +231,7 @@ static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
         if (r != QN_RING_OK) return stopped_with(some, r);
         bool good = true;
         if (!lane->open) {
-            task_begins(w, lane->next);
+            qni_task_begins(w, qni_next(lane));
             good = lane->open = open_message(w, lane, ex->plan->ref[t->out.first]);
         }
         last = lane->total - lane->moved <= slot_bytes;
@@ -211,7 +242,7 @@ static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
         lane->moved += tag.bytes;
         lane->piece++;
     }
-    task_ends(w, lane);
+    qni_task_ends(w, lane);
     return QNI_LANE_RAN;
 }
 
@@ -220,24 +251,25 @@ static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
 static qni_lane_result lane_step(qni_worker *w, qn_lane which)
 {
     qni_lane *lane = &w->lane[which];
-    if (lane->next == lane->end) return QNI_LANE_DONE;
-    if (!lane->open && !may_start(w, &w->ex->plan->task[lane->next])) return QNI_LANE_WAITS;
-    switch (w->ex->plan->task[lane->next].op) {
+    if (qni_next(lane) == lane->end) return QNI_LANE_DONE;
+    if (!lane->open && !qni_may_start(w->ex, &w->ex->plan->task[qni_next(lane)])) return QNI_LANE_WAITS;
+    if (w->ex->desc.jitter != 0 && !lane->open && qni_delays(w)) return QNI_LANE_RAN;
+    switch (w->ex->plan->task[qni_next(lane)].op) {
     case QN_OP_SEND:
         return send_pieces(w, lane);
     case QN_OP_RECV:
         return receive_pieces(w, lane);
     default:
-        return run_task(w, lane);
+        return qni_run_task(w, lane);
     }
 }
 
 qni_lane_result qni_worker_round(qni_worker *w)
 {
     /* Outputs leave and slots are given back before the next compute task, which may take long. */
-    static const qn_lane ORDER[QN_LANES] = {QN_LANE_SEND, QN_LANE_RECV, QN_LANE_COMP};
+    static const qn_lane ORDER[] = {QN_LANE_SEND, QN_LANE_RECV, QN_LANE_COMP};
     bool moved = false, finished = true;
-    for (int i = 0; i < QN_LANES; i++) {
+    for (size_t i = 0; i < QN_COUNT(ORDER); i++) {
         qni_lane_result r;
         do {
             if (qni_step_stopped(w->ex)) return QNI_LANE_CANCELLED;
@@ -245,7 +277,7 @@ qni_lane_result qni_worker_round(qni_worker *w)
             if (r == QNI_LANE_FAILED || r == QNI_LANE_CANCELLED) return r;
             moved |= r == QNI_LANE_RAN;
         } while (r == QNI_LANE_RAN && ORDER[i] != QN_LANE_COMP);
-        finished &= w->lane[ORDER[i]].next == w->lane[ORDER[i]].end;
+        finished &= qni_next(&w->lane[ORDER[i]]) == w->lane[ORDER[i]].end;
     }
     w->finished = finished;
     if (finished) return QNI_LANE_DONE;
@@ -258,14 +290,15 @@ void qni_worker_reset(qni_worker *w, bool clean)
     const qn_plan *p = ex->plan;
     for (int i = 0; i < QN_LANES; i++) {
         const int32_t first = p->lane[w->index][i][0], count = p->lane[w->index][i][1];
-        w->lane[i] = (qni_lane){.first = first, .next = first, .end = first + count};
+        w->lane[i] = (qni_lane){.first = first, .end = first + count};
+        atomic_init(&w->lane[i].next, first);
         for (int32_t t = first; ex->trace != NULL && t < first + count; t++)
             ex->trace->time[t] = (qn_span_time){.start = 0, .end = -1};
     }
     for (int32_t v = 0; clean && v < p->values; v++) {
         if (p->value[v].worker == w->index && ex->alive[v] && !p->value[v].carried) {
             ex->alive[v] = false;
-            w->live -= p->value[v].bytes;
+            count_bytes(w, -p->value[v].bytes);
         }
     }
     w->st = QN_OK;
@@ -283,13 +316,13 @@ void qni_worker_failed(qni_worker *w, qn_status st)
 {
     qn_executor *ex = w->ex;
     char buf[TEXT];
-    int32_t nobody = -1;
+    qni_worker *nobody = NULL;
     w->st = st;
     if (w->err.code == QN_OK) {
-        const qni_lane *comp = &w->lane[QN_LANE_COMP];
-        (void)QN_FAIL(&w->err, st, "%s failed: %s", comp->next < comp->end ? text_of(w, comp->next, buf) : "a worker",
+        const qni_lane *comp = &ex->worker[w->index].lane[QN_LANE_COMP];
+        (void)QN_FAIL(&w->err, st, "%s failed: %s", qni_next(comp) < comp->end ? text_of(w, qni_next(comp), buf) : "a worker",
                       qn_status_text(st));
     }
-    atomic_compare_exchange_strong(&ex->first_failure, &nobody, w->index);
+    atomic_compare_exchange_strong(&ex->first_failure, &nobody, w);
     qn_executor_cancel(ex);
 }

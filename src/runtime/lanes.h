@@ -2,7 +2,9 @@
  *
  *   lane:  first .. next - 1 done | next in progress or waiting | .. end - 1 to come
  *
- * A lane's tasks are done in order, so "task t is done" is "t < next of its lane", which only the worker's own thread reads. */
+ * A lane's tasks are done in order, so "task t is done" is "t < next of its lane". Who steps a lane stores next with release;
+ * waits, which may cross lanes and workers, load it with acquire. Lanes send, recv and comp are stepped by the worker's thread;
+ * up, down and host by an *aside*: a worker of its own but for lanes, arena and index, which are the worker's. */
 #ifndef QN_RUNTIME_LANES_H
 #define QN_RUNTIME_LANES_H
 
@@ -21,7 +23,8 @@ typedef enum qni_lane_result {
 } qni_lane_result;
 
 typedef struct qni_lane {
-    int32_t first, next, end;
+    int32_t first, end;
+    _Atomic int32_t next;
     bool open; /* task next has begun and is not done yet */
     /* The message in progress, of task next. */
     char *memory;  /* of the value */
@@ -36,9 +39,12 @@ typedef struct qni_worker {
     int32_t index;
     qni_lane lane[QN_LANES];
     char *arena;
-    uint64_t exchanged; /* messages that tasks have sent and taken themselves */
-    int64_t live, high; /* bytes of the arena in use by lifetimes, and the most ever */
-    qn_status st;       /* of this step */
+    uint64_t exchanged;         /* messages that tasks have sent and taken themselves */
+    _Atomic int64_t live, high; /* bytes of the arena in use by lifetimes, and the most ever */
+    bool shared;                /* asides count there, too */
+    int32_t id;                 /* whose bell: worker, or workers + aside */
+    uint64_t jitter;            /* state of its random delays */
+    qn_status st;               /* of this step */
     qn_err err;
     bool finished; /* all lanes are at their end */
     bool pinned;
@@ -48,16 +54,29 @@ typedef struct qni_worker {
     pthread_t thread;
 } qni_worker;
 
+/* A lane of its own (up, down, host). */
+typedef struct qni_aside {
+    qn_bell bell;    /* rung when what its tasks wait for is done */
+    qni_worker self; /* status, error, sleep; its lanes and arena are not used */
+    int32_t lane;
+    int64_t link_ns;                 /* when the link has carried all it was given */
+    int64_t moved[QN_VALUE_CLASSES]; /* bytes since open */
+} qni_aside;
+
 struct qn_executor {
     qn_executor_desc desc;
     const qn_plan *plan;
     const qn_transport *transport;
     qn_world *world;
     int32_t spins;
-    qni_worker *worker;  /* [workers] */
-    int32_t threads;     /* workers 1 .. threads have a thread */
-    bool *alive;         /* [values]: in its lifetime now; written by the value's worker alone */
-    size_t worker_bytes; /* of the block at worker */
+    qni_worker *worker; /* [workers] */
+    int32_t threads;    /* workers 1 .. threads have a thread */
+    qni_aside *aside;   /* [asides] */
+    int32_t asides, aside_threads;
+    size_t aside_bytes;
+    int32_t *ring_first, *ring; /* [tasks + 1]: ids whose bell the end of a task rings; NULL without asides */
+    bool *alive;                /* [values]: in its lifetime now; written by the value's worker alone */
+    size_t worker_bytes;        /* of the block at worker */
 
     uint64_t epoch;           /* of the running or last step; even. epoch + 1 cancels it */
     _Atomic uint64_t stop;    /* the largest epoch that was cancelled + 1; the running step stops when stop > epoch */
@@ -66,17 +85,38 @@ struct qn_executor {
     bool leave;               /* threads end at the next start */
     qn_trace *trace;          /* of the running step, or NULL */
     int64_t began_ns;
-    qn_bell done;                  /* rung by the last thread to finish a step */
-    _Atomic int32_t left;          /* threads still in the step */
-    _Atomic int32_t idle;          /* workers that ended the step, or found nothing to do for long */
-    _Atomic uint64_t wakes;        /* how often a worker was idle no more */
-    _Atomic int32_t first_failure; /* worker that failed first, -1: none */
+    qn_bell done;                        /* rung by the last thread to finish a step */
+    _Atomic int32_t left;                /* threads still in the step */
+    _Atomic int32_t idle;                /* workers that ended the step, or found nothing to do for long */
+    _Atomic uint64_t wakes;              /* how often a worker was idle no more */
+    _Atomic(qni_worker *) first_failure; /* who failed first, NULL: none */
 };
 
 /* Puts a worker at the start of a step. clean: forget lifetimes that the last step left unfinished. */
 void qni_worker_reset(qni_worker *w, bool clean);
 /* Steps the worker's lanes once: what can be sent, what can be received, one compute task. RAN when anything moved. */
 qni_lane_result qni_worker_round(qni_worker *w);
+
+/* Asides (aside.c). open: for each lane up, down and host that has tasks; no thread yet. round: as qni_worker_round, for its
+ * lane; one piece of a copy, or one task. id_*: the bell of a worker or an aside. */
+qn_status qni_asides_open(qn_executor *ex, qn_err *err) QN_MUST_USE;
+void qni_asides_close(qn_executor *ex);
+void qni_aside_reset(qni_aside *a);
+qni_lane_result qni_aside_round(qni_aside *a);
+void qni_ring_waiters(qn_executor *ex, int32_t task);
+uint32_t qni_id_look(const qn_executor *ex, int32_t id);
+qn_status qni_id_wait(qn_executor *ex, int32_t id, uint32_t seen, int64_t timeout_ns, qn_err *err) QN_MUST_USE;
+
+/* Parts of lane.c that asides use, too. w: who steps the lane. */
+bool qni_may_start(const qn_executor *ex, const qn_task *t);
+bool qni_delays(qni_worker *w);
+void qni_task_begins(qni_worker *w, int32_t task);
+void qni_task_ends(qni_worker *w, qni_lane *lane);
+qni_lane_result qni_run_task(qni_worker *w, qni_lane *lane);
+static inline int32_t qni_next(const qni_lane *lane)
+{
+    return atomic_load_explicit(&lane->next, memory_order_relaxed); /* for who steps it */
+}
 
 /* Notes the worker's failure and makes everybody else give up. */
 void qni_worker_failed(qni_worker *w, qn_status st);
