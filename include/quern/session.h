@@ -98,6 +98,7 @@ typedef struct qn_generate_options {
     int64_t speculate; /* the most tokens of a draft, 0: none */
     int32_t dtype;
     int32_t weights; /* what products read: 0 f32, 1 bf16, 2 q8 */
+    int32_t kv;      /* the cache of keys and values: 0 as dtype, 1 f32, 2 bf16 */
 } qn_generate_options;
 
 extern const qn_table qn_generate_table;

@@ -12,6 +12,7 @@
 /* Where the entries of a fast table come from. Kernels that do not touch act are the same in both modes. */
 #define ELEMENTS(act, isa)  QN_RES_ENTRIES(QN_ENTRY_FILL, f32_##isa) QN_ACT_ENTRIES(QN_ENTRY_FILL, act##_##isa)
 #define ATTENTION(act, isa) QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, act##_##isa)
+#define CACHED(act, isa)    QN_CACHED_ENTRIES(QN_ENTRY_FILL, act##_##isa)
 #define PRODUCTS(act)                                                                                                            \
     .linear_open = qni_dnnl_linear_open_##act, .linear_close = qni_dnnl_linear_close,                                            \
     .linear_packed_bytes = qni_dnnl_linear_packed_bytes, .linear_scratch = qni_dnnl_linear_scratch,                              \
@@ -40,18 +41,18 @@
 #define INFER_F32(isa, weights)                                                                                                  \
     {                                                                                                                            \
         .name = "f32/" #isa "/" #weights, TYPES(QN_MODE_F32, QN_F32, QN_F32),                                                    \
-        ELEMENTS(f32, isa) ATTENTION(f32, isa) COMPACT(f32, weights)                                                             \
+        ELEMENTS(f32, isa) ATTENTION(f32, isa) CACHED(f32, isa) COMPACT(f32, weights)                                            \
     }
 #define INFER_BF16(isa, weights)                                                                                                 \
     {                                                                                                                            \
         .name = "bf16/" #isa "/" #weights, TYPES(QN_MODE_BF16, QN_BF16, QN_F32),                                                 \
-        ELEMENTS(bf16, isa) ATTENTION(bf16, isa) COMPACT(bf16, weights)                                                          \
+        ELEMENTS(bf16, isa) ATTENTION(bf16, isa) CACHED(bf16, isa) COMPACT(bf16, weights)                                        \
     }
 #define INFER_REFERENCE(weights)                                                                                                 \
     {                                                                                                                            \
         .name = "f32/reference/" #weights, TYPES(QN_MODE_REF_F32, QN_F32, QN_F32),                                               \
         QN_RES_ENTRIES(QN_ENTRY_FILL, ref_f32) QN_ACT_ENTRIES(QN_ENTRY_FILL, ref_f32)                                            \
-            QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32) COMPACT(ref, weights)                                                   \
+            QN_ATTENTION_ENTRIES(QN_ENTRY_FILL, ref_f32) QN_CACHED_ENTRIES(QN_ENTRY_FILL, ref_f32) COMPACT(ref, weights)         \
     }
 static const qn_kernels reference_f32 = {
     .name = "f32/reference", TYPES(QN_MODE_REF_F32, QN_F32, QN_F32), QN_ALL_ENTRIES(QN_ENTRY_FILL, ref_f32)};

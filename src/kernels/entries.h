@@ -45,6 +45,11 @@
     X(attention_backward, suffix)                                                                                                \
     X(attention_infer, suffix)
 
+#define QN_CACHED_ENTRIES(X, suffix)                                                                                             \
+    X(cached_bytes, suffix)                                                                                                      \
+    X(cached_scratch, suffix)                                                                                                    \
+    X(attention_cached, suffix)
+
 #define QN_LINEAR_ENTRIES(X, suffix)                                                                                             \
     X(linear_open, suffix)                                                                                                       \
     X(linear_close, suffix)                                                                                                      \
@@ -64,6 +69,7 @@
     QN_RES_ENTRIES(X, suffix)                                                                                                    \
     QN_ACT_ENTRIES(X, suffix)                                                                                                    \
     QN_ATTENTION_ENTRIES(X, suffix)                                                                                              \
+    QN_CACHED_ENTRIES(X, suffix)                                                                                                 \
     QN_LINEAR_ENTRIES(X, suffix)
 
 /* The two things done with a list: a prototype, and an initialiser of the table. */

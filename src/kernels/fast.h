@@ -10,6 +10,8 @@
     QN_RES_ENTRIES(QN_ENTRY_DECLARE, f32_##isa)                                                                                  \
     QN_ACT_ENTRIES(QN_ENTRY_DECLARE, f32_##isa)                                                                                  \
     QN_ACT_ENTRIES(QN_ENTRY_DECLARE, bf16_##isa)                                                                                 \
+    QN_CACHED_ENTRIES(QN_ENTRY_DECLARE, f32_##isa)                                                                               \
+    QN_CACHED_ENTRIES(QN_ENTRY_DECLARE, bf16_##isa)                                                                              \
     QN_ATTENTION_ENTRIES(QN_ENTRY_DECLARE, f32_##isa)                                                                            \
     QN_ATTENTION_ENTRIES(QN_ENTRY_DECLARE, bf16_##isa)
 

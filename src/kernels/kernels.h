@@ -61,6 +61,13 @@ typedef struct qn_attention_shape {
     double scale;               /* usually 1 / sqrt(D) */
 } qn_attention_shape;
 
+/* The new rows of one sequence with a cache, among those of others. */
+typedef struct qn_cached_rows {
+    char *cache;   /* of this attention and sequence: cached_bytes, aligned to 64; kept between calls as the kernel left it */
+    int64_t first; /* row of q, k, v, o at which its rows begin */
+    int64_t T, P;  /* its rows; positions in the cache before them */
+} qn_cached_rows;
+
 /* AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with the constants of one step. */
 typedef struct qn_adamw {
     double lr, beta1, beta2, eps, decay;
@@ -173,6 +180,15 @@ typedef struct qn_kernels {
                                const void *q, const void *k, const void *v, const qn_attention_shape *s);
     void (*attention_infer)(const qn_exec *ex, void *o, const void *q, const void *kcache, const void *vcache,
                             const qn_attention_shape *s, int64_t P);
+
+    /* The same with caches of the kernel's own layout, in f32 or bf16 (kv), for n sequences at once: each one's new keys and
+     * values [T, K*D] act (row strides ldk, ldv) are put into its cache, then its rows attend. s: H, K, D, strides, scale; its B
+     * and T are not read. len: positions of a cache, as for cached_bytes. A row's bits depend on its own sequence alone. NULL in
+     * tables that train. */
+    size_t (*cached_bytes)(const qn_attention_shape *s, int64_t len, qn_dtype kv);
+    size_t (*cached_scratch)(const qn_attention_shape *s, int64_t len, int32_t threads);
+    void (*attention_cached)(const qn_exec *ex, void *o, const void *q, const void *k, const void *v, const qn_attention_shape *s,
+                             const qn_cached_rows *rows, int64_t n, int64_t len, qn_dtype kv);
 
     /* --- residual join with inverted dropout on the branch: y [B, n] res = a [B, n] res + drop(b [B, n] act); sample i of the
      * call has key->sample + i. p = 0: a plain sum. y may be a. backward: db act = drop(dy res); da is dy itself. */

@@ -61,6 +61,7 @@ typedef struct qn_op_run {
     char *cache;  /* infer: this operation's part of the first sample's cache */
     size_t cache_stride;
     int64_t cache_len;
+    qn_dtype kv;
     float *logits;
 } qn_op_run;
 

@@ -112,6 +112,7 @@ typedef struct qn_stage_limits {
     int64_t B, T;      /* the most samples and tokens of a micro-batch */
     bool train;        /* false: infer only */
     int64_t cache_len; /* positions of KV cache per sample when inferring; 0: none */
+    qn_dtype kv;       /* type of the cache, f32 or bf16, where the kernels keep caches of their own layout; else it is act */
     int64_t logits;    /* infer: the most rows of logits of a pass; 0: one for each of B samples */
 } qn_stage_limits;
 

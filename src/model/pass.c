@@ -226,6 +226,7 @@ static qn_op_run resolve(const qn_pass *p)
     r.cache = offset_in(p->cache, so->cache_offset);
     r.cache_stride = s->need.cache_bytes;
     r.cache_len = s->limits.cache_len;
+    r.kv = s->limits.kv;
     r.logits = p->logits;
     return r;
 }

@@ -288,9 +288,13 @@ static void layout_op(qn_stage *s, const qn_op *op, stage_op *so, qn_arena *pack
         qn_arena_push(packed, 1, s->k->linear_packed_bytes(so->lin, copies), ALIGN);
     }
     if (op->kind->has_cache) {
+        const qn_attention_shape shape = {.H = op->size[0], .K = op->size[1], .D = op->size[2]};
+        const size_t row = (size_t)(2 * op->size[1] * op->size[2]) * elem_bytes(s, QN_ELEM_ACT);
         so->cache_offset = cache->used;
-        qn_arena_push(cache, (size_t)(2 * op->size[1] * op->size[2]), (size_t)s->limits.cache_len * elem_bytes(s, QN_ELEM_ACT),
-                      1);
+        if (s->k->cached_bytes != NULL)
+            qn_arena_push(cache, 1, s->k->cached_bytes(&shape, s->limits.cache_len, s->limits.kv), ALIGN);
+        else
+            qn_arena_push(cache, row, (size_t)s->limits.cache_len, 1);
     }
     if (op->kind->scratch == NULL) return;
     const size_t bytes = op->kind->scratch(op, s->k, so->lin, &s->limits, qn_exec_threads(s->ex));

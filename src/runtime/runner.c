@@ -70,6 +70,7 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
                                               .T = infer ? 1 : d->T,
                                               .train = !infer,
                                               .cache_len = d->cache_len,
+                                              .kv = d->kv,
                                               .logits = infer ? logits : 0}};
     QN_TRY(st, qni_stage_set_init(&r->set, &set, err), out);
     qni_stage_set_bind(&r->set, value, NULL);

@@ -18,6 +18,7 @@ typedef struct qn_runner_desc {
     int64_t B, T;       /* the most samples and tokens of one pass; evaluation runs windows of T tokens, each by itself */
     int64_t cache_len;  /* positions of KV cache of a sequence: generation only; 0: evaluation only */
     bool pin;
+    qn_dtype kv;    /* generation with weights of a compact kind: the cache, f32 or bf16 */
     int32_t slots;  /* generation: sequences that go on together (0: 1); slots <= T */
     int64_t logits; /* generation: the most rows of logits of one call (0: slots) */
 } qn_runner_desc;

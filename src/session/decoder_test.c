@@ -77,6 +77,7 @@ static qni_decoder_stats decode(int32_t ids[TEXTS][CONTEXT + NEW], int64_t count
                                  .threads = s->threads,
                                  .mode = s->mode,
                                  .weights = s->weights,
+                                 .kv = s->weights == QN_WEIGHTS_Q8 ? QN_BF16 : QN_F32,
                                  .B = 1,
                                  .T = T,
                                  .cache_len = CONTEXT,

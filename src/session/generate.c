@@ -112,6 +112,7 @@ static qn_status open_runner(generation *g, int32_t slots, int64_t T, int64_t ca
                                  .B = 1,
                                  .T = T,
                                  .cache_len = cache,
+                                 .kv = o->kv == 2 || (o->kv == 0 && o->dtype != 0) ? QN_BF16 : QN_F32,
                                  .slots = slots,
                                  .logits = slots * (1 + o->speculate),
                                  .pin = qni_pin(true, o->workers, o->threads)};

@@ -87,6 +87,7 @@ static const qn_key generate_keys[] = {
     KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of activations between matrix products"),
     KEY(CHOICE, "weights", T, weights, "f32", 0, 0, "f32|bf16|q8", "",
         "what matrix products read: q8 is 8 bits with a scale for each 32"),
+    KEY(CHOICE, "kv", T, kv, "auto", 0, 0, "auto|f32|bf16", "", "type of cached keys and values (auto: as --dtype)"),
 };
 #undef T
 const qn_table qn_generate_table = {"generate", generate_keys, QN_COUNT(generate_keys)};

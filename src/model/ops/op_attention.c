@@ -1,6 +1,6 @@
 /* Causal attention with grouped queries, and the rotary embedding of its queries and keys. size: H, K, D.
  *
- * Cache of a sample, for one attention: k [cache_len, K * D] act, then v. */
+ * Cache of a sample, for one attention: k [cache_len, K * D] act, then v; or the kernel's own layout, where it has one. */
 #include "model/layer.h"
 
 #include <math.h>
@@ -59,15 +59,43 @@ static void infer_rows(const qn_op_run *r, int64_t slot, int64_t first, int64_t 
     r->k->attention_infer(r->ex, (char *)r->out[0] + (size_t)(first * s.ldo) * e, q, kcache, vcache, &s, past);
 }
 
+/* The k-th run of rows: of a segment, or of a sample. */
+static qn_segment run_of(const qn_op_run *r, int64_t i)
+{
+    return r->mb->segment != NULL ? r->mb->segment[i] : (qn_segment){.slot = (int32_t)i, .past = r->past, .count = r->T};
+}
+
+/* Sequences in groups that share a call. */
+static void infer_cached(const qn_op_run *r, int64_t runs)
+{
+    enum { GROUP = 64 };
+    const qn_attention_shape s = shape_of(r);
+    int64_t first = 0;
+    for (int64_t i = 0; i < runs;) {
+        qn_cached_rows rows[GROUP];
+        int64_t n = 0;
+        for (; n < GROUP && i < runs; n++, i++) {
+            const qn_segment g = run_of(r, i);
+            QN_ASSERT(g.past >= 0 && g.past + g.count <= r->cache_len);
+            rows[n] = (qn_cached_rows){r->cache + (size_t)g.slot * r->cache_stride, first, g.count, g.past};
+            first += g.count;
+        }
+        r->k->attention_cached(r->ex, r->out[0], r->in[0], r->in[1], r->in[2], &s, rows, n, r->cache_len, r->kv);
+    }
+}
+
 static void infer(const qn_op_run *r)
 {
-    const qn_mb *mb = r->mb;
+    const int64_t runs = r->mb->segment != NULL ? r->mb->segments : r->B;
     int64_t first = 0;
-    for (int64_t b = 0; mb->segment == NULL && b < r->B; b++) infer_rows(r, b, b * r->T, r->T, r->past);
-    for (int32_t i = 0; mb->segment != NULL && i < mb->segments; i++) {
-        const qn_segment *g = &mb->segment[i];
-        infer_rows(r, g->slot, first, g->count, g->past);
-        first += g->count;
+    if (r->k->attention_cached != NULL) {
+        infer_cached(r, runs);
+        return;
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        const qn_segment g = run_of(r, i);
+        infer_rows(r, g.slot, first, g.count, g.past);
+        first += g.count;
     }
 }
 
@@ -92,7 +120,10 @@ static size_t scratch(const qn_op *op, const qn_kernels *k, qn_linear *lin, cons
                                   .ldv = K * D,
                                   .ldo = H * D,
                                   .scale = op->real};
-    return k->attention_scratch(&s, threads);
+    const size_t plain = k->attention_scratch(&s, threads);
+    const size_t cached =
+        k->cached_scratch != NULL && limits->cache_len > 0 ? k->cached_scratch(&s, limits->cache_len, threads) : 0;
+    return plain > cached ? plain : cached;
 }
 
 static const qn_op_kind attention = {
