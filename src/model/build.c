@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "core/compiler.h"
 
 /* Room for one more element of an array that doubles. */
@@ -47,6 +48,8 @@ static int32_t add_param(qn_build *b, qn_param p, const char *fmt, va_list args)
     p.count = p.rank == 2 ? p.dim[0] * p.dim[1] : p.dim[0];
     p.decay = p.rank == 2;
     p.slice = (qn_slice){.shards = 1, .runs = 1, .length = p.count};
+    p.origin = m->params + (m->config.vocab_shards > 0); /* the embedding comes first in the whole model */
+    p.real = p.count;
     m->param[m->params] = p;
     return add_use(b, m->params++);
 }
@@ -115,6 +118,18 @@ int32_t qni_cut_out(qn_build *b, int32_t use, int32_t blocks)
 int32_t qni_cut_in(qn_build *b, int32_t use)
 {
     if (!b->failed && b->m->config.shards > 1) cut(b, use, 1, b->m->param[b->m->use[use].param].dim[0]);
+    return use;
+}
+
+int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head)
+{
+    const qn_model_config *c = &b->m->config;
+    if (b->failed) return use;
+    qn_param *p = &b->m->param[b->m->use[use].param];
+    p->origin = head ? b->m->chain_params + 1 : 0;
+    p->slice = (qn_slice){.shards = c->vocab_shards, .shard = shard, .runs = 1, .length = p->count};
+    const int64_t left = ((int64_t)c->vocab - shard * p->dim[0]) * p->dim[1];
+    p->real = qn_max64(0, qn_min64(p->count, left));
     return use;
 }
 

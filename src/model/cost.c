@@ -108,13 +108,14 @@ out:
 
 qn_status qn_model_default_cuts(const qn_model *m, int64_t B, int64_t T, int32_t stages, int32_t *cut, qn_err *err)
 {
-    int64_t *cost = qn_calloc((size_t)m->layers, sizeof(*cost));
-    if (cost == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the costs of %d layers", m->layers);
-    for (int32_t i = 0; i < m->layers; i++) {
+    const int32_t layers = m->config.layers + 2; /* side layers are placed, not cut */
+    int64_t *cost = qn_calloc((size_t)layers, sizeof(*cost));
+    if (cost == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the costs of %d layers", layers);
+    for (int32_t i = 0; i < layers; i++) {
         const qn_layer_flops f = qn_layer_cost(m, i, B, T);
         cost[i] = f.forward + f.input + f.weight;
     }
-    const qn_status st = qn_cuts_of_costs(cost, m->layers, stages, cut, err);
+    const qn_status st = qn_cuts_of_costs(cost, layers, stages, cut, err);
     qn_free(cost);
     return st;
 }

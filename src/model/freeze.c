@@ -19,6 +19,7 @@ bool qni_op_learns(const qn_model *m, const qn_op *op)
 int32_t qni_lowest_trained(const qn_model *m)
 {
     int32_t lowest = m->layers;
+    if (m->config.vocab_shards > 0) return 0; /* the way to the shards' look-ups leads through the first layer */
     for (int32_t u = 0; u < m->uses; u++)
         if (!m->param[m->use[u].param].frozen) lowest = qn_min32(lowest, m->use[u].layer);
     return lowest;

@@ -108,6 +108,7 @@ typedef struct qn_op {
 
 typedef struct qn_layer {
     int32_t values, ops, output;
+    bool off_stream; /* the output ends the chain and is no part of the stream: its gradient is the stage's dy alone */
     qn_value value[QN_LAYER_VALUES];
     qn_op op[QN_LAYER_OPS];
 } qn_layer;
@@ -116,6 +117,7 @@ struct qn_model {
     qn_model_config config;
     int32_t layers, params, uses;
     int32_t params_cap, uses_cap;
+    int32_t chain_params; /* of the layers before the first side layer */
     qn_layer *layer;
     qn_param *param;
     qn_use *use;
@@ -146,6 +148,9 @@ int32_t qni_cut_out(qn_build *b, int32_t use, int32_t blocks);
 int32_t qni_cut_in(qn_build *b, int32_t use);
 /* A matrix [out, in] of an adapter: initial values uniform within 1 / sqrt(in), or zero. */
 int32_t qni_adapter(qn_build *b, int64_t out, int64_t in, qn_init init, const char *fmt, const char *module);
+/* The parameter of that use, made with the rows of one vocabulary shard, is that part of the embedding table or (head) of the
+ * output matrix. Returns the use. */
+int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head);
 /* Another use, by this layer, of the parameter that an earlier use reads. */
 int32_t qni_again(qn_build *b, int32_t use);
 
@@ -174,6 +179,9 @@ void qni_rope(qn_build *b, const char *label, int32_t x, int64_t H, int64_t D, d
 void qni_dropout(qn_build *b, const char *label, int32_t x, double dropout);                  /* in place */
 void qni_classifier(qn_build *b, const char *label, int32_t x, int64_t V, int32_t w);         /* ends the chain */
 
+int32_t qni_position(qn_build *b, const char *label, int32_t x, int32_t wpe);
+void qni_vocabulary(qn_build *b, const char *label, int64_t rows, int32_t out, int32_t in); /* a shard: vocab.c runs it */
+
 /* For the files in ops/: an empty operation with its name, and a new value. */
 qn_op *qni_op(qn_build *b, const qn_op_kind *kind, const char *label);
 int32_t qni_value(qn_build *b, int64_t width, qn_elem elem);
@@ -187,7 +195,8 @@ static inline qn_ref qni_whole(int32_t value)
 
 /* --- the list of layers (layers/layer_list.c) */
 typedef void qn_layer_builder(qn_build *b);
-qn_layer_builder qni_build_embedding, qni_build_gpt2_block, qni_build_llama_block, qni_build_lm_head;
+qn_layer_builder qni_build_embedding, qni_build_gpt2_block, qni_build_llama_block, qni_build_lm_head, qni_build_vocab_input,
+    qni_build_vocab_norm, qni_build_vocab_shard;
 /* Which builder makes layer i of the chain of that configuration. */
 qn_layer_builder *qni_layer_builder(const qn_model_config *c, int32_t i);
 

@@ -70,6 +70,19 @@ static bool shards_fit(const qn_model_config *c, int32_t t)
     return c->heads % t == 0 && c->kv_heads % t == 0 && c->hidden % t == 0;
 }
 
+static qn_status check_vocab_shards(const qn_model_config *c, qn_err *err)
+{
+    if (c->vocab_shards < 0 || c->vocab_shards > QN_MAX_VOCAB_SHARDS)
+        return QN_FAIL(err, QN_EINVAL, "%d vocabulary shards; 1 to %d are possible, or 0 for none", c->vocab_shards,
+                       QN_MAX_VOCAB_SHARDS);
+    if (c->vocab_shards > 0 && c->lora.rank > 0)
+        return QN_FAIL(err, QN_EINVAL,
+                       "vocabulary shards together with low-rank adapters: the vocabulary is frozen there anyway");
+    if (c->vocab_shards > 0 && c->shards > 1)
+        return QN_FAIL(err, QN_EINVAL, "vocabulary shards together with %d tensor shards: choose one of them", c->shards);
+    return QN_OK;
+}
+
 static qn_status check_shards(const qn_model_config *c, qn_err *err)
 {
     char fit[128];
@@ -109,15 +122,17 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
     QN_TRY(st, check_numbers(&c, err), out);
     QN_TRY(st, check_shards(&c, err), out);
     QN_TRY(st, qni_lora_check(&c, err), out);
+    QN_TRY(st, check_vocab_shards(&c, err), out);
 
     m = qn_calloc(1, sizeof(*m));
-    if (m != NULL) m->layer = qn_calloc((size_t)c.layers + 2, sizeof(*m->layer));
+    if (m != NULL) m->layer = qn_calloc((size_t)c.layers + 2 + (size_t)c.vocab_shards, sizeof(*m->layer));
     qn_build b = {.m = m, .failed = m == NULL || m->layer == NULL};
     if (!b.failed) {
         m->config = c;
-        m->layers = c.layers + 2;
+        m->layers = c.layers + 2 + c.vocab_shards;
     }
     for (int32_t i = 0; !b.failed && i < m->layers; i++) {
+        if (i == c.layers + 2) m->chain_params = m->params;
         b.layer = &m->layer[i];
         b.index = i;
         b.keys = 0;
@@ -152,6 +167,10 @@ const qn_model_config *qn_model_config_of(const qn_model *m)
 int32_t qn_model_layers(const qn_model *m)
 {
     return m->layers;
+}
+int32_t qn_model_chain(const qn_model *m)
+{
+    return m->config.layers + 2;
 }
 int32_t qn_model_params(const qn_model *m)
 {
@@ -240,7 +259,7 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
     }
     /* No training step has this number, so these words serve nothing else. The last fields hold the high part of the block index.
      */
-    qn_rng_key key = {.seed = seed, .step = UINT32_MAX, .sample = (uint32_t)i};
+    qn_rng_key key = {.seed = seed, .step = UINT32_MAX, .sample = (uint32_t)p->origin};
     const qn_slice *s = &p->slice;
     for (int64_t run = 0, local = 0; run < s->runs; run++) {
         const int64_t first = (run * s->shards + s->shard) * s->length;
@@ -254,7 +273,7 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
             else
                 uniform_block(x, &key, (uint32_t)block);
             const int64_t end = qn_min64((int64_t)(block + 1) * 4, first + s->length);
-            for (; e < end; e++) store(value, dtype, local++, p->init_std * x[e & 3]);
+            for (; e < end; e++, local++) store(value, dtype, local, local < p->real ? p->init_std * x[e & 3] : 0.0);
         }
     }
 }

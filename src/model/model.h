@@ -37,8 +37,11 @@ typedef struct qn_model_config {
     double rope_theta;       /* 0: 10000; LLaMA only */
     double dropout;          /* on the embedding and each residual branch, 0 <= p < 1 */
     qn_lora lora;
+    int32_t vocab_shards;  /* n >= 1: the vocabulary is cut into n shards, one side layer each (model/vocab.h); 0: whole */
     int32_t shards, shard; /* t >= 1 tensor shards (0: 1), and which of them this model is, 0 .. t - 1 */
 } qn_model_config;
+
+enum { QN_MAX_VOCAB_SHARDS = 1024 };
 
 typedef enum qn_init { QN_INIT_ZERO, QN_INIT_ONE, QN_INIT_NORMAL, QN_INIT_UNIFORM } qn_init;
 
@@ -62,6 +65,8 @@ typedef struct qn_param {
     double init_std; /* UNIFORM: the bound */
     int64_t count;   /* elements */
     qn_slice slice;
+    int32_t origin; /* index in the whole model: its own without vocabulary shards */
+    int64_t real;   /* elements that the whole model has; those behind are a vocabulary shard's padding, and stay 0 */
 } qn_param;
 
 typedef struct qn_use {
@@ -81,7 +86,8 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
 void qn_model_close(qn_model *m);
 
 const qn_model_config *qn_model_config_of(const qn_model *m); /* zeros replaced by what they mean */
-int32_t qn_model_layers(const qn_model *m);                   /* of the chain: L + 2 */
+int32_t qn_model_layers(const qn_model *m);                   /* L + 2 of the chain, then one per vocabulary shard */
+int32_t qn_model_chain(const qn_model *m);                    /* L + 2 */
 int32_t qn_model_params(const qn_model *m);
 const qn_param *qn_model_param(const qn_model *m, int32_t i);
 int32_t qn_model_uses(const qn_model *m); /* in layer order; a parameter's first use is in its own layer */

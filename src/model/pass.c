@@ -154,7 +154,8 @@ static char *place_address(const qn_pass *p, qn_place place)
     case QN_AT_X:
         return (char *)p->x;
     case QN_AT_Y:
-        return walks_back(p) ? NULL : p->y;
+        if (walks_back(p)) return NULL;
+        return p->y == NULL && p->stage->ends_off_stream ? p->scratch + p->stage->spare : p->y;
     case QN_AT_STASH:
         return offset_in(p->stash, place.offset);
     case QN_AT_WSTASH:
@@ -258,7 +259,12 @@ static void begin(qn_pass *p)
     for (int32_t i = 0; mb->segment != NULL && i < mb->segments; i++) {
         for (int64_t t = 0; t < mb->segment[i].count; t++) *pos++ = (int32_t)(mb->segment[i].past + t);
     }
-    if (p->kind == PASS_BACKWARD && !s->has_head) copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
+    if (p->kind == PASS_BACKWARD && s->ends_off_stream) {
+        const stage_layer *last = &s->layer[s->count - 1];
+        const stage_value *v = &last->value[last->layer->output];
+        copy_stream(p, place_address(p, p->wstash == NULL ? v->grad : v->wgrad), p->dy);
+    } else if (p->kind == PASS_BACKWARD && !s->has_head)
+        copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
 }
 
 static void run_op(const qn_pass *p)
@@ -319,6 +325,7 @@ bool qn_pass_step(qn_pass *p)
         settle(p);
     }
     if (!at_end(p)) return true;
+    if (p->kind == PASS_BACKWARD && p->stage->stream.at != QN_AT_NONE) copy_stream(p, p->y, stream_gradient(p));
     if (p->scratch != NULL) qn_arena_release(p->stage->ex->scratch, p->mark);
     p->scratch = NULL;
     return false;

@@ -53,6 +53,7 @@ static qn_status open_layers(qn_stage *s, qn_err *err)
         s->layer[i].layer = &s->m->layer[s->first + i];
         for (int32_t o = 0; o < s->layer[i].layer->ops; o++) products += s->layer[i].layer->op[o].kind->is_product;
         if (s->layer[i].layer->output < 0) s->has_head = true;
+        if (s->layer[i].layer->off_stream) s->ends_off_stream = true;
     }
     s->linear = qn_calloc((size_t)products + 1, sizeof(*s->linear));
     if (s->layer == NULL || s->linear == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a stage of %d layers", s->count);

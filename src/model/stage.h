@@ -60,6 +60,8 @@ struct qn_stage {
     int32_t first, count;
     int32_t lowest; /* of this stage's layers, the first that backward walks; count: none, all below is frozen */
     bool has_head;
+    bool ends_off_stream; /* the last layer's output has a gradient of its own, copied from dy */
+    size_t spare;         /* scratch for that output when nobody takes it */
     qn_exchange exchange; /* of a shard model */
     qn_stage_limits limits;
     qn_stage_need need;

@@ -171,7 +171,7 @@ static size_t layout_infer_values(qn_stage *s)
 /* Marks the values whose gradient is the stream's: the output, and back through the residual joins; the input always is. */
 static void mark_stream(bool *stream, const qn_layer *l)
 {
-    for (int32_t v = 0; v < l->values; v++) stream[v] = v == 0 || v == l->output;
+    for (int32_t v = 0; v < l->values; v++) stream[v] = v == 0 || (v == l->output && !l->off_stream);
     for (int32_t o = l->ops - 1; o >= 0; o--) {
         const qn_op *op = &l->op[o];
         if (!op->kind->passes_stream) continue;
@@ -229,6 +229,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
         const qn_op *op = &l->op[o];
         for (int32_t i = 0; i < op->ins; i++) life_touch(&v[op->in[i].value], o);
     }
+    if (l->off_stream) life_touch(&v[l->output], l->ops);
     for (int32_t o = 0; o < l->ops; o++) {
         const qn_op *op = &l->op[o];
         for (int32_t i = 0; i < op->outs; i++) {
@@ -270,7 +271,7 @@ static size_t layout_gradients(qn_stage *s, qn_arena *wstash)
     const size_t base = s->values_offset + (own ? stream : 0);
     for (int32_t i = 0; i < s->count; i++) {
         stage_layer *sl = &s->layer[i];
-        sl->stream_seeded = sl->layer->output >= 0;
+        sl->stream_seeded = sl->layer->output >= 0 && !sl->layer->off_stream;
         if (i < s->lowest) continue;
         const size_t bytes = place_gradients(s, sl, wstash, base);
         if (most < bytes) most = bytes;
@@ -317,6 +318,11 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
         values = largest(values, layout_gradients(s, &wstash));
     }
     if (s->limits.cache_len > 0 || !s->limits.train) values = largest(values, layout_infer_values(s));
+    if (s->ends_off_stream) {
+        fits = fits && qn_align_size(&values, values, ALIGN);
+        s->spare = s->values_offset + values;
+        values += s->need.act_bytes;
+    }
     for (int32_t i = 0; i < s->count; i++) {
         stage_layer *sl = &s->layer[i];
         for (int32_t o = 0; o < sl->layer->ops; o++) layout_op(s, &sl->layer->op[o], &sl->op[o], &packed, &cache, &kernels);

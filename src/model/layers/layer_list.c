@@ -11,6 +11,8 @@ static qn_layer_builder *const block_of[] = {
 qn_layer_builder *qni_layer_builder(const qn_model_config *c, int32_t i)
 {
     QN_ASSERT((size_t)c->arch < QN_COUNT(block_of));
+    if (i > c->layers + 1) return qni_build_vocab_shard;
+    if (c->vocab_shards > 0 && (i == 0 || i > c->layers)) return i == 0 ? qni_build_vocab_input : qni_build_vocab_norm;
     if (i == 0) return qni_build_embedding;
     return i <= c->layers ? block_of[c->arch] : qni_build_lm_head;
 }
