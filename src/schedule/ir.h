@@ -17,6 +17,8 @@
 #include "quern/status.h"
 
 /* op, text name. F forward, B input gradient, W weight gradient, BW both, R recompute (makes the stash again).
+ * Of vocabulary shards (arXiv:2411.05288): VI looks the owned tokens up, VS makes the shard's logits and their local softmax, VT
+ * its gradients once all shards' statistics are there, VJ adds the look-ups' gradients up.
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
  * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; TIE adds a tied
  * weight's other uses into its owner's gradient.
@@ -25,6 +27,7 @@
 /* clang-format off */
 #define QN_OP_LIST(X)                                                                                          \
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
+    X(QN_OP_VI, "VI") X(QN_OP_VS, "VS") X(QN_OP_VT, "VT") X(QN_OP_VJ, "VJ")                                    \
     X(QN_OP_PACK, "PACK") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD") X(QN_OP_OPT, "OPT")  \
     X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                                                 \
     X(QN_OP_LOAD, "LOAD") X(QN_OP_OFFLOAD, "OFFLOAD") X(QN_OP_PCOPY, "PCOPY") X(QN_OP_GCOPY, "GCOPY")
@@ -40,12 +43,13 @@ typedef enum qn_op {
 /* Value classes. ACT: input of a stage (the output of the one before); GRAD: gradient of a stage's output; STASH: F to B;
  * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM,
  * TGRAD: a tied weight and its gradient on their way between owner and replica. PACKED: a stage's packed weights in an arena.
- * In plans with tiers the item of a PARAM is its chunk. */
+ * In plans with tiers the item of a PARAM is its chunk. Of a vocabulary shard: VIN its look-ups, VDX its part of the last stage's
+ * gradient, VSTAT what its local softmax needs to become the whole one. */
 /* clang-format off */
 #define QN_VALUE_LIST(X)                                                                              \
     X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
     X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad") \
-    X(QN_V_PACKED, "packed")
+    X(QN_V_PACKED, "packed") X(QN_V_VIN, "vin") X(QN_V_VDX, "vdx") X(QN_V_VSTAT, "vstat")
 
 typedef enum qn_value_class {
 #define QN_VALUE_ENUM(v, text) v,
@@ -66,6 +70,7 @@ typedef struct qn_pattern {
     int32_t items;        /* M >= 1 micro-batches */
     int32_t chunks;       /* v >= 1 stages per worker; stages S = P * v */
     int32_t group;        /* interleaved: micro-batches per group; 0: P */
+    int32_t vocab, sides; /* vocabulary parallelism by algorithm 1 or 2 (0: none), in so many shards (0: P) */
     int64_t cost[QN_OPS]; /* ticks of one task of each op (SEND: of a message), where a generator wants them; 0: 1, SEND 0 */
     int64_t stash_size;   /* what F leaves until B, in any unit; 0: 1. For generators that look at memory */
     int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
@@ -138,11 +143,12 @@ typedef struct qn_order_task {
 typedef struct qn_order {
     int32_t workers, stages, items;
     int32_t columns, shards; /* copies of the chain, and how many of them make a replica; 1 and 1 */
-    int32_t *worker_of;      /* [stages]: where a stage lives */
-    int32_t *backward_of;    /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
-    int32_t *count, *cap;    /* [workers] */
-    qn_order_task **task;    /* [workers][count] */
-    bool failed;             /* out of memory; sticks until done */
+    int32_t sides, vocab; /* the last `sides` stages are vocabulary shards, by algorithm 1 or 2; the others are the chain. 0, 0 */
+    int32_t *worker_of;   /* [stages]: where a stage lives */
+    int32_t *backward_of; /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
+    int32_t *count, *cap; /* [workers] */
+    qn_order_task **task; /* [workers][count] */
+    bool failed;          /* out of memory; sticks until done */
 
     /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL,
      * -1: not said. */
@@ -160,7 +166,7 @@ qn_status qn_order_done(qn_order *o, qn_err *err) QN_MUST_USE;
 
 static inline qn_grid qn_order_grid(const qn_order *o)
 {
-    return (qn_grid){o->stages, o->items, o->columns, o->shards};
+    return (qn_grid){o->stages - o->sides, o->items, o->columns, o->shards}; /* of the chain */
 }
 
 /* The order of `replicas` copies of base, which has one column: items of base each, on workers of their own. A base worker of a
@@ -210,6 +216,7 @@ typedef struct qn_channel {
 typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
     int32_t columns, shards;
+    int32_t sides, vocab;         /* as in the order */
     int32_t *worker_of;           /* [stages] */
     int32_t *backward_of;         /* [stages] or NULL, as in the order */
     qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
@@ -225,7 +232,7 @@ void qn_plan_close(qn_plan *p); /* accepts NULL */
 
 static inline qn_grid qn_plan_grid(const qn_plan *p)
 {
-    return (qn_grid){p->stages, p->items, p->columns, p->shards};
+    return (qn_grid){p->stages - p->sides, p->items, p->columns, p->shards}; /* of the chain */
 }
 
 /* Joint tasks: one op of one item on all shards of a stage (columns.c). The shards exchange data while they run, so all members
@@ -255,6 +262,9 @@ typedef struct qn_lowering {
     int32_t tied_owner, tied_replica; /* stages that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;               /* of that weight */
     int64_t stat_bytes;               /* of one worker's sums */
+    /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
+     * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
+    int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;
     bool one_lane; /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes
                       do; for questions about deadlock and buffers */
 } qn_lowering;

@@ -5,7 +5,7 @@
  * receiving in order of arrival is live with any channel depth, even 0: run the tasks in order of their simulated ends, each
  * followed at once by its SEND and its RECV. Receiving in order of need is tried first since it never lets a message that is
  * needed stand behind one that is not. */
-#include "lower.h"
+#include "lower_vocab.h"
 
 #include "core/alloc.h"
 #include "core/checked.h"
@@ -20,6 +20,7 @@ static void lower_fini(qni_lower *l)
     qn_free(l->has_r);
     qn_free(l->packed);
     qn_free(l->message);
+    qni_vocab_fini(l->vocab);
 }
 
 static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *err)
@@ -32,8 +33,11 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
                        how->tied_replica, o->stages - 1);
     if (how->one_lane && o->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
-    const qn_status grid = qni_check_grid(qn_order_grid(o), err);
+    qn_status grid = qni_check_sides(o->stages, o->columns, o->sides, o->vocab, err);
+    if (grid == QN_OK) grid = qni_check_grid(qn_order_grid(o), err);
     if (grid != QN_OK) return grid;
+    if (o->sides > 0 && o->backward_of != NULL)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
         if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,
@@ -65,17 +69,17 @@ static qn_status check_order(qni_lower *l, qn_err *err)
     for (int32_t w = 0; w < o->workers; w++) {
         for (int32_t i = 0; i < o->count[w]; i++) {
             const qn_order_task *t = &o->task[w][i];
-            if (!qni_is_compute(t->op)) {
+            if (!qni_is_work(t->op)) {
                 qn_free(list);
-                return QN_FAIL(err, QN_ESCHEDULE, "%s @%d does not belong in an order: F, B, W, BW and R do", qni_op_name(t->op),
-                               w);
+                return QN_FAIL(err, QN_ESCHEDULE, "%s @%d does not belong in an order: F, B, W, BW, R and VI, VS, VT, VJ do",
+                               qni_op_name(t->op), w);
             }
-            if (l->how->forward_only && t->op != QN_OP_F) continue;
-            if (t->op != QN_OP_F) l->training = true;
+            if (l->how->forward_only && !qni_lower_forward_task(o, t)) continue;
+            if (t->op != QN_OP_F && qni_is_compute(t->op)) l->training = true;
             list[n++] = (qni_compute){t->op, t->stage, t->item, w};
         }
     }
-    const qn_status st = qni_check_compute(list, n, o->workers, qn_order_grid(o), o->worker_of, o->backward_of, err);
+    const qn_status st = qni_check_tasks(list, n, o->workers, qn_order_grid(o), o->sides, o->worker_of, o->backward_of, err);
     qn_free(list);
     return st;
 }
@@ -118,6 +122,8 @@ static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err
     qn_status st = qni_builder_plan(&p, &l->b, l->workers, l->stages, l->items, l->order->worker_of, place, err);
     if (st == QN_OK) {
         p->columns = l->order->columns;
+        p->sides = l->order->sides;
+        p->vocab = l->order->vocab;
         p->shards = l->order->shards;
         st = qn_plan_finish(p, err);
     }
@@ -193,6 +199,7 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
     QN_TRY(st, check_how(order, how, err), out);
     QN_TRY(st, check_order(&l, err), out);
     QN_TRY(st, qni_lower_values(&l, err), out);
+    QN_TRY(st, qni_vocab_values(&l, err), out);
     for (int32_t w = 0; w < order->workers; w++) qni_lower_compute(&l, w);
     if (how->step_tasks && l.training) qni_lower_step(&l);
     QN_TRY(st, qni_lower_frees(&l, err), out);

@@ -24,6 +24,7 @@ typedef struct qni_lower {
     int32_t *act_channel, *grad_channel;                             /* [stages]: into stage s; from stage s to s - 1 */
     qni_message *message;
     int32_t messages, message_cap;
+    struct qni_vocab *vocab; /* lower_vocab.c; NULL: no vocabulary shards */
 } qni_lower;
 
 static inline size_t qni_cell(const qni_lower *l, int32_t stage, int32_t item)

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
-#include "lower.h"
+#include "lower_vocab.h"
 
 static bool is_backward(int32_t op)
 {
@@ -131,6 +131,12 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
         if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
         if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, w, 0);
         if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
+        if (s >= g.stages) { /* a side stage: only its probabilities are as in the chain */
+            for (int32_t m = 0; m < l->items; m++)
+                l->stash[qni_cell(l, s, m)] =
+                    qni_add_value(&l->b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->order->stash_bytes, s));
+            continue;
+        }
         if (!qn_first_in_column(g, s) && l->order->worker_of[s - 1] != w) {
             l->act_channel[s] = qni_lower_channel(l, l->order->worker_of[s - 1], w, QN_V_ACT, s);
             if (l->training) l->grad_channel[s] = qni_lower_channel(l, w, l->order->worker_of[s - 1], QN_V_GRAD, s);
@@ -159,6 +165,7 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
         if (l->act_out[next] != l->act_in[next])
             qni_lower_message(l, l->act_channel[s + 1], t, l->act_out[next], l->act_in[next], tag_of(QN_V_ACT, s + 1, m));
     }
+    qni_vocab_forward(l, t, s, m);
     const int64_t bytes = l->b.failed ? 0 : l->b.value[l->stash[c]].bytes;
     qni_add_link(&l->b, t, QNI_OUT, l->has_r[c] ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
 }
@@ -168,6 +175,7 @@ static void add_recompute(qni_lower *l, int32_t s, int32_t m)
     const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, l->order->worker_of[s]);
     if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_in[qni_cell(l, s, m)]);
     if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
+    qni_vocab_recompute(l, t, s, m);
     qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, s, m)]);
 }
 
@@ -192,6 +200,7 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
         l->wstash[c] = qni_add_value(b, QN_V_WSTASH, s, m, w, size_of(l->how->wstash_bytes, l->order->wstash_bytes, s));
         qni_add_link(b, t, QNI_OUT, l->wstash[c]);
     }
+    qni_vocab_backward(l, t, op, s, m);
     if (op != QN_OP_B) qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
 }
 
@@ -216,7 +225,9 @@ void qni_lower_compute(qni_lower *l, int32_t w)
         for (int32_t k = i; k < end; k++) add_preparation(l, &list[k], w); /* joint tasks stay together */
         for (int32_t k = i; k < end; k++) {
             const qn_order_task *t = &list[k];
-            if (t->op == QN_OP_F) {
+            if (qni_is_vocab(t->op)) {
+                if (!l->how->forward_only || qni_lower_forward_task(o, t)) qni_vocab_task(l, t, w);
+            } else if (t->op == QN_OP_F) {
                 add_forward(l, t->stage, t->item);
             } else if (t->op == QN_OP_R) {
                 add_recompute(l, t->stage, t->item);

@@ -15,7 +15,7 @@ static const int64_t MIDDLE = (int64_t)1 << 31;
 int32_t qni_lower_comp(qni_lower *l, int32_t op, int32_t stage, int32_t item, int32_t worker)
 {
     const int32_t t = qni_add_task(&l->b, op, stage, item, worker, QN_LANE_COMP);
-    const int64_t usual = op == QN_OP_BW ? 2 : qni_is_compute(op) ? 1 : 0;
+    const int64_t usual = op == QN_OP_BW ? 2 : qni_is_work(op) ? 1 : 0;
     if (l->b.failed) return 0;
     l->b.key[t] = (int64_t)l->pos[worker]++ << 32 | MIDDLE;
     l->b.task[t].cost = l->order->cost[op] >= 0 ? l->order->cost[op] : usual;

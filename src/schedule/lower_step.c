@@ -8,7 +8,7 @@
  * STAT of worker w has stage = w; the result has none. The result and a replica's received parameters stay alive at the step's
  * end (carried). */
 #include "core/alloc.h"
-#include "lower.h"
+#include "lower_vocab.h"
 
 static uint64_t tag_of(int32_t cls, int32_t index)
 {
@@ -41,6 +41,7 @@ static int32_t add_norm(qni_lower *l, int32_t w)
     for (int32_t s = 0; s < l->stages; s++) {
         if (l->order->worker_of[s] == w) qni_add_link(&l->b, norm, QNI_IN, l->pgrad[s]);
     }
+    qni_vocab_pgrads(l, norm, w, QN_NONE);
     qni_add_link(&l->b, norm, QNI_OUT, stat);
     if (w == 0) return stat;
     const int32_t there = qni_add_value(&l->b, QN_V_STAT, w, QN_NONE, 0, l->how->stat_bytes);
@@ -72,6 +73,7 @@ static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
         const int32_t opt = qni_lower_comp(l, QN_OP_OPT, s, QN_NONE, w);
         qni_add_link(b, opt, QNI_IN, result);
         qni_add_link(b, opt, QNI_IN, l->pgrad[s]);
+        qni_vocab_pgrads(l, opt, w, s);
         if (s != l->how->tied_owner || l->how->tied_replica == QN_NONE) continue;
         const int32_t replica = l->how->tied_replica, to = l->order->worker_of[replica];
         if (to == w) continue;

@@ -6,6 +6,7 @@
  *   items 4
  *   columns 4                 copies of the chain: the stages of column c are c * depth onwards   (both left out: 1)
  *   shards 2                  columns that share the layers of one replica
+ *   vocabulary 2 1            the last 2 stages are vocabulary shards, algorithm 1 (VI, VS, VT, VJ; else none)
  *   place 1 1                 stage, worker; without it a stage lives where its first task stands
  *   backward 1 0              stage, worker of its R, B, W and BW where that is another one
  *   memory 0 1000000          worker, bytes of its arena                         (may be left out, as all below)
@@ -42,6 +43,7 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
     qni_text_add(&t, "quern-order 1\nworkers %d\nstages %d\nitems %d\n", o->workers, o->stages, o->items);
     if (o->columns > 1) qni_text_add(&t, "columns %d\n", o->columns);
     if (o->shards > 1) qni_text_add(&t, "shards %d\n", o->shards);
+    if (o->sides > 0) qni_text_add(&t, "vocabulary %d %d\n", o->sides, o->vocab);
     for (int32_t s = 0; s < o->stages; s++) qni_text_add(&t, "place %d %d\n", s, o->worker_of[s]);
     for (int32_t s = 0; o->backward_of != NULL && s < o->stages; s++) {
         if (o->backward_of[s] != o->worker_of[s]) qni_text_add(&t, "backward %d %d\n", s, o->backward_of[s]);
@@ -191,24 +193,30 @@ static qn_status read_task(order_reader *r, int32_t op, qn_err *err)
     return qni_scan_line_end(&r->scan, err);
 }
 
+static qn_status read_vocabulary(order_reader *r, qn_err *err)
+{
+    return qni_scan_vocabulary(&r->scan, &r->order->sides, &r->order->vocab, r->order->stages, err);
+}
+
 static qn_status read_line(order_reader *r, qn_err *err)
 {
     static const struct {
         const char *key;
         qn_status (*read)(order_reader *r, qn_err *err);
     } line[] = {{"place", read_place}, {"backward", read_backward}, {"memory", read_memory}, {"size", read_size},
-                {"cost", read_cost},   {"columns", read_columns},   {"shards", read_shards}};
+                {"cost", read_cost},   {"columns", read_columns},   {"shards", read_shards}, {"vocabulary", read_vocabulary}};
     qni_word w;
     char show[40];
     qni_scan_word(&r->scan, &w);
     for (size_t i = 0; i < sizeof line / sizeof line[0]; i++) {
         if (qni_word_is(w, line[i].key)) return line[i].read(r, err);
     }
-    const int32_t op = qni_word_find(w, qni_op_name, QN_OP_R + 1);
+    const int32_t op = qni_word_find(w, qni_op_name, QN_OP_VJ + 1);
     if (op == QN_NONE)
-        return QNI_SCAN_FAIL(err, &r->scan, w,
-                             "'%s' found; a task (F, B, W, BW, R) or columns, shards, place, backward, memory, size, cost wanted",
-                             qni_word_show(show, w));
+        return QNI_SCAN_FAIL(
+            err, &r->scan, w,
+            "'%s' found; a task (F, B, W, BW, R) or columns, shards, vocabulary, place, backward, memory, size, cost wanted",
+            qni_word_show(show, w));
     return read_task(r, op, err);
 }
 
@@ -227,6 +235,7 @@ static qn_status read_order_text(qn_order **out, const char *text, size_t bytes,
     }
     memset(r.backward, 0xff, (size_t)n.stages * sizeof *r.backward);
     while (qni_scan_line(&r.scan)) QN_TRY(st, read_line(&r, err), out);
+    QN_TRY(st, qni_check_sides(n.stages, r.order->columns, r.order->sides, r.order->vocab, err), out);
     QN_TRY(st, qni_check_grid(qn_order_grid(r.order), err), out);
     QN_TRY(st, take_backward(&r, err), out);
     QN_TRY(st, qn_order_done(r.order, err), out);

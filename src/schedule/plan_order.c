@@ -3,7 +3,7 @@
 
 static bool is_compute(int32_t op)
 {
-    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW || op == QN_OP_R;
+    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW || op == QN_OP_R || (op >= QN_OP_VI && op <= QN_OP_VJ);
 }
 
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)
@@ -13,6 +13,8 @@ qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)
     QN_TRY(st, qn_order_open(&o, p->workers, p->stages, p->items, err), out);
     o->columns = p->columns;
     o->shards = p->shards;
+    o->sides = p->sides;
+    o->vocab = p->vocab;
     for (int32_t s = 0; s < p->stages; s++) o->worker_of[s] = p->worker_of[s];
     for (int32_t w = 0; w < p->workers; w++) {
         const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];

@@ -34,7 +34,7 @@ static worker_sums sum_worker(const qn_trace *t, int32_t w)
     for (int32_t i = first; i < first + count; i++) {
         const int32_t op = p->task[i].op;
         const qn_span_time x = t->time[i];
-        if (!qni_is_compute(op) || x.end < x.start) continue;
+        if (!qni_is_work(op) || x.end < x.start) continue;
         s.live += (op == QN_OP_F) - (op == QN_OP_W || op == QN_OP_BW);
         s.peak = qn_max64(s.peak, s.live);
         if (x.end == x.start) continue;

@@ -89,6 +89,7 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
     qni_text t = {0};
     qni_text_add(&t, "quern-plan 1\nworkers %d\nstages %d\nitems %d\n", p->workers, p->stages, p->items);
     if (p->columns > 1) qni_text_add(&t, "columns %d\n", p->columns);
+    if (p->sides > 0) qni_text_add(&t, "vocabulary %d %d\n", p->sides, p->vocab);
     if (p->shards > 1) qni_text_add(&t, "shards %d\n", p->shards);
     for (int32_t s = 0; s < p->stages; s++) qni_text_add(&t, "place %d %d\n", s, p->worker_of[s]);
     for (int32_t s = 0; p->backward_of != NULL && s < p->stages; s++) {
@@ -118,7 +119,7 @@ typedef struct plan_reader {
     qni_scan scan;
     qni_builder b;
     qni_sizes n;
-    int32_t columns, shards;
+    int32_t columns, shards, sides, vocab;
     int32_t *worker_of, *backward_of; /* backward_of: QN_NONE where no line says */
     bool split;
     int64_t *arena, *limit;
@@ -395,6 +396,7 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     qni_word w;
     qni_scan_word(&r->scan, &w);
     if (qni_word_is(w, "place")) return read_place(r, err);
+    if (qni_word_is(w, "vocabulary")) return qni_scan_vocabulary(&r->scan, &r->sides, &r->vocab, r->n.stages, err);
     if (qni_word_is(w, "columns")) return qni_scan_grid_number(&r->scan, &r->columns, r->n.stages, "columns N", err);
     if (qni_word_is(w, "shards")) return qni_scan_grid_number(&r->scan, &r->shards, r->n.stages, "shards N", err);
     if (qni_word_is(w, "backward")) return read_backward(r, err);
@@ -403,8 +405,9 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     if (qni_word_is(w, "channel")) return read_channel(r, err);
     if (qni_word_is(w, "value")) return read_value(r, err);
     const int32_t op = qni_word_find(w, qni_op_name, QN_OPS);
-    return op != QN_NONE ? read_task(r, op, w, err)
-                         : wanted(r, w, "a task or columns, shards, place, backward, arena, limit, channel, value", err);
+    return op != QN_NONE
+               ? read_task(r, op, w, err)
+               : wanted(r, w, "a task or columns, shards, vocabulary, place, backward, arena, limit, channel, value", err);
 }
 
 /* Waits for tasks of other workers become links: where a lane's task stands is known only once the plan is laid out. */
@@ -461,7 +464,10 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
         r->backward_of = NULL;
     }
     p->columns = r->columns;
+    p->sides = r->sides;
+    p->vocab = r->vocab;
     p->shards = r->shards;
+    QN_TRY(st, qni_check_sides(p->stages, p->columns, p->sides, p->vocab, err), out);
     QN_TRY(st, qni_check_grid(qn_plan_grid(p), err), out);
     QN_TRY(st, qn_plan_finish(p, err), out);
     memcpy(p->arena_bytes, r->arena, (size_t)p->workers * sizeof *p->arena_bytes);

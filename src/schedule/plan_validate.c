@@ -14,7 +14,8 @@
 static qn_status check_shape(const qn_plan *p, qn_err *err)
 {
     char name[QNI_NAME];
-    const qn_status grid = qni_check_grid(qn_plan_grid(p), err);
+    qn_status grid = qni_check_sides(p->stages, p->columns, p->sides, p->vocab, err);
+    if (grid == QN_OK) grid = qni_check_grid(qn_plan_grid(p), err);
     if (grid != QN_OK) return grid;
     for (int32_t s = 0; s < p->stages; s++) {
         if (p->worker_of[s] < 0 || p->worker_of[s] >= p->workers)
@@ -32,7 +33,7 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
         if (!message && task->channel != QN_NONE)
             return QN_FAIL(err, QN_ESCHEDULE, "%s has a channel, but only SEND and RECV use one", name);
         if (copy ? task->lane != (task->op == QN_OP_LOAD ? QN_LANE_UP : QN_LANE_DOWN)
-                 : !message && task->lane != QN_LANE_COMP && (task->lane != QN_LANE_HOST || qni_is_compute(task->op)))
+                 : !message && task->lane != QN_LANE_COMP && (task->lane != QN_LANE_HOST || qni_is_work(task->op)))
             return QN_FAIL(err, QN_ESCHEDULE,
                            "%s is on lane %s; only messages, LOAD (up), OFFLOAD (down) and step tasks (host) leave the comp lane",
                            name, qni_lane_name(task->lane));
@@ -77,9 +78,9 @@ static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
     if (list == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d tasks", p->tasks);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
-        if (qni_is_compute(x->op)) list[n++] = (qni_compute){x->op, x->stage, x->item, x->worker};
+        if (qni_is_work(x->op)) list[n++] = (qni_compute){x->op, x->stage, x->item, x->worker};
     }
-    const qn_status st = qni_check_compute(list, n, p->workers, qn_plan_grid(p), p->worker_of, p->backward_of, err);
+    const qn_status st = qni_check_tasks(list, n, p->workers, qn_plan_grid(p), p->sides, p->worker_of, p->backward_of, err);
     qn_free(list);
     return st;
 }
@@ -99,8 +100,9 @@ static qn_status mark_stages(stage_marks *m, const qn_plan *p, qn_err *err)
         const bool per_stage = x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE;
         if (per_stage && (x->stage < 0 || x->stage >= p->stages || (!tiers && p->worker_of[x->stage] != x->worker)))
             return QN_FAIL(err, QN_ESCHEDULE, "%s is not on its stage's worker", qn_task_text(name, sizeof name, p, t));
-        if (qni_is_compute(x->op)) {
-            if (m[x->stage].first == QN_NONE) m[x->stage].first = t;
+        if (qni_is_work(x->op)) {
+            if (m[x->stage].first == QN_NONE && x->op != QN_OP_VI) /* look-ups read the weights as they are */
+                m[x->stage].first = t;
             m[x->stage].last = t;
         }
         if (x->op != QN_OP_PACK && x->op != QN_OP_OPT) continue;
@@ -153,7 +155,8 @@ out:
 static qn_status check_reads(const qn_plan *p, int32_t t, qn_err *err)
 {
     const qn_task *x = &p->task[t];
-    if (!qni_is_compute(x->op)) return QN_OK;
+    const qn_status sides = qni_check_vocab_reads(p, t, err);
+    if (sides != QN_OK || !qni_is_compute(x->op)) return sides;
     const bool backward = x->op == QN_OP_B || x->op == QN_OP_BW;
     const qn_grid g = qn_plan_grid(p);
     bool act = qn_first_in_column(g, x->stage), grad = !backward || qn_last_in_column(g, x->stage),

@@ -20,6 +20,16 @@ static inline bool qni_is_compute(int32_t op)
     return op >= QN_OP_F && op <= QN_OP_R;
 }
 
+static inline bool qni_is_vocab(int32_t op)
+{
+    return op >= QN_OP_VI && op <= QN_OP_VJ;
+}
+/* Of the chain or of a side stage: what an order consists of. */
+static inline bool qni_is_work(int32_t op)
+{
+    return qni_is_compute(op) || qni_is_vocab(op);
+}
+
 /* --- growable text; a failed append sticks */
 typedef struct qni_text {
     char *at;
@@ -83,6 +93,14 @@ qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
  * QN_ESCHEDULE, QN_EINVAL (columns), QN_ENOMEM. */
 qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
                             const int32_t *backward_of, qn_err *err) QN_MUST_USE;
+
+/* Vocabulary shards (check_vocab.c). sides: their number and algorithm. tasks: all of them, those of the chain by
+ * qni_check_compute, those of the shards: VI, VS, VT, VJ once per item, VS before VT, gradients in ascending item order; reorders
+ * the list. reads: what they and the chain's ends must read. Errors: QN_ESCHEDULE, QN_EINVAL, QN_EUNSUPPORTED, QN_ENOMEM. */
+qn_status qni_check_sides(int32_t stages, int32_t columns, int32_t sides, int32_t vocab, qn_err *err) QN_MUST_USE;
+qn_status qni_check_tasks(qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, int32_t sides,
+                          const int32_t *worker_of, const int32_t *backward_of, qn_err *err) QN_MUST_USE;
+qn_status qni_check_vocab_reads(const qn_plan *p, int32_t t, qn_err *err) QN_MUST_USE;
 
 /* --- graph: who must be complete before whom. Predecessors of a task: the one before it in its lane, its waits, a RECV's SEND,
  * and for a SEND the RECV that frees its channel slot. A pair on a rendezvous channel is one node, and so are joint tasks. */

@@ -154,3 +154,13 @@ qn_status qni_scan_head(qni_scan *s, const char *form, qni_sizes *out, qn_err *e
 out:
     return st;
 }
+
+qn_status qni_scan_vocabulary(qni_scan *s, int32_t *sides, int32_t *vocab, int32_t stages, qn_err *err)
+{
+    int64_t n[2];
+    const qn_status st = qni_scan_numbers(s, n, 2, 1, stages, "vocabulary SHARDS ALGORITHM, fewer shards than stages", err);
+    if (st != QN_OK) return st;
+    *sides = (int32_t)n[0];
+    *vocab = (int32_t)n[1];
+    return QN_OK;
+}

@@ -1,5 +1,6 @@
 /* A trace for a terminal: one line per worker, one column per equal share of the time. A column shows what the worker did for
- * most of it: the forward's micro-batch as a digit, the backward's as a letter, W, R, or a dot for idle. */
+ * most of it: the forward's micro-batch as a digit, the backward's as a letter, W, R, S and T for those of a vocabulary shard
+ * (look-ups among them), or a dot for idle. */
 #include "trace.h"
 
 #include <string.h>
@@ -18,6 +19,12 @@ static char mark_of(const qn_task *t)
         return (char)('a' + t->item % 26);
     case QN_OP_W:
         return 'W';
+    case QN_OP_VS:
+    case QN_OP_VI:
+        return 'S';
+    case QN_OP_VT:
+    case QN_OP_VJ:
+        return 'T';
     default:
         return 'R';
     }
@@ -32,7 +39,7 @@ static void draw_worker(char *row, int64_t *best, const qn_trace *t, int32_t w, 
     const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
     for (int32_t i = first; i < first + count; i++) {
         const qn_span_time x = t->time[i];
-        if (!qni_is_compute(p->task[i].op) || x.end <= x.start) continue;
+        if (!qni_is_work(p->task[i].op) || x.end <= x.start) continue;
         /* In units of 1 / columns of a tick, so that nothing is rounded. */
         const int32_t from = (int32_t)((double)x.start / (double)makespan * columns),
                       to = (int32_t)((double)x.end / (double)makespan * columns);

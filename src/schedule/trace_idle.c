@@ -163,7 +163,7 @@ static void split_gap(int64_t part[QN_IDLE_PARTS], const causes *c, int32_t t, i
 
 static bool counts(const qn_trace *t, int32_t task)
 {
-    return qni_is_compute(t->plan->task[task].op) && t->time[task].end > t->time[task].start;
+    return qni_is_work(t->plan->task[task].op) && t->time[task].end > t->time[task].start;
 }
 
 qn_status qn_trace_split_idle(int64_t (*part)[QN_IDLE_PARTS], const qn_trace *t, int64_t latency, qn_err *err)

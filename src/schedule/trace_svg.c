@@ -24,9 +24,15 @@ typedef struct hue {
 } hue;
 
 static const hue hues[] = {
-    [QN_OP_F] = {59, 115, 190, "forward"},         [QN_OP_B] = {46, 150, 120, "input gradient"},
-    [QN_OP_W] = {219, 158, 53, "weight gradient"}, [QN_OP_BW] = {43, 145, 96, "backward"},
+    [QN_OP_F] = {59, 115, 190, "forward"},
+    [QN_OP_B] = {46, 150, 120, "input gradient"},
+    [QN_OP_W] = {219, 158, 53, "weight gradient"},
+    [QN_OP_BW] = {43, 145, 96, "backward"},
     [QN_OP_R] = {150, 120, 190, "recompute"},
+    [QN_OP_VI] = {120, 160, 175, "look-up"},
+    [QN_OP_VS] = {196, 78, 82, "vocabulary S"},
+    [QN_OP_VT] = {160, 84, 140, "vocabulary T"},
+    [QN_OP_VJ] = {110, 140, 120, "look-up gradient"},
 };
 
 typedef struct panel {
@@ -37,7 +43,7 @@ typedef struct panel {
     int32_t chunks;     /* most stages on one worker */
     int32_t *chunk_of;  /* [stages] */
     double y, row, gap; /* top of the first row */
-    bool used[QN_OP_R + 1];
+    bool used[QN_OP_VJ + 1];
 } panel;
 
 static double at_x(const panel *p, int64_t tick)
@@ -96,7 +102,7 @@ static void draw_rows(panel *p)
                      at_x(p, p->makespan) - LEFT, p->row);
         const int32_t first = plan->lane[w][QN_LANE_COMP][0], count = plan->lane[w][QN_LANE_COMP][1];
         for (int32_t i = first; i < first + count; i++) {
-            if (qni_is_compute(plan->task[i].op) && p->t->time[i].end > p->t->time[i].start) draw_task(p, i, y);
+            if (qni_is_work(plan->task[i].op) && p->t->time[i].end > p->t->time[i].start) draw_task(p, i, y);
         }
     }
 }
@@ -131,7 +137,7 @@ static void draw_axis(panel *p, double y)
 static void draw_legend(panel *p, double y)
 {
     double x = LEFT;
-    for (int32_t op = QN_OP_F; op <= QN_OP_R; op++) {
+    for (int32_t op = QN_OP_F; op <= QN_OP_VJ; op++) {
         if (!p->used[op]) continue;
         const int32_t shades = qn_min32(p->chunks, 6);
         for (int32_t c = 0; c < shades; c++) {
@@ -184,7 +190,7 @@ static int64_t longest(const qn_trace *const *traces, int32_t n)
     for (int32_t i = 0; i < n; i++) {
         for (int32_t k = 0; k < traces[i]->plan->tasks; k++) {
             const qn_span_time x = traces[i]->time[k];
-            if (qni_is_compute(traces[i]->plan->task[k].op) && x.end > x.start) end = qn_max64(end, x.end);
+            if (qni_is_work(traces[i]->plan->task[k].op) && x.end > x.start) end = qn_max64(end, x.end);
         }
     }
     return end;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/checked.h"
+#include "schedule/gen/vocab_parts.h"
 
 static const qn_generator list[] = {
     {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1, 0},
@@ -107,6 +108,7 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
                        name, pat->group, pat->workers);
     qn_status st = check_sizes(name, pat, err);
     if (st != QN_OK) return st;
+    if (pat->vocab != 0) return qni_generate_vocab(out, name, pat, err);
     qn_order *order = NULL;
     st = qn_order_open(&order, pat->workers, pat->workers * pat->chunks, pat->items, err);
     if (st == QN_OK) st = g->generate(order, pat, err);

@@ -11,6 +11,9 @@ typedef struct qni_block {
 } qni_block;
 typedef qni_block qni_block_fn(int32_t i, int32_t P);
 
+/* V-Half's block (v_half.c). */
+qni_block_fn qni_v_half_block;
+
 /* Places the order's stages in a V and fills it. Errors: QN_ENOMEM. */
 qn_status qni_gen_v_block(qn_order *o, const qn_pattern *pat, qni_block_fn *block, qn_err *err) QN_MUST_USE;
 
