@@ -1,4 +1,7 @@
-/* Tiny models against Hugging Face's: names, shapes, logits, loss and gradients as tests/golden/model_golden.py stored them. */
+/* Tiny models against Hugging Face's: names, shapes, logits, loss and gradients as tests/golden/model_golden.py stored them;
+ * and adapters against peft's (peft_golden.py). */
+#include "model/lora.h"
+
 #include "model_rig.h"
 
 enum { LINE = 4096 };
@@ -24,6 +27,23 @@ static int32_t field(const golden *g, const char *key)
     const char *at = strstr(g->line, want);
     if (at == NULL) fail_msg("no %s in: %s", key, g->line);
     return (int32_t)strtol(at + strlen(want), NULL, 10);
+}
+
+/* " lora=3 alpha=6 targets=q_proj,v_proj" at the line's end: adapters. */
+static qn_lora adapters(golden *g, qn_arch arch)
+{
+    qn_lora l = {0};
+    const char *name[QN_LORA_MODULES];
+    int32_t n = 0;
+    qn_err err;
+    char *save = NULL, *at = strstr(g->line, " targets=");
+    if (at == NULL) return l;
+    l.rank = field(g, "lora");
+    l.alpha = field(g, "alpha");
+    for (char *word = strtok_r(at + strlen(" targets="), ",\n", &save); word != NULL; word = strtok_r(NULL, ",\n", &save))
+        name[n++] = word;
+    rig_ok(qn_lora_targets(&l.targets, arch, name, n, &err), &err);
+    return l;
 }
 
 /* The numbers after the first word; returns how many. */
@@ -95,20 +115,22 @@ static void check_params(rig *r, golden *g, double limit)
         if (!near(sqrt(sum), n[rank], limit)) fail_msg("gradient of %s: norm %.9g, stored %.9g", name, sqrt(sum), n[rank]);
         assert_true(next_line(g));
     }
-    assert_int_equal(seen, qn_model_params(r->m));
+    for (int32_t i = 0; i < qn_model_params(r->m); i++) seen -= !qn_model_param(r->m, i)->frozen;
+    assert_int_equal(seen, 0); /* all that are trained */
 }
 
 static void check_model(golden *g, qn_mode mode, double limit)
 {
-    const qn_model_config c = {.arch = strncmp(g->line, "gpt2", 4) == 0 ? QN_ARCH_GPT2 : QN_ARCH_LLAMA,
-                               .layers = field(g, "layers"),
-                               .heads = field(g, "heads"),
-                               .kv_heads = field(g, "kv_heads"),
-                               .width = field(g, "width"),
-                               .hidden = field(g, "hidden"),
-                               .context = field(g, "context"),
-                               .vocab = field(g, "vocab"),
-                               .tied = field(g, "tied") != 0};
+    qn_model_config c = {.arch = strncmp(g->line, "gpt2", 4) == 0 ? QN_ARCH_GPT2 : QN_ARCH_LLAMA,
+                         .layers = field(g, "layers"),
+                         .heads = field(g, "heads"),
+                         .kv_heads = field(g, "kv_heads"),
+                         .width = field(g, "width"),
+                         .hidden = field(g, "hidden"),
+                         .context = field(g, "context"),
+                         .vocab = field(g, "vocab"),
+                         .tied = field(g, "tied") != 0};
+    c.lora = adapters(g, c.arch);
     double list[64], loss = 0;
     int32_t tokens[64], targets[64];
     assert_true(next_line(g));
@@ -135,7 +157,7 @@ static void check_model(golden *g, qn_mode mode, double limit)
     rig_close(&r);
 }
 
-static void check_mode(qn_mode mode, double limit)
+static void check_file(const char *name, int32_t want, qn_mode mode, double limit)
 {
     const qn_kernels *k;
     qn_err err;
@@ -150,13 +172,19 @@ static void check_mode(qn_mode mode, double limit)
     }
     char path[1024];
     golden g;
-    snprintf(path, sizeof(path), "%s/tests/golden/model_golden.txt", root);
+    snprintf(path, sizeof(path), "%s/tests/golden/%s", root, name);
     g.f = fopen(path, "r");
     if (g.f == NULL) fail_msg("%s is missing", path);
     int32_t models = 0;
     for (; next_line(&g); models++) check_model(&g, mode, limit);
-    assert_int_equal(models, 4);
+    assert_int_equal(models, want);
     fclose(g.f);
+}
+
+static void check_mode(qn_mode mode, double limit)
+{
+    check_file("model_golden.txt", 4, mode, limit);
+    check_file("peft_golden.txt", 4, mode, limit);
 }
 
 static void double_equals_hugging_face(void **state)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "checkpoint_parts.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/compiler.h"
@@ -42,27 +43,29 @@ static void copy_transposed(float *to, const float *w, int64_t O, int64_t I, int
     }
 }
 
+/* The parameters that a file holds. */
+typedef struct param_list {
+    const qn_state_view *state;
+    int32_t *param;
+    int32_t count;
+} param_list;
+
 static qn_status fill_values(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
 {
-    const qn_state_view *s = ctx;
-    const qn_param *p = qn_model_param(s->model, i);
+    const param_list *list = ctx;
+    const float *value = list->state->value[list->param[i]];
+    const qn_param *p = qn_model_param(list->state->model, list->param[i]);
     (void)err;
     if (p->file_transposed)
-        copy_transposed(to, s->value[i], p->dim[0], p->dim[1], first, count);
+        copy_transposed(to, value, p->dim[0], p->dim[1], first, count);
     else
-        memcpy(to, s->value[i] + first, (size_t)count * sizeof(float));
+        memcpy(to, value + first, (size_t)count * sizeof(float));
     return QN_OK;
 }
 
-/* The parameters that have moments. */
-typedef struct moment_list {
-    const qn_state_view *state;
-    int32_t *param;
-} moment_list;
-
 static qn_status fill_moments(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
 {
-    const moment_list *list = ctx;
+    const param_list *list = ctx;
     float *const *from = i % 2 == 0 ? list->state->m : list->state->v;
     (void)err;
     memcpy(to, from[list->param[i / 2]] + first, (size_t)count * sizeof(float));
@@ -79,46 +82,46 @@ static qn_shape file_shape(const qn_param *p)
     return s;
 }
 
-static qn_status write_values(const char *dir, const qn_state_view *s, size_t shard_bytes, qn_err *err)
+/* A file of the parameters in list, copies tensors each, named prefix NAME suffix[copy]. */
+static qn_status write_tensors(const char *dir, const char *base, param_list *list, int32_t copies, const char *prefix,
+                               const char *const *suffix, size_t shard_bytes, qn_err *err)
 {
-    const int32_t n = qn_model_params(s->model);
+    enum { NAME = QNI_TENSOR_NAME + 2 };
+    const int32_t n = copies * list->count;
     qn_tensor_desc *desc = qn_calloc((size_t)n, sizeof(*desc));
-    if (desc == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", (int)n);
-    for (int32_t i = 0; i < n; i++) {
-        const qn_param *p = qn_model_param(s->model, i);
-        desc[i] = (qn_tensor_desc){.name = p->name, .dtype = QN_F32, .shape = file_shape(p)};
+    char(*name)[NAME] = qn_calloc((size_t)n, NAME);
+    qn_status st = QN_OK;
+    if ((desc == NULL || name == NULL) && n > 0) {
+        st = QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", (int)n);
+        goto out;
     }
-    const qn_status st = qn_safetensors_write(dir, "model", desc, n, shard_bytes, fill_values, (void *)(uintptr_t)s, err);
+    for (int32_t i = 0; i < n; i++) {
+        const qn_param *p = qn_model_param(list->state->model, list->param[i / copies]);
+        const qn_shape own = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
+        snprintf(name[i], NAME, "%s%s%s", prefix, p->name, suffix[i % copies]);
+        desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = copies == 1 ? file_shape(p) : own};
+    }
+    st = qn_safetensors_write(dir, base, desc, n, shard_bytes, copies == 1 ? fill_values : fill_moments, list, err);
+out:
+    qn_free(name);
     qn_free(desc);
     return st;
 }
 
-enum { MOMENT_NAME = sizeof(((qn_param *)0)->name) + 2 };
-
-static qn_status write_moments(const char *dir, const qn_state_view *s, qn_err *err)
+/* Values: of a model with adapters those alone; of a plain model all. Moments: of all that have some. */
+static qn_status write_state(const char *dir, const qn_state_view *s, bool moments, size_t shard_bytes, qn_err *err)
 {
-    const int32_t params = qn_model_params(s->model);
-    int32_t n = 0;
-    moment_list list = {.state = s, .param = qn_calloc((size_t)params, sizeof(*list.param))};
-    for (int32_t p = 0; list.param != NULL && p < params; p++)
-        if (s->m[p] != NULL) list.param[n++] = p;
-    qn_tensor_desc *desc = qn_calloc((size_t)n * 2, sizeof(*desc));
-    char(*name)[MOMENT_NAME] = qn_calloc((size_t)n * 2, MOMENT_NAME);
-    qn_status st = QN_OK;
-    if (desc == NULL || name == NULL || list.param == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", 2 * (int)n);
-        goto out;
-    }
-    for (int32_t i = 0; i < 2 * n; i++) {
-        const qn_param *p = qn_model_param(s->model, list.param[i / 2]);
-        snprintf(name[i], MOMENT_NAME, "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
-        desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}}};
-    }
-    st = qn_safetensors_write(dir, "optimizer", desc, 2 * n, 0, fill_moments, &list, err);
-out:
+    static const char *const none[] = {""}, *const both[] = {".m", ".v"};
+    const bool adapters = qn_model_config_of(s->model)->lora.rank > 0;
+    const int32_t n = qn_model_params(s->model);
+    param_list list = {.state = s, .param = qn_calloc((size_t)n, sizeof(*list.param))};
+    if (list.param == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d parameters", (int)n);
+    for (int32_t p = 0; p < n; p++)
+        if (moments ? s->m[p] != NULL : !adapters || qn_model_param(s->model, p)->adapter) list.param[list.count++] = p;
+    const qn_status st = moments    ? write_tensors(dir, "optimizer", &list, 2, "", both, 0, err)
+                         : adapters ? write_tensors(dir, "adapter_model", &list, 1, QNI_ADAPTER_PREFIX, none, 0, err)
+                                    : write_tensors(dir, "model", &list, 1, "", none, shard_bytes, err);
     qn_free(list.param);
-    qn_free(name);
-    qn_free(desc);
     return st;
 }
 
@@ -133,14 +136,16 @@ static qn_status write_text(const char *dir, const char *name, const char *text,
 static qn_status write_texts(const char *dir, const qn_state_view *s, const qn_checkpoint_desc *d, qn_err *err)
 {
     const qn_model_config *c = qn_model_config_of(s->model);
+    const bool adapters = c->lora.rank > 0;
     char *text = NULL;
-    qn_status st = qni_hf_config_text(&text, c, d->bos, d->eos, err);
-    if (st == QN_OK) st = write_text(dir, "config.json", text, strlen(text), err);
+    qn_status st =
+        adapters ? qni_adapter_config_text(&text, c, d->base_model, err) : qni_hf_config_text(&text, c, d->bos, d->eos, err);
+    if (st == QN_OK) st = write_text(dir, adapters ? "adapter_config.json" : "config.json", text, strlen(text), err);
     qn_free(text);
     if (st != QN_OK) return st;
     text = NULL;
-    st = qni_hf_generation_text(&text, d->bos, d->eos, err);
-    if (st == QN_OK) st = write_text(dir, "generation_config.json", text, strlen(text), err);
+    if (!adapters) st = qni_hf_generation_text(&text, d->bos, d->eos, err);
+    if (st == QN_OK && text != NULL) st = write_text(dir, "generation_config.json", text, strlen(text), err);
     qn_free(text);
     if (st != QN_OK || d->tokenizer_json == NULL) return st;
     text = NULL;
@@ -156,11 +161,11 @@ static qn_status write_into(const char *dir, const qn_state_view *s, const qn_ch
     const bool moments = s->m != NULL && s->v != NULL;
     qn_status st = qn_make_dirs(dir, err);
     if (st == QN_OK) st = write_texts(dir, s, d, err);
-    if (st == QN_OK) st = write_values(dir, s, d->shard_bytes != 0 ? d->shard_bytes : DEFAULT_SHARD_BYTES, err);
+    if (st == QN_OK) st = write_state(dir, s, false, d->shard_bytes != 0 ? d->shard_bytes : DEFAULT_SHARD_BYTES, err);
     if (st != QN_OK || (!moments && d->state_json == NULL)) return st;
     st = qn_path_join(own, sizeof(own), dir, "quern", err);
     if (st == QN_OK) st = qn_make_dirs(own, err);
-    if (st == QN_OK && moments) st = write_moments(own, s, err);
+    if (st == QN_OK && moments) st = write_state(own, s, true, 0, err);
     if (st == QN_OK && d->state_json != NULL) st = write_text(own, "state.json", d->state_json, strlen(d->state_json), err);
     return st;
 }
@@ -178,7 +183,7 @@ qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const
 }
 
 /* --- reading */
-static qn_status join_existing(char *path, size_t cap, const char *dir, const char *name, qn_err *err)
+qn_status qni_join_existing(char *path, size_t cap, const char *dir, const char *name, qn_err *err)
 {
     const qn_status st = qn_path_join(path, cap, dir, name, err);
     if (st != QN_OK) return st;
@@ -190,7 +195,7 @@ qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_er
 {
     char path[PATH_MAX], *text = NULL;
     size_t bytes = 0;
-    qn_status st = join_existing(path, sizeof(path), dir, "config.json", err);
+    qn_status st = qni_join_existing(path, sizeof(path), dir, "config.json", err);
     if (st == QN_OK) st = qn_file_read(&text, &bytes, path, CONFIG_LIMIT, err);
     if (st == QN_OK) st = qni_hf_config_parse(out, text, bytes, path, err);
     qn_free(text);
@@ -202,7 +207,7 @@ qn_status qn_checkpoint_read_state(char **out, size_t *bytes, const char *dir, q
     char path[PATH_MAX];
     *out = NULL;
     *bytes = 0;
-    const qn_status st = join_existing(path, sizeof(path), dir, "quern/state.json", err);
+    const qn_status st = qni_join_existing(path, sizeof(path), dir, "quern/state.json", err);
     return st != QN_OK ? st : qn_file_read(out, bytes, path, STATE_LIMIT, err);
 }
 
@@ -235,9 +240,8 @@ static void shape_text(char *buf, size_t cap, const qn_shape *s)
     if (used < cap) snprintf(buf + used, cap - used, "]");
 }
 
-/* Where in the file the named tensor of that shape is. */
-static qn_status find_tensor(const qn_tensor_view **out, const qn_safetensors *f, const char *dir, const char *name,
-                             const qn_shape *want, qn_err *err)
+qn_status qni_find_tensor(const qn_tensor_view **out, const qn_safetensors *f, const char *dir, const char *name,
+                          const qn_shape *want, qn_err *err)
 {
     char found[128], wanted[128];
     const qn_tensor_view *t = qn_safetensors_find(f, name);
@@ -301,7 +305,8 @@ static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *er
         const qn_param *p = qn_model_param(s->model, i);
         const qn_shape want = file_shape(p);
         const qn_tensor_view *t = NULL;
-        st = find_tensor(&t, f, dir, p->name, &want, err);
+        if (p->adapter) continue; /* the base has none */
+        st = qni_find_tensor(&t, f, dir, p->name, &want, err);
         if (st != QN_OK) break;
         st = p->file_transposed ? read_transposed(s->value[i], t, p->dim[0], p->dim[1], err)
                                 : qn_tensor_read_f32(s->value[i], t, 0, p->count, err);
@@ -310,20 +315,20 @@ static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *er
     return st;
 }
 
-static qn_status read_moments(const char *dir, const qn_state_view *s, qn_err *err)
+qn_status qni_read_moments(const char *dir, const qn_state_view *s, qn_err *err)
 {
     char path[PATH_MAX];
     qn_safetensors *f = NULL;
-    qn_status st = join_existing(path, sizeof(path), dir, "quern/optimizer.safetensors", err);
+    qn_status st = qni_join_existing(path, sizeof(path), dir, "quern/optimizer.safetensors", err);
     if (st == QN_OK) st = qn_safetensors_open(&f, path, err);
     for (int32_t i = 0; st == QN_OK && i < 2 * qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i / 2);
         const qn_shape want = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
         const qn_tensor_view *t = NULL;
-        char name[MOMENT_NAME];
+        char name[QNI_TENSOR_NAME + 2];
         if (s->m[i / 2] == NULL) continue; /* frozen */
         snprintf(name, sizeof(name), "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
-        st = find_tensor(&t, f, path, name, &want, err);
+        st = qni_find_tensor(&t, f, path, name, &want, err);
         if (st == QN_OK) st = qn_tensor_read_f32((i % 2 == 0 ? s->m : s->v)[i / 2], t, 0, p->count, err);
     }
     qn_safetensors_close(f);
@@ -333,5 +338,5 @@ static qn_status read_moments(const char *dir, const qn_state_view *s, qn_err *e
 qn_status qn_checkpoint_read(const char *dir, const qn_state_view *state, qn_err *err)
 {
     const qn_status st = read_values(dir, state, err);
-    return st != QN_OK || state->m == NULL || state->v == NULL ? st : read_moments(dir, state, err);
+    return st != QN_OK || state->m == NULL || state->v == NULL ? st : qni_read_moments(dir, state, err);
 }

@@ -33,7 +33,7 @@ static bool short_reals(json_t *root)
 }
 
 /* Takes root (NULL: a failed build). */
-static qn_status dump(char **out, json_t *root, const char *what, qn_err *err)
+qn_status qni_hf_dump(char **out, struct json_t *root, const char *what, qn_err *err)
 {
     *out = NULL;
     if (root != NULL) {
@@ -84,14 +84,14 @@ static json_t *llama_object(const qn_model_config *c, int32_t bos, int32_t eos)
 
 qn_status qni_hf_config_text(char **out, const qn_model_config *c, int32_t bos, int32_t eos, qn_err *err)
 {
-    return dump(out, c->arch == QN_ARCH_GPT2 ? gpt2_object(c, bos, eos) : llama_object(c, bos, eos), "config.json", err);
+    return qni_hf_dump(out, c->arch == QN_ARCH_GPT2 ? gpt2_object(c, bos, eos) : llama_object(c, bos, eos), "config.json", err);
 }
 
 qn_status qni_hf_generation_text(char **out, int32_t bos, int32_t eos, qn_err *err)
 {
     json_t *root =
         json_pack("{s:b, s:o, s:o}", "_from_model_config", 1, "bos_token_id", id_or_null(bos), "eos_token_id", id_or_null(eos));
-    return dump(out, root, "generation_config.json", err);
+    return qni_hf_dump(out, root, "generation_config.json", err);
 }
 
 /* The text of token id in a parsed tokenizer.json, or NULL. */
@@ -131,7 +131,7 @@ qn_status qni_hf_tokenizer_text(char **out, const qn_model_config *c, const char
     name = token_name(parsed, eos);
     if (root != NULL && name != NULL) json_object_set_new(root, "eos_token", json_string(name));
     json_decref(parsed);
-    return dump(out, root, "tokenizer_config.json", err);
+    return qni_hf_dump(out, root, "tokenizer_config.json", err);
 }
 
 /* --- reading: a failure sticks, so that the callers read on and look once */

@@ -14,6 +14,10 @@ qn_status qni_hf_generation_text(char **out, int32_t bos, int32_t eos, qn_err *e
 qn_status qni_hf_tokenizer_text(char **out, const qn_model_config *config, const char *tokenizer, size_t bytes, int32_t bos,
                                 int32_t eos, qn_err *err) QN_MUST_USE;
 
+/* Text of a JSON object, indented, keys sorted; takes root (NULL: a failed build; what: for the message). */
+struct json_t;
+qn_status qni_hf_dump(char **out, struct json_t *root, const char *what, qn_err *err) QN_MUST_USE;
+
 /* The reverse of qni_hf_config_text. path is for messages. Errors: QN_EFORMAT (key, found, wanted), QN_EUNSUPPORTED. */
 qn_status qni_hf_config_parse(qn_model_config *out, const char *text, size_t bytes, const char *path, qn_err *err) QN_MUST_USE;
 
