@@ -21,7 +21,8 @@ static int run_convert(const cli_verb *verb, int argc, char **argv)
 const cli_verb cli_convert = {
     .name = "convert",
     .summary = "turn another tool's model into a directory that Quern and others read",
-    .examples = "  quern convert --from llama2c --weights stories260K.bin --tokenizer tok512.bin --out stories\n",
+    .examples = "  quern convert --from llama2c --weights stories260K.bin --tokenizer tok512.bin --out stories\n"
+                "  quern convert --lora runs/tuned --out merged      # an adapter merged into its base\n",
     .table = &qn_convert_table,
     .run = run_convert,
 };

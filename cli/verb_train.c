@@ -124,7 +124,8 @@ const cli_verb cli_train = {
                 "  quern train --data *.txt --tokenizer tokenizer.json --arch llama --kv-heads 2 --workers 2 --schedule "
                 "interleaved --out runs/a\n"
                 "  quern train --resume --out runs/a --workers 4      # goes on bit-exactly, spread otherwise\n"
-                "  quern train --data b.txt --init runs/a --lr 1e-4 --out runs/b\n",
+                "  quern train --data b.txt --init runs/a --lr 1e-4 --out runs/b\n"
+                "  quern train --data b.txt --init runs/a --lora-rank 8 --lora-targets q,v --out runs/tuned\n",
     .table = &qn_train_table,
     .run = run,
 };

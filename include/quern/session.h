@@ -41,10 +41,13 @@ typedef struct qn_train_options {
     int32_t recompute; /* 0 none, 1 full, 2 except-last */
     int32_t dtype;     /* 0 f32, 1 bf16 */
     int64_t seed;
-    int64_t memory;   /* limit of a worker's arena in bytes, 0: none */
-    const char *out;  /* run directory */
-    const char *init; /* model or run to start from */
-    qn_list freeze;   /* shell patterns of parameter names that stay as they are */
+    int64_t memory;       /* limit of a worker's arena in bytes, 0: none */
+    const char *out;      /* run directory */
+    const char *init;     /* model or run to start from */
+    int64_t lora_rank;    /* of the adapters to train on --init; 0: none */
+    qn_list lora_targets; /* modules */
+    double lora_alpha;    /* 0: as the rank */
+    qn_list freeze;       /* shell patterns of parameter names that stay as they are */
     int resume, force;
     int64_t save_every, eval_every, keep;
     int64_t eval_windows;  /* windows of an intermediate evaluation, 0: all */
@@ -89,6 +92,7 @@ qn_status qn_train(qn_train_done *done, const qn_train_options *opt, const qn_tr
 /* --- generate */
 typedef struct qn_generate_options {
     const char *model;   /* directory of a model, or a run */
+    const char *lora;    /* adapter or run of one, merged into the model; NULL: none */
     qn_list prompt;      /* texts to continue; none: one that begins */
     const char *prompts; /* file with one more a line, or NULL */
     int64_t max_tokens;
@@ -135,6 +139,7 @@ bool qn_generate_is_single(const qn_generate_options *opt);
 /* --- eval */
 typedef struct qn_eval_options {
     const char *model, *data;
+    const char *lora; /* adapter or run of one, merged into the model; NULL: none */
     int64_t context, batch, workers, threads;
     int32_t dtype;
 } qn_eval_options;
@@ -148,10 +153,11 @@ typedef struct qn_eval_done {
 /* Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT, QN_ERANGE (text too short, context too long), QN_ENOMEM. */
 qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *err) QN_MUST_USE;
 
-/* --- convert: another tool's files to a Hugging Face directory */
+/* --- convert: another tool's files, or a model with an adapter merged into it, to a Hugging Face directory */
 typedef struct qn_convert_options {
     int32_t from; /* 0 llama2c */
     const char *weights, *tokenizer, *out;
+    const char *lora, *model; /* lora: merge this adapter into model (NULL: the base that it names) */
     int force;
 } qn_convert_options;
 

@@ -191,6 +191,12 @@ qn_status qni_join_existing(char *path, size_t cap, const char *dir, const char 
     return QN_FAIL(err, QN_ENOENT, "%s does not exist; a directory with %s is needed", path, name);
 }
 
+bool qn_checkpoint_is(const char *dir)
+{
+    char path[PATH_MAX];
+    return qn_path_join(path, sizeof(path), dir, "config.json", NULL) == QN_OK && qn_path_exists(path) == 1;
+}
+
 qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_err *err)
 {
     char path[PATH_MAX], *text = NULL;

@@ -10,6 +10,7 @@
 #ifndef QN_RUNTIME_CHECKPOINT_H
 #define QN_RUNTIME_CHECKPOINT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "model/model.h"
@@ -35,6 +36,8 @@ typedef struct qn_checkpoint_desc {
 qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const qn_checkpoint_desc *desc,
                               qn_err *err) QN_MUST_USE;
 
+/* Whether the directory holds a config.json: a plain model, not an adapter. */
+bool qn_checkpoint_is(const char *dir);
 /* Reads config.json (GPT2LMHeadModel, LlamaForCausalLM) into a config. Errors: QN_ENOENT, QN_EFORMAT (key, found, wanted),
  * QN_EUNSUPPORTED (another architecture, rope scaling, an activation we lack). */
 qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_err *err) QN_MUST_USE;

@@ -1,5 +1,6 @@
-/* Training with frozen parameters: their bits never change, they have neither gradients nor moments, and the rest of the run has
- * the same bits for any schedule, worker count and recomputation. */
+/* Training with frozen parameters, and with adapters on a frozen base: their bits never change, they have neither gradients nor
+ * moments, and the rest of the run has the same bits for any schedule, worker count and recomputation. */
+#include "model/lora.h"
 #include "support/sanitized.h"
 #include "support/trainer_rig.h"
 
@@ -102,8 +103,45 @@ static void same_bits_for_any_way(void **unused)
     }
 }
 
+static void adapters_have_the_same_bits_for_any_way(void **unused)
+{
+    static const char *const schedules[] = {"1f1b", "interleaved", "split"}, *const transports[] = {"thread", "self", "sim"};
+    const char *target = "all-linear";
+    (void)unused;
+    uint32_t turn = 0;
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model_config config = rig_config[c];
+        qn_err err;
+        config.lora = (qn_lora){.rank = 2, .alpha = 8};
+        rig_ok(qn_lora_targets(&config.lora.targets, config.arch, &target, 1, &err), &err);
+        qn_model *m = rig_model(&config);
+        const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self"};
+        double want[STEPS], loss[STEPS];
+        qn_memory memory;
+        char *first = train(m, &base, want, &memory);
+        assert_moved(m, first);
+        assert_memory(m, memory);
+        for (int32_t P = 1; P <= 4; P++) {
+            for (size_t s = 0; s < QN_COUNT(schedules); s++, turn++) {
+                const rig_way way = {.schedule = schedules[s],
+                                     .workers = P,
+                                     .threads = 1 + (int32_t)(turn % 2),
+                                     .recompute = (qn_recompute)(turn % 3),
+                                     .transport = transports[turn / 2 % 3]};
+                char *state = train(m, &way, loss, &memory);
+                assert_memory_equal(loss, want, sizeof(want));
+                assert_memory_equal(state, first, 2 * rig_state_bytes(m, sizeof(float)));
+                free(state);
+            }
+        }
+        free(first);
+        qn_model_close(m);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits_for_any_way)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits_for_any_way),
+                                       cmocka_unit_test(adapters_have_the_same_bits_for_any_way)};
     return cmocka_run_group_tests_name("trainer_freeze", tests, NULL, NULL);
 }

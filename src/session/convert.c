@@ -49,6 +49,28 @@ out:
     return st;
 }
 
+/* The adapter's base with the adapter merged into its matrices, as a plain model. */
+static qn_status convert_adapter(const qn_convert_options *opt, qn_err *err)
+{
+    qni_loaded l = {.model = NULL};
+    char *json = NULL;
+    qn_checkpoint_desc desc = {.bos = -1, .eos = -1};
+    qn_status st;
+    QN_TRY(st, qni_load(&l, opt->model, opt->lora, err), out);
+    if (l.tokenizer != NULL) {
+        QN_TRY(st, qn_tokenizer_json(&json, &desc.tokenizer_bytes, l.tokenizer, err), out);
+        desc.tokenizer_json = json;
+        desc.bos = qn_tokenizer_bos(l.tokenizer);
+        desc.eos = qn_tokenizer_eos(l.tokenizer);
+    }
+    const qn_state_view view = {.model = l.model, .value = l.value};
+    st = qn_checkpoint_write(opt->out, &view, &desc, err);
+out:
+    qn_free(json);
+    qni_load_fini(&l);
+    return st;
+}
+
 qn_status qn_convert(const qn_convert_options *opt, qn_err *err)
 {
     qn_llama2c *file = NULL;
@@ -60,6 +82,11 @@ qn_status qn_convert(const qn_convert_options *opt, qn_err *err)
     size_t block_bytes = 0, json_bytes = 0, raw_bytes = 0;
     qn_status st;
     QN_TRY(st, check_out(opt->out, opt->force, err), out);
+    if (opt->lora != NULL) return convert_adapter(opt, err);
+    if (opt->model != NULL) {
+        st = QN_FAIL(err, QN_EINVAL, "--model is the base of an adapter: name that with --lora");
+        goto out;
+    }
     if (opt->weights == NULL || opt->tokenizer == NULL) {
         st = QN_FAIL(err, QN_EINVAL, "%s is missing", opt->weights == NULL ? "--weights" : "--tokenizer");
         goto out;

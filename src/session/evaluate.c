@@ -82,11 +82,12 @@ qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *e
     size_t bytes = 0;
     qn_status st;
     memset(done, 0, sizeof(*done));
-    if (opt->model == NULL || opt->data == NULL)
+    const bool model_named = opt->model != NULL || opt->lora != NULL;
+    if (!model_named || opt->data == NULL)
         return QN_FAIL(err, QN_EINVAL, "%s is missing",
-                       opt->model == NULL ? "--model (a model directory or a run)" : "--data (a text file)");
+                       !model_named ? "--model (a model directory or a run)" : "--data (a text file)");
     QN_TRY(st, qn_text_read(&text, &bytes, &opt->data, 1, err), out);
-    QN_TRY(st, qni_load(&model, opt->model, err), out);
+    QN_TRY(st, qni_load(&model, opt->model, opt->lora, err), out);
     if (model.tokenizer == NULL) {
         st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", model.dir);
         goto out;

@@ -153,9 +153,10 @@ static qn_status open_generation(generation *g, qn_err *err)
 {
     const qn_generate_options *o = g->opt;
     qn_status st;
-    if (o->model == NULL) return QN_FAIL(err, QN_EINVAL, "--model is missing: name a model directory or a run");
+    if (o->model == NULL && o->lora == NULL)
+        return QN_FAIL(err, QN_EINVAL, "--model is missing: name a model directory or a run");
     QN_TRY(st, take_prompts(g, err), out);
-    QN_TRY(st, qni_load(&g->model, o->model, err), out);
+    QN_TRY(st, qni_load(&g->model, o->model, o->lora, err), out);
     if (g->model.tokenizer == NULL) {
         st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", g->model.dir);
         goto out;

@@ -3,6 +3,7 @@
  *   directory  checkpoints/          a run
  *              quern/state.json      a checkpoint
  *              config.json           a model
+ *              adapter_config.json   an adapter
  *              tokenizer.json, encoder.json      a tokenizer
  *   file       "QNTOKENS"            a token shard             "quern-order", "quern-plan", NAME.csv   a schedule
  *              length, then '{'      safetensors               '{'                                     a tokenizer.json
@@ -28,7 +29,7 @@
 #include "page.h"
 #include "quern/session.h"
 #include "run_dir.h"
-#include "runtime/checkpoint.h"
+#include "runtime/peft.h"
 #include "schedule_file.h"
 #include "store/metrics.h"
 
@@ -143,6 +144,23 @@ static void add_tensor_sums(facts *f, const qn_safetensors *file)
     put_int(f, "tensors", qn_safetensors_count(file));
     put_int(f, "tensor_bytes", bytes);
     put_text(f, "types", types);
+}
+
+/* An adapter on its own: what it is for and how large. */
+static qn_status info_adapter(facts *f, const char *dir, qn_err *err)
+{
+    char path[QNI_PATH], base[QNI_PATH];
+    qn_safetensors *file = NULL;
+    qn_status st;
+    put_text(f, "kind", "adapter");
+    QN_TRY(st, qn_adapter_base(base, sizeof(base), dir, err), out);
+    put_text(f, "base_model", base);
+    QN_TRY(st, qn_path_join(path, sizeof(path), dir, "adapter_model.safetensors", err), out);
+    QN_TRY(st, qn_safetensors_open(&file, path, err), out);
+    add_tensor_sums(f, file);
+out:
+    qn_safetensors_close(file);
+    return st;
 }
 
 /* A model directory, with its step when it is a checkpoint of a run. */
@@ -377,12 +395,13 @@ static qn_status info_dir(facts *f, const char *path, qn_err *err)
 {
     if (holds(path, "checkpoints", 2)) return info_run(f, path, err);
     if (holds(path, "config.json", 1)) return info_model(f, path, err);
+    if (qn_adapter_is(path)) return info_adapter(f, path, err);
     if (holds(path, "tokenizer.json", 1) || holds(path, "encoder.json", 1)) return info_tokenizer(f, path, err);
-    return QN_FAIL(
-        err, QN_EFORMAT,
-        "%s holds nothing that Quern knows; a run (checkpoints/), a model or checkpoint (config.json, model.safetensors), or a "
-        "tokenizer (tokenizer.json, or encoder.json with vocab.bpe) was wanted",
-        path);
+    return QN_FAIL(err, QN_EFORMAT,
+                   "%s holds nothing that Quern knows; a run (checkpoints/), a model or checkpoint (config.json, "
+                   "model.safetensors), an adapter, or a "
+                   "tokenizer (tokenizer.json, or encoder.json with vocab.bpe) was wanted",
+                   path);
 }
 
 /* --- lines for people */

@@ -9,7 +9,7 @@
 #include "core/io.h"
 #include "core/team.h"
 #include "run_dir.h"
-#include "runtime/checkpoint.h"
+#include "runtime/peft.h"
 
 qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
 {
@@ -18,12 +18,11 @@ qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
                        "%s is no directory; a model directory (config.json, model.safetensors) or a run was wanted", path);
     qn_status st = qni_run_newest_checkpoint(out, NULL, path, err);
     if (st != QN_ENOENT) return st;
-    QN_TRY(st, qn_path_join(out, QNI_PATH, path, "config.json", err), out);
-    if (qn_path_exists(out) != 1) return QN_FAIL(err, QN_ENOENT, "%s holds neither a config.json nor checkpoints of a run", path);
+    if (!qn_checkpoint_is(path) && !qn_adapter_is(path))
+        return QN_FAIL(err, QN_ENOENT, "%s holds neither a config.json nor an adapter_config.json nor checkpoints of a run",
+                       path);
     if ((size_t)snprintf(out, QNI_PATH, "%s", path) >= QNI_PATH) return QN_FAIL(err, QN_ERANGE, "the path %s is too long", path);
-    st = QN_OK;
-out:
-    return st;
+    return QN_OK;
 }
 
 bool qni_pin(bool allowed, int64_t workers, int64_t threads)
@@ -64,19 +63,61 @@ void qni_values_close(float **value, void *block, size_t bytes)
     qn_free_pages(block, bytes);
 }
 
-qn_status qni_load(qni_loaded *out, const char *path, qn_err *err)
+static bool only_adapter(const char *dir)
+{
+    return qn_adapter_is(dir) && !qn_checkpoint_is(dir);
+}
+
+/* Where the model is and where its adapter ("" for none). */
+static qn_status find_dirs(char model[QNI_PATH], char adapter[QNI_PATH], const char *path, const char *lora, qn_err *err)
+{
+    char base[QNI_PATH];
+    qn_status st;
+    adapter[0] = '\0';
+    if (lora != NULL) {
+        QN_TRY(st, qni_model_dir(adapter, lora, err), out);
+        if (!qn_adapter_is(adapter)) return QN_FAIL(err, QN_ENOENT, "%s holds no adapter (adapter_config.json)", adapter);
+    }
+    if (path != NULL) {
+        QN_TRY(st, qni_model_dir(model, path, err), out);
+        if (!only_adapter(model)) return QN_OK;
+        if (lora != NULL) return QN_FAIL(err, QN_EINVAL, "both %s and %s are adapters; one can be merged at a time", path, lora);
+        memcpy(adapter, model, QNI_PATH);
+    }
+    QN_TRY(st, qn_adapter_base(base, sizeof(base), adapter, err), out);
+    if (base[0] == '\0' || qn_path_exists(base) != 2)
+        return QN_FAIL(err, QN_ENOENT,
+                       "the adapter %s names '%s' as its base model, which is no directory here; name the base with "
+                       "--model and the adapter with --lora",
+                       adapter, base);
+    st = qni_model_dir(model, base, err);
+out:
+    return st;
+}
+
+/* The tokenizer in either place; the adapter's was trained with. */
+static qn_status find_tokenizer(char file[QNI_PATH], const char *model, const char *adapter, qn_err *err)
+{
+    qn_status st = qn_path_join(file, QNI_PATH, adapter[0] != '\0' ? adapter : model, "tokenizer.json", err);
+    if (st == QN_OK && adapter[0] != '\0' && qn_path_exists(file) != 1)
+        st = qn_path_join(file, QNI_PATH, model, "tokenizer.json", err);
+    return st;
+}
+
+qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err)
 {
     qn_status st;
     qn_model_config config;
-    char file[QNI_PATH];
+    char file[QNI_PATH], adapter[QNI_PATH];
     memset(out, 0, sizeof(*out));
-    QN_TRY(st, qni_model_dir(out->dir, path, err), out);
+    QN_TRY(st, find_dirs(out->dir, adapter, path, lora, err), out);
     QN_TRY(st, qn_checkpoint_read_config(&config, out->dir, err), out);
     QN_TRY(st, qn_model_open(&out->model, &config, err), out);
     QN_TRY(st, qni_values_open(&out->value, &out->block, &out->block_bytes, out->model, err), out);
     const qn_state_view view = {.model = out->model, .value = out->value};
     QN_TRY(st, qn_checkpoint_read(out->dir, &view, err), out);
-    QN_TRY(st, qn_path_join(file, sizeof(file), out->dir, "tokenizer.json", err), out);
+    if (adapter[0] != '\0') QN_TRY(st, qn_adapter_merge(adapter, &view, err), out);
+    QN_TRY(st, find_tokenizer(file, out->dir, adapter, err), out);
     if (qn_path_exists(file) == 1) {
         QN_TRY(st, qn_tokenizer_open(&out->tokenizer, file, err), out);
         if (qn_tokenizer_vocab(out->tokenizer) > config.vocab)

@@ -10,7 +10,7 @@
 
 enum { QNI_PATH = 1024 };
 
-/* A model directory as it is; a run directory becomes its newest checkpoint. Errors: QN_ENOENT. */
+/* A model or adapter directory as it is; a run directory becomes its newest checkpoint. Errors: QN_ENOENT. */
 qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err) QN_MUST_USE;
 
 typedef struct qni_loaded {
@@ -22,8 +22,10 @@ typedef struct qni_loaded {
     size_t block_bytes;
 } qni_loaded;
 
-/* Errors: those of reading config, tensors and tokenizer. fini accepts a zeroed struct. */
-qn_status qni_load(qni_loaded *out, const char *path, qn_err *err) QN_MUST_USE;
+/* lora: NULL, or an adapter (or a run of one) that is merged into the values; path may then be NULL: the base that the adapter
+ * names. A path that is an adapter itself is loaded so too. Errors: those of reading config, tensors and tokenizer; QN_ENOENT
+ * when an adapter's base is not there. fini accepts a zeroed struct. */
+qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err) QN_MUST_USE;
 void qni_load_fini(qni_loaded *l);
 
 /* Whether a run that may pin should: when it takes the whole machine. A smaller one leaves the choice of cores to the system, so

@@ -52,6 +52,10 @@ static const qn_key train_keys[] = {
     KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "RUN directory to write"),
     KEY(TEXT, "init", T, init, NULL, 0, 0, NULL, "", "MODEL or run whose weights to start from"),
+    KEY(INT, "lora-rank", T, lora_rank, "0", 0, 65536, NULL, "", "train low-rank adapters on the model of --init (0: none)"),
+    KEY(LIST, "lora-targets", T, lora_targets, "q,v", 0, 0, NULL, "",
+        "MODULE,... that get one: q, k, v, o, gate, up, down, module names, or all-linear"),
+    KEY(REAL, "lora-alpha", T, lora_alpha, "0", 0, 1e6, NULL, "", "adapters count alpha / rank (0: as the rank)"),
     KEY(LIST, "freeze", T, freeze, NULL, 0, 0, NULL, "",
         "PATTERN,... parameters that stay as they are, such as 'transformer.wte*' (names as in the model's file)"),
     KEY(BOOL, "resume", T, resume, NULL, 0, 0, NULL, "", "go on with the run in --out; settings not given are the run's own"),
@@ -71,6 +75,7 @@ const qn_table qn_train_table = {"train", train_keys, QN_COUNT(train_keys)};
 #define T qn_generate_options
 static const qn_key generate_keys[] = {
     KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
+    KEY(TEXT, "lora", T, lora, NULL, 0, 0, NULL, "", "DIR of an adapter to merge into the model, or its run"),
     KEY(FILES, "prompt", T, prompt, NULL, 0, 0, NULL, "", "TEXT... to continue (default: from the beginning of a text)"),
     KEY(TEXT, "prompts", T, prompts, NULL, 0, 0, NULL, "", "FILE with one prompt a line"),
     KEY(INT, "batch", T, batch, "16", 1, 1024, NULL, "texts", "texts decoded together; what they say does not depend on it"),
@@ -95,6 +100,7 @@ const qn_table qn_generate_table = {"generate", generate_keys, QN_COUNT(generate
 #define T qn_eval_options
 static const qn_key eval_keys[] = {
     KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
+    KEY(TEXT, "lora", T, lora, NULL, 0, 0, NULL, "", "DIR of an adapter to merge into the model, or its run"),
     KEY(TEXT, "data", T, data, NULL, 0, 0, NULL, "", "FILE of text"),
     KEY(INT, "context", T, context, "0", 0, 1048576, NULL, "tokens", "tokens of a window (0: the model's own)"),
     KEY(INT, "batch", T, batch, "8", 1, 65536, NULL, "samples", "windows of a pass"),
@@ -110,6 +116,8 @@ static const qn_key convert_keys[] = {
     KEY(CHOICE, "from", T, from, "llama2c", 0, 0, "llama2c", "", "what the files are"),
     KEY(TEXT, "weights", T, weights, NULL, 0, 0, NULL, "", "FILE of weights"),
     KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "FILE of the tokenizer"),
+    KEY(TEXT, "lora", T, lora, NULL, 0, 0, NULL, "", "DIR of an adapter, or its run: merge it into its base model"),
+    KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of that base (default: where the adapter says)"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "DIR to write"),
     KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
 };

@@ -144,14 +144,12 @@ qn_status qni_settings_fit(const char *json, size_t bytes, const qn_table *table
             if (strcmp(table->keys[i].name, *keys) != 0) continue;
             char *now;
             QN_TRY(st, setting_text(&now, &table->keys[i], options, err), out);
-            if (saved == NULL || strcmp(saved, now) != 0)
+            if (saved == NULL) saved = table->keys[i].fallback != NULL ? table->keys[i].fallback : ""; /* an older run */
+            if (strcmp(saved, now) != 0)
                 st = QN_FAIL(
                     err, QN_EINVAL,
                     "--%s is %s here, but the run to resume was made with %s; leave the flag out, or start a new run with --init",
-                    *keys, now[0] ? now : "not set",
-                    saved == NULL ? "no such setting"
-                    : saved[0]    ? saved
-                                  : "none");
+                    *keys, now[0] ? now : "not set", saved[0] ? saved : "none");
             qn_free(now);
             if (st != QN_OK) goto out;
         }

@@ -37,6 +37,7 @@ qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
                                      .tokenizer_bytes = r->tokenizer_bytes,
                                      .bos = qn_tokenizer_bos(r->tokenizer),
                                      .eos = qn_tokenizer_eos(r->tokenizer),
+                                     .base_model = r->base[0] != '\0' ? r->base : NULL,
                                      .state_json = state};
     QN_TRY(st, qni_run_checkpoint_path(path, r->opt->out, step, err), out);
     QN_TRY(st, qn_checkpoint_write(path, &view, &desc, err), out);
@@ -152,14 +153,16 @@ static void announce(const qni_train_run *r)
     if (r->hooks->began == NULL) return;
     const qn_memory mem = qn_trainer_memory(r->trainer);
     const double mb = 1.0 / (1 << 20);
-    char line[512];
+    char line[512], trained[64] = "";
+    if (qn_model_trained_count(r->model) < qn_model_param_count(r->model))
+        snprintf(trained, sizeof(trained), " (%" PRId64 " trained)", qn_model_trained_count(r->model));
     snprintf(line, sizeof(line),
-             "%s, %" PRId64 " parameters, %" PRId64 " tokens of text; %" PRId64 " worker%s x %" PRId64 " thread%s, %s, %" PRId64
+             "%s, %" PRId64 " parameters%s, %" PRId64 " tokens of text; %" PRId64 " worker%s x %" PRId64 " thread%s, %s, %" PRId64
              " micro-batches; %.0f MB of state, %.0f MB of activations",
-             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", qn_model_param_count(r->model), qn_tokens_count(r->tokens),
-             r->opt->workers, r->opt->workers == 1 ? "" : "s", r->opt->threads, r->opt->threads == 1 ? "" : "s", r->opt->schedule,
-             r->opt->micro_batches, (double)(mem.params + mem.grads + mem.moments + mem.packed) * mb,
-             (double)(mem.arenas + mem.scratch) * mb);
+             r->config.arch == QN_ARCH_GPT2 ? "gpt2" : "llama", qn_model_param_count(r->model), trained,
+             qn_tokens_count(r->tokens), r->opt->workers, r->opt->workers == 1 ? "" : "s", r->opt->threads,
+             r->opt->threads == 1 ? "" : "s", r->opt->schedule, r->opt->micro_batches,
+             (double)(mem.params + mem.grads + mem.moments + mem.packed) * mb, (double)(mem.arenas + mem.scratch) * mb);
     r->hooks->began(r->hooks->ctx, line);
 }
 

@@ -24,6 +24,7 @@ typedef struct qni_train_run {
     qn_source *source;
 
     qn_model_config config;
+    char base[QNI_PATH]; /* of a run with adapters: where the model under them is; else "" */
     qn_model *model;
     qn_order *order;
     int32_t *first_layer; /* [stages + 1] */
@@ -48,6 +49,12 @@ void qni_train_run_fini(qni_train_run *r);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
+
+/* train_model.c: config and model of a new run (tokenizer known; init_dir NULL: from the flags) or of one that goes on; the
+ * values (and moments) in the homes from --init or the checkpoint. */
+qn_status qni_train_model(qni_train_run *r, const char *init_dir, qn_err *err) QN_MUST_USE;
+qn_status qni_train_model_resumed(qni_train_run *r, const char *checkpoint, qn_err *err) QN_MUST_USE;
+qn_status qni_train_load(qni_train_run *r, const char *start, qn_err *err) QN_MUST_USE;
 
 /* Checkpoint of `step` steps, then pruning. */
 qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err) QN_MUST_USE;

@@ -11,12 +11,14 @@
 #include "core/io.h"
 #include "core/log.h"
 #include "data/text/text.h"
+#include "runtime/peft.h"
 
 /* Settings that must be the same when a run is resumed: they decide the numbers. How the work is spread may differ. */
-static const char *const must_fit[] = {
-    "tokenizer", "arch",          "layers", "heads",  "kv-heads", "width", "hidden", "context", "tied",         "untied",
-    "batch",     "steps",         "lr",     "min-lr", "warmup",   "beta1", "beta2",  "eps",     "weight-decay", "clip",
-    "dropout",   "micro-batches", "dtype",  "seed",   "freeze",   NULL};
+static const char *const must_fit[] = {"tokenizer",    "arch",      "layers",       "heads",         "kv-heads", "width",
+                                       "hidden",       "context",   "tied",         "untied",        "batch",    "steps",
+                                       "lr",           "min-lr",    "warmup",       "beta1",         "beta2",    "eps",
+                                       "weight-decay", "clip",      "dropout",      "micro-batches", "dtype",    "seed",
+                                       "freeze",       "lora-rank", "lora-targets", "lora-alpha",    NULL};
 
 static qn_status check_options(const qn_train_options *o, qn_err *err)
 {
@@ -61,42 +63,6 @@ out:
     return st;
 }
 
-/* The model's sizes: from the flags, or from --init. */
-static qn_status choose_config(qni_train_run *r, const char *init_dir, qn_err *err)
-{
-    const qn_train_options *o = r->opt;
-    qn_model_config *c = &r->config;
-    const int32_t vocab = qn_tokenizer_vocab(r->tokenizer);
-    if (init_dir != NULL) {
-        qn_status st = qn_checkpoint_read_config(c, init_dir, err);
-        if (st != QN_OK) return st;
-        if (vocab > c->vocab)
-            return QN_FAIL(err, QN_EINVAL, "the tokenizer has %d tokens, but the model of --init only %d", vocab, c->vocab);
-        if (o->context > c->context)
-            return QN_FAIL(err, QN_EINVAL, "--context %" PRId64 " is longer than the %d positions of the model of --init",
-                           o->context, c->context);
-    } else {
-        *c = (qn_model_config){.arch = (qn_arch)o->arch,
-                               .layers = (int32_t)o->layers,
-                               .heads = (int32_t)o->heads,
-                               .kv_heads = (int32_t)(o->kv_heads ? o->kv_heads : o->heads),
-                               .width = (int32_t)o->width,
-                               .hidden = (int32_t)o->hidden,
-                               .context = (int32_t)o->context,
-                               .vocab = vocab,
-                               .tied = o->tied || (!o->untied && o->arch == QN_ARCH_GPT2)};
-    }
-    c->dropout = o->dropout;
-    return QN_OK;
-}
-
-static qn_status open_model(qni_train_run *r, qn_err *err)
-{
-    const qn_status st = qn_model_open(&r->model, &r->config, err);
-    if (st != QN_OK || r->opt->freeze.count == 0) return st;
-    return qn_model_freeze(r->model, r->opt->freeze.item, (int32_t)r->opt->freeze.count, err);
-}
-
 /* Tokenizer, tokens and settings of a new run, in a directory beside the one asked for: what is there stays until all is well. */
 static qn_status write_tokens(qni_train_run *r, const int32_t *ids, int64_t count, qn_err *err)
 {
@@ -139,8 +105,7 @@ static qn_status begin_new(qni_train_run *r, const char *init_dir, qn_err *err)
     int64_t count = 0;
     QN_TRY(st, qn_text_read(&text, &bytes, o->data.item, o->data.count, err), out);
     QN_TRY(st, open_tokenizer(r, text, bytes, init_dir, err), out);
-    QN_TRY(st, choose_config(r, init_dir, err), out);
-    QN_TRY(st, open_model(r, err), out);
+    QN_TRY(st, qni_train_model(r, init_dir, err), out);
     QN_TRY(st, qni_train_plan(r, err), out);
     QN_TRY(st, qn_tokenizer_encode(&ids, &count, r->tokenizer, text, bytes, err), out);
     if (count - count / 10 < o->context + 1) {
@@ -175,9 +140,7 @@ static qn_status begin_resumed(qni_train_run *r, const char *checkpoint, qn_err 
     QN_TRY(st, qn_path_join(path, sizeof(path), o->out, "tokenizer.json", err), out);
     QN_TRY(st, qn_tokenizer_open(&r->tokenizer, path, err), out);
     QN_TRY(st, qn_tokenizer_json(&r->tokenizer_json, &r->tokenizer_bytes, r->tokenizer, err), out);
-    QN_TRY(st, qn_checkpoint_read_config(&r->config, checkpoint, err), out);
-    r->config.dropout = o->dropout;
-    QN_TRY(st, open_model(r, err), out);
+    QN_TRY(st, qni_train_model_resumed(r, checkpoint, err), out);
     QN_TRY(st, qni_train_plan(r, err), out);
 out:
     qn_free(saved);
@@ -258,6 +221,14 @@ static qn_status open_traces(qni_train_run *r, qn_err *err)
     return QN_OK;
 }
 
+static qn_status plain_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
+{
+    const qn_status st = qni_model_dir(out, path, err);
+    if (st != QN_OK || !qn_adapter_is(out)) return st;
+    return QN_FAIL(err, QN_EINVAL, "--init %s is an adapter; merge it into its base first: quern convert --lora %s --out DIR",
+                   path, path);
+}
+
 qn_status qni_train_open(qni_train_run *r, qn_err *err)
 {
     const qn_train_options *o = r->opt;
@@ -270,16 +241,11 @@ qn_status qni_train_open(qni_train_run *r, qn_err *err)
         QN_TRY(st, qni_run_newest_checkpoint(start, &r->first_step, o->out, err), out);
         QN_TRY(st, begin_resumed(r, start, err), out);
     } else {
-        if (o->init != NULL) QN_TRY(st, qni_model_dir(start, o->init, err), out);
+        if (o->init != NULL) QN_TRY(st, plain_model_dir(start, o->init, err), out);
         QN_TRY(st, begin_new(r, o->init != NULL ? start : NULL, err), out);
     }
     QN_TRY(st, open_trainer(r, err), out);
-    if (start[0] != '\0') {
-        const qn_state_view view = {
-            .model = r->model, .value = r->value, .m = o->resume ? r->m : NULL, .v = o->resume ? r->v : NULL};
-        QN_TRY(st, qn_checkpoint_read(start, &view, err), out);
-        qn_trainer_refresh(r->trainer);
-    }
+    if (start[0] != '\0') QN_TRY(st, qni_train_load(r, start, err), out);
     QN_TRY(st, open_traces(r, err), out);
     if (r->is_new) QN_TRY(st, move_in(r, err), out);
     QN_TRY(st, open_records(r, err), out);

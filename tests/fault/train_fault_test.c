@@ -175,7 +175,7 @@ static void checkpoints_whole(const char *run)
         qni_loaded l;
         qn_err err;
         ok(qn_path_join(path, PATH, folder, e->d_name, &err), &err);
-        ok(qni_load(&l, path, &err), &err);
+        ok(qni_load(&l, path, NULL, &err), &err);
         assert_non_null(l.tokenizer);
         qni_load_fini(&l);
         count++;

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     part = fuzz_part(&data, &size, &bytes);
     fuzz_file("tokenizer.json", part, bytes);
     fuzz_file("model.safetensors", data, size);
-    if (qni_load(&l, fuzz_dir, &err) != QN_OK) {
+    if (qni_load(&l, fuzz_dir, NULL, &err) != QN_OK) {
         QN_ASSERT(err.text[0] != '\0');
         return 0;
     }
