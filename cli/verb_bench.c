@@ -1,4 +1,4 @@
-/* quern bench train | kernels | pipeline */
+/* quern bench train | kernels | pipeline | generate */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,10 +14,10 @@ static void show(void *ctx, const char *line)
 
 static int run(const cli_verb *verb, int argc, char **argv)
 {
-    static const char *const names[] = {"train", "kernels", "pipeline"};
+    static const char *const names[] = {"train", "kernels", "pipeline", "generate"};
     qn_status (*const bench[])(const qn_bench_options *, qn_line_fn *, void *, qn_err *) = {qn_bench_train, qn_bench_kernels,
-                                                                                            qn_bench_pipeline};
-    for (int i = 0; i < 3 && argc > 0; i++) {
+                                                                                            qn_bench_pipeline, qn_bench_generate};
+    for (int i = 0; i < 4 && argc > 0; i++) {
         if (strcmp(argv[0], names[i]) != 0) continue;
         qn_err err = {.code = QN_OK};
         qn_config *config = NULL;
@@ -27,14 +27,15 @@ static int run(const cli_verb *verb, int argc, char **argv)
         qn_config_close(config);
         return code;
     }
-    fprintf(stderr, "quern: bench train, kernels or pipeline?\n");
+    fprintf(stderr, "quern: bench train, kernels, pipeline or generate?\n");
     return EXIT_USAGE;
 }
 
 const cli_verb cli_bench = {
     .name = "bench",
-    .summary = "measure training, kernels and pipelines against this machine's ceilings",
-    .examples = "  quern bench train --dtype bf16\n  quern bench kernels --json\n  quern bench pipeline\n",
+    .summary = "measure training, kernels, pipelines and generation against this machine's ceilings",
+    .examples = "  quern bench train --dtype bf16\n  quern bench kernels --json\n  quern bench pipeline\n  quern bench generate "
+                "--dtype bf16 --weights q8\n",
     .table = &qn_bench_table,
     .run = run,
 };

@@ -16,6 +16,7 @@ typedef struct qn_bench_options {
     int32_t dtype; /* 0 f32, 1 bf16 */
     int32_t arch;
     int64_t layers, heads, width, context, vocab, batch, micro_batches, workers, threads, steps;
+    int32_t weights; /* generate: 0 f32, 1 bf16, 2 q8 */
     int json;
 } qn_bench_options;
 
@@ -27,6 +28,8 @@ typedef void qn_line_fn(void *ctx, const char *line);
 qn_status qn_bench_train(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_kernels(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_pipeline(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
+qn_status qn_bench_generate(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 #ifdef __cplusplus
 }

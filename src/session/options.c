@@ -171,11 +171,13 @@ static const qn_key bench_keys[] = {
     KEY(INT, "width", T, width, "0", 0, 65536, NULL, "", "width of the residual stream (0: 768, for pipeline 384)"),
     KEY(INT, "context", T, context, "0", 0, 1048576, NULL, "tokens", "tokens of a sample (0: 512, for pipeline 256)"),
     KEY(INT, "vocab", T, vocab, "0", 0, 16777216, NULL, "tokens", "vocabulary (0: 50257, for pipeline 4096)"),
-    KEY(INT, "batch", T, batch, "0", 0, 65536, NULL, "samples", "samples of a step (0: 4, for pipeline 16)"),
+    KEY(INT, "batch", T, batch, "0", 0, 65536, NULL, "samples",
+        "samples of a step (0: 4, for pipeline 16), texts of generate (0: 16)"),
     KEY(INT, "micro-batches", T, micro_batches, "0", 0, 65536, NULL, "", "micro-batches of a step (0: 1, for pipeline 16)"),
     KEY(INT, "workers", T, workers, "0", 0, 1024, NULL, "", "pipeline workers (0: 1, for pipeline 2)"),
     KEY(INT, "threads", T, threads, "0", 0, 1024, NULL, "", "threads of a worker (0: all cores, for pipeline 1)"),
     KEY(INT, "steps", T, steps, "7", 1, 1000, NULL, "", "measured steps or repetitions"),
+    KEY(CHOICE, "weights", T, weights, "bf16", 0, 0, "f32|bf16|q8", "", "what the products of generate read"),
     KEY(BOOL, "json", T, json, NULL, 0, 0, NULL, "", "one JSON object a line"),
 };
 #undef T
