@@ -151,6 +151,16 @@ out:
     return st;
 }
 
+qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, qn_err *err)
+{
+    qn_model_config c = whole->config;
+    c.shards = shards;
+    c.shard = shard;
+    const qn_status st = qn_model_open(out, &c, err);
+    for (int32_t p = 0; st == QN_OK && p < whole->params; p++) (*out)->param[p].frozen = whole->param[p].frozen;
+    return st;
+}
+
 void qn_model_close(qn_model *m)
 {
     if (m == NULL) return;

@@ -6,17 +6,21 @@
 #include "core/checked.h"
 
 /* Groups of P items pass through all of a worker's stages before the next group: with several stages per worker nobody waits for
- * an item to come round. (group, stage, item) ascends on every worker, so no order of workers can lock up. */
+ * an item to come round. (group, stage, item) ascends on every worker, so no order of workers can lock up. All shards of the
+ * first replica take part. */
 static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t items, qn_err *err)
 {
     qn_order *o = NULL;
-    const qn_status st = qn_order_open(&o, s->workers, s->stages, items, err);
+    const int32_t depth = s->stages / s->columns, stages = depth * s->shards;
+    const qn_status st = qn_order_open(&o, s->workers, stages, items, err);
     if (st != QN_OK) return st;
-    for (int32_t i = 0; i < s->stages; i++) o->worker_of[i] = s->worker_of[i];
+    o->columns = o->shards = s->shards;
+    for (int32_t i = 0; i < stages; i++) o->worker_of[i] = s->worker_of[i];
     for (int32_t group = 0; group < items; group += s->workers) {
         const int32_t end = qn_min32(items, group + s->workers);
-        for (int32_t i = 0; i < s->stages; i++)
-            for (int32_t m = group; m < end; m++) qn_order_push(o, s->worker_of[i], QN_OP_F, i, m);
+        for (int32_t i = 0; i < depth; i++)
+            for (int32_t m = group; m < end; m++)
+                for (int32_t at = i; at < stages; at += depth) qn_order_push(o, s->worker_of[at], QN_OP_F, at, m);
     }
     const qn_status done = qn_order_done(o, err);
     if (done != QN_OK) {
@@ -27,28 +31,37 @@ static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t it
     return QN_OK;
 }
 
-static qn_status run_forward(qni_forward *f, qn_executor *ex, const qn_task *t)
+static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
 {
+    qni_forward *f = ctx;
     const qn_stage_set *s = f->set;
     const qn_plan *p = f->plan;
+    const qn_task *t = &p->task[index];
     qn_stage *stage = s->stage[t->stage];
     const int32_t x = qni_span_find(p, t->in, QN_V_ACT), y = qni_span_find(p, t->out, QN_V_ACT);
     const int32_t stash = qni_span_find(p, t->out, QN_V_STASH);
-    const qn_mb mb = {.B = f->length[t->item] > 0,
-                      .T = f->length[t->item],
-                      .tokens = f->tokens + t->item * f->T,
-                      .targets = f->targets + t->item * f->T,
-                      .segment = f->infer ? f->segment + (int64_t)t->item * f->most_segments : NULL,
-                      .segments = f->infer ? f->segments[t->item] : 0,
-                      .loss = &f->loss[t->item]};
+    *mb = (qn_mb){.B = f->length[t->item] > 0,
+                  .T = f->length[t->item],
+                  .tokens = f->tokens + t->item * f->T,
+                  .targets = f->targets + t->item * f->T,
+                  .segment = f->infer ? f->segment + (int64_t)t->item * f->most_segments : NULL,
+                  .segments = f->infer ? f->segments[t->item] : 0,
+                  .loss = &f->loss[qn_shard(qn_plan_grid(p), t->stage) * f->items + t->item]};
     void *to = y != QN_NONE ? qn_executor_value(ex, y) : NULL;
     const void *from = x != QN_NONE ? qn_executor_value(ex, x) : NULL;
-    if (mb.B == 0) return QN_OK;
     if (f->infer)
-        qn_stage_infer(stage, &mb, 0, to, from, f->cache[t->stage],
-                       f->logits + f->logits_at[t->item] * qn_model_config_of(s->model)->vocab);
-    else
-        qn_stage_evaluate(stage, &mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
+        return qn_pass_infer(stage, mb, 0, to, from, f->cache[t->stage],
+                             f->logits + f->logits_at[t->item] * qn_model_config_of(s->model)->vocab);
+    return qn_pass_evaluate(stage, mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
+}
+
+static qn_status run_forward(qni_forward *f, qn_executor *ex, int32_t index, qn_err *err)
+{
+    qn_mb mb;
+    if (f->length[f->plan->task[index].item] == 0) return QN_OK;
+    if (f->plan->shards > 1) return qni_shards_run(&f->shards, ex, index, pass_of, f, err);
+    qn_pass pass = pass_of(f, ex, index, &mb);
+    while (qn_pass_step(&pass)) continue;
     return QN_OK;
 }
 
@@ -61,7 +74,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
         if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
         return QN_OK;
     case QN_OP_F:
-        return run_forward(f, ex, t);
+        return run_forward(f, ex, task, err);
     default:
         return QN_FAIL(err, QN_EINTERNAL, "a forward plan holds a task of kind %d", t->op);
     }
@@ -84,7 +97,7 @@ static void *no_home(void *ctx, int32_t value, size_t *bytes)
 
 static qn_status make_plan(qni_forward *f, qn_err *err)
 {
-    const int32_t S = f->set->stages;
+    const int32_t S = f->set->stages / f->set->columns * f->set->shards;
     qn_order *order = NULL;
     int64_t *bytes = qn_calloc((size_t)S * 2, sizeof(*bytes));
     qn_status st = bytes != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for %d stages", S);
@@ -98,7 +111,8 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
                              .forward_only = true,
                              .step_tasks = true,
                              .tied_owner = QN_NONE,
-                             .tied_replica = QN_NONE};
+                             .tied_replica = QN_NONE,
+                             .part_bytes = qni_part_bytes(qni_stage_set_act_bytes(f->set, f->T), f->set->shards)};
     if (st == QN_OK) st = qn_lower(&f->plan, order, &how, err);
     qn_order_close(order);
     qn_free(bytes);
@@ -128,7 +142,7 @@ static qn_status take_buffers(qni_forward *f, qn_err *err)
     f->tokens = qn_calloc(rows, sizeof(*f->tokens));
     f->targets = qn_calloc(rows, sizeof(*f->targets));
     f->length = qn_calloc(n, sizeof(*f->length));
-    f->loss = qn_calloc(n, sizeof(*f->loss));
+    f->loss = qn_calloc(n * (size_t)f->set->shards, sizeof(*f->loss));
     f->cache = qn_calloc((size_t)f->set->stages, sizeof(*f->cache));
     const bool room = f->tokens != NULL && f->targets != NULL && f->length != NULL && f->loss != NULL && f->cache != NULL;
     if (room && (!f->infer || take_caches(f))) return QN_OK;
@@ -157,6 +171,7 @@ qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *er
                                  .threads_per_worker = d->threads,
                                  .pin = d->pin,
                                  .spins = -1};
+    if (st == QN_OK) st = qni_shards_init(&f->shards, f->plan, f->set, err);
     if (st == QN_OK) st = qn_executor_open(&f->ex, &ex, err);
     return st;
 }
@@ -164,6 +179,7 @@ qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *er
 void qni_forward_fini(qni_forward *f)
 {
     qn_executor_close(f->ex);
+    qni_shards_fini(&f->shards);
     qn_plan_close(f->plan);
     for (int32_t i = 0; f->cache != NULL && i < f->set->stages; i++)
         if (f->cache[i] != NULL) qn_free_pages(f->cache[i], qn_stage_need_of(f->set->stage[i])->cache_bytes * (size_t)f->slots);
@@ -181,7 +197,8 @@ void qni_forward_fini(qni_forward *f)
 
 qn_status qni_forward_run(qni_forward *f, qn_err *err)
 {
-    memset(f->loss, 0, (size_t)f->items * sizeof(*f->loss));
+    memset(f->loss, 0, (size_t)f->items * (size_t)f->set->shards * sizeof(*f->loss));
+    qni_shards_reset(&f->shards);
     const qn_status st = qn_executor_step(f->ex, NULL, err);
     if (st == QN_OK) f->repack = false;
     return st;

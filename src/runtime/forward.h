@@ -8,16 +8,18 @@
 #include "data/dataset/shards.h"
 #include "executor.h"
 #include "stage_set.h"
+#include "tensor_shards.h"
 
 typedef struct qni_forward {
     qn_stage_set *set; /* borrowed */
     qn_plan *plan;
     qn_executor *ex;
+    qni_shards shards;
     int32_t items;
     int64_t T;
     int32_t *tokens, *targets; /* [items, T] */
     int64_t *length;           /* [items] tokens of the item; 0: not there */
-    double *loss;              /* [items] sums; set to 0 by a run */
+    double *loss;              /* [shards, items] sums; set to 0 by a run. Shard 0's count, the others are the same */
     bool repack;               /* the next run packs the weights again */
     bool infer;
     /* Infer: an item is the rows of some sequences, each with its own cache (a slot). The caller fills segment, segments and

@@ -16,12 +16,12 @@ static int32_t stage_of_layer(const qn_stage_set *s, int32_t layer)
 
 static int64_t count_of(const qni_homes *h, int32_t param)
 {
-    return qn_model_param(h->set->model, param)->count;
+    return qni_home_param(h, param)->count;
 }
 
 bool qni_homes_frozen(const qni_homes *h, int32_t param)
 {
-    return qn_model_param(h->set->model, param)->frozen;
+    return qni_home_param(h, param)->frozen;
 }
 
 /* Whether worker w holds a value of the parameter: it owns it or has a use of it. */
@@ -29,7 +29,7 @@ static bool holds(const qni_homes *h, int32_t w, int32_t param)
 {
     if (h->owner[param] == w) return true;
     for (int32_t u = 0; u < h->uses; u++)
-        if (qn_model_use(h->set->model, u)->param == param && h->use_worker[u] == w) return true;
+        if (qni_use_param(h, u) == param && h->use_worker[u] == w) return true;
     return false;
 }
 
@@ -59,21 +59,22 @@ static qn_status take_tables(qni_homes *h, qn_err *err)
 static qn_status find_owners(qni_homes *h, qn_err *err)
 {
     const qn_model *m = h->set->model;
+    const int32_t t = h->shards;
     h->tied = h->tied_use = QN_NONE;
     for (int32_t p = 0; p < h->params; p++) h->first_use[p] = QN_NONE;
     for (int32_t u = 0; u < h->uses; u++) {
-        const qn_use *use = qn_model_use(m, u);
-        h->use_stage[u] = stage_of_layer(h->set, use->layer);
+        const int32_t p = qni_use_param(h, u), chain = stage_of_layer(h->set, qn_model_use(m, u / t)->layer);
+        h->use_stage[u] = qn_stage_at(qni_stage_set_grid(h->set, 1), u % t, chain);
         h->use_worker[u] = h->set->worker_of[h->use_stage[u]];
-        if (h->first_use[use->param] == QN_NONE) {
-            h->first_use[use->param] = u;
-            h->owner[use->param] = h->use_worker[u];
-        } else if (h->use_worker[u] != h->owner[use->param] && !qni_homes_frozen(h, use->param)) {
-            if (h->tied != QN_NONE)
+        if (h->first_use[p] == QN_NONE) {
+            h->first_use[p] = u;
+            h->owner[p] = h->use_worker[u];
+        } else if (h->use_worker[u] != h->owner[p] && !qni_homes_frozen(h, p)) {
+            if (h->tied != QN_NONE && h->tied / t != p / t)
                 return QN_FAIL(err, QN_EUNSUPPORTED, "parameters '%s' and '%s' are both shared between workers; one can be",
-                               qn_model_param(m, h->tied)->name, qn_model_param(m, use->param)->name);
-            h->tied = use->param;
-            h->tied_use = u;
+                               qni_home_param(h, h->tied)->name, qni_home_param(h, p)->name);
+            h->tied = p / t * t;
+            h->tied_use = u / t * t;
         }
     }
     return QN_OK;
@@ -84,7 +85,7 @@ static void lay_block(qni_homes *h, qn_arena *a, int32_t w, int32_t block)
     for (int32_t p = 0; block == QNI_BLOCK_VALUES && p < h->params; p++)
         if (holds(h, w, p)) h->value[w][p] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
     for (int32_t u = 0; block == QNI_BLOCK_GRADS && u < h->uses; u++) {
-        const int32_t p = qn_model_use(h->set->model, u)->param;
+        const int32_t p = qni_use_param(h, u);
         if (h->use_worker[u] == w && !qni_homes_frozen(h, p))
             h->grad[w][u] = qn_arena_push(a, (size_t)count_of(h, p), h->element, QN_CACHE_LINE);
     }
@@ -111,7 +112,7 @@ static qn_status take_blocks(qni_homes *h, qn_err *err)
     }
     if (h->tied == QN_NONE) return QN_OK;
     h->inbox_bytes = (size_t)count_of(h, h->tied) * h->element;
-    h->inbox = qn_alloc_pages(h->inbox_bytes);
+    h->inbox = qn_alloc_pages(h->inbox_bytes * (size_t)h->shards);
     return h->inbox != NULL
                ? QN_OK
                : QN_FAIL(err, QN_ENOMEM, "no memory for the %zu bytes of a shared weight's gradient", h->inbox_bytes);
@@ -120,8 +121,9 @@ static qn_status take_blocks(qni_homes *h, qn_err *err)
 qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, qn_err *err)
 {
     *h = (qni_homes){.set = set,
-                     .params = qn_model_params(set->model),
-                     .uses = qn_model_uses(set->model),
+                     .shards = set->shards,
+                     .params = qn_model_params(set->model) * set->shards,
+                     .uses = qn_model_uses(set->model) * set->shards,
                      .element = qn_dtype_bytes(set->k->param)};
     qn_status st = take_tables(h, err);
     if (st == QN_OK) st = find_owners(h, err);
@@ -132,7 +134,7 @@ qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, qn_err *err)
 void qni_homes_fini(qni_homes *h)
 {
     for (int32_t i = 0; h->block != NULL && i < h->set->workers * QNI_BLOCKS; i++) qn_arena_close(&h->block[i]);
-    if (h->inbox != NULL) qn_free_pages(h->inbox, h->inbox_bytes);
+    if (h->inbox != NULL) qn_free_pages(h->inbox, h->inbox_bytes * (size_t)h->shards);
     qn_free(h->block);
     qn_free(h->table);
     qn_free(h->grad);
@@ -157,7 +159,8 @@ static void initial_part(void *ctx, int32_t thread, int32_t threads)
     int32_t turn = 0;
     for (int32_t p = 0; p < h->params; p++) {
         if (h->owner[p] != job->worker || turn++ % threads != thread) continue;
-        qn_model_init_param(h->set->model, p, job->seed, h->set->k->param, h->value[job->worker][p]);
+        qn_model_init_param(qni_stage_set_part(h->set, p % h->shards), p / h->shards, job->seed, h->set->k->param,
+                            h->value[job->worker][p]);
     }
 }
 
@@ -188,7 +191,7 @@ void qni_homes_clear_grads(qni_homes *h)
 
 int64_t qni_homes_bytes(const qni_homes *h, int32_t block)
 {
-    int64_t bytes = block == QNI_BLOCK_GRADS ? (int64_t)h->inbox_bytes : 0;
+    int64_t bytes = block == QNI_BLOCK_GRADS ? (int64_t)h->inbox_bytes * h->shards : 0;
     for (int32_t w = 0; w < h->set->workers; w++) bytes += (int64_t)h->block[w * QNI_BLOCKS + block].used;
     return bytes;
 }

@@ -6,6 +6,9 @@
  *
  * Of a frozen parameter there are values alone; grad, m and v are NULL.
  *
+ * With t shards every (parameter, shard) and (use, shard) has a home of its own: p and u count them, shards innermost. What is
+ * whole in all shards has t equal copies; shard 0's gradient is the one that counts in the norm.
+ *
  * A worker's part lies in blocks of its own, so that pages belong to the threads that use them. */
 #ifndef QN_RUNTIME_HOMES_H
 #define QN_RUNTIME_HOMES_H
@@ -13,25 +16,35 @@
 #include "stage_set.h"
 
 typedef struct qni_homes {
-    const qn_stage_set *set; /* borrowed */
-    int32_t params, uses;
-    size_t element;      /* bytes */
-    int32_t *owner;      /* [params] worker */
-    int32_t *first_use;  /* [params] */
-    int32_t *use_worker; /* [uses] */
-    int32_t *use_stage;  /* [uses] */
-    void ***value;       /* [workers][params], NULL where not used */
-    void ***grad;        /* [workers][uses] */
-    void **m, **v;       /* [params] */
-    void **table;        /* all pointers of value, grad, m and v */
-    int32_t tied;        /* parameter with uses on two workers, QN_NONE: none */
-    int32_t tied_use;    /* its other use */
-    void *inbox;         /* gradient of that use as it came to the owner */
-    size_t inbox_bytes;
-    qn_arena *block; /* [workers][QNI_BLOCKS] */
+    const qn_stage_set *set;      /* borrowed */
+    int32_t shards, params, uses; /* params and uses of all shards */
+    size_t element;               /* bytes */
+    int32_t *owner;               /* [params] worker */
+    int32_t *first_use;           /* [params] */
+    int32_t *use_worker;          /* [uses] */
+    int32_t *use_stage;           /* [uses] */
+    void ***value;                /* [workers][params], NULL where not used */
+    void ***grad;                 /* [workers][uses] */
+    void **m, **v;                /* [params] */
+    void **table;                 /* all pointers of value, grad, m and v */
+    int32_t tied;                 /* parameter with uses on two workers, QN_NONE: none; of shard 0, the other shards' follow */
+    int32_t tied_use;             /* its other use, likewise */
+    void *inbox;                  /* gradient of that use as it came to the owner, for each shard */
+    size_t inbox_bytes;           /* of one shard */
+    qn_arena *block;              /* [workers][QNI_BLOCKS] */
 } qni_homes;
 
 enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };
+
+static inline const qn_param *qni_home_param(const qni_homes *h, int32_t p)
+{
+    return qn_model_param(qni_stage_set_part(h->set, p % h->shards), p / h->shards);
+}
+/* The parameter of a use, both of one shard. */
+static inline int32_t qni_use_param(const qni_homes *h, int32_t u)
+{
+    return qn_model_use(h->set->model, u / h->shards)->param * h->shards + u % h->shards;
+}
 
 /* Whether nothing but the value of the parameter exists. */
 bool qni_homes_frozen(const qni_homes *h, int32_t param);

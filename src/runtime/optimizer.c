@@ -13,31 +13,39 @@ int64_t qni_sums_count(const qni_homes *h, int32_t items)
 
 static int64_t count_of(const qni_homes *h, int32_t param)
 {
-    return qn_model_param(h->set->model, param)->count;
+    return qni_home_param(h, param)->count;
 }
 
-void qni_tie(qni_homes *h, int32_t worker, void *other)
+void qni_tie(qni_homes *h, int32_t worker, int32_t shard, void *other)
 {
     const qn_kernels *k = h->set->k;
     for (int32_t u = 0; u < h->uses; u++) {
-        const int32_t p = qn_model_use(h->set->model, u)->param;
-        if (h->owner[p] != worker || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
+        const int32_t p = qni_use_param(h, u);
+        const bool mine = h->owner[p] == worker && (shard == QN_NONE || u % h->shards == shard);
+        if (!mine || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
         void *from = h->use_worker[u] == worker ? h->grad[worker][u] : other;
         if (from != NULL) k->fold(&h->set->exec[worker], h->grad[worker][h->first_use[p]], from, count_of(h, p));
     }
 }
 
+/* Whole in every shard: shard 0's counts. */
+static bool is_copy(const qni_homes *h, int32_t p)
+{
+    return p % h->shards > 0 && qni_home_param(h, p)->slice.shards == 1;
+}
+
 void qni_norm(const qni_homes *h, int32_t worker, double *sums)
 {
     for (int32_t p = 0; p < h->params; p++)
-        sums[p] = h->owner[p] != worker || qni_homes_frozen(h, p)
+        sums[p] = h->owner[p] != worker || qni_homes_frozen(h, p) || is_copy(h, p)
                       ? 0.0
                       : h->set->k->sumsq(&h->set->exec[worker], h->grad[worker][h->first_use[p]], count_of(h, p));
 }
 
 void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip)
 {
-    const int32_t head = h->set->worker_of[h->set->stages - 1];
+    const qn_grid g = qni_stage_set_grid(h->set, items);
+    const int32_t head = h->set->worker_of[qn_depth(g) - 1]; /* of shard 0 */
     const double *loss = sums[head] + h->params, *targets = loss + items;
     qni_verdict v = {.finding = QNI_GOOD};
     double squares = 0.0, tokens = 0.0;
@@ -91,7 +99,7 @@ void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hy
     const double t = (double)step + 1.0;
     for (int32_t u = 0; u < h->uses; u++) {
         if (h->use_stage[u] != stage) continue;
-        const int32_t p = qn_model_use(h->set->model, u)->param;
+        const int32_t p = qni_use_param(h, u);
         if (qni_homes_frozen(h, p)) continue;
         void *g = h->grad[worker][u];
         const bool first = u == h->first_use[p];
@@ -100,7 +108,7 @@ void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hy
                                 .beta1 = hyper->beta1,
                                 .beta2 = hyper->beta2,
                                 .eps = hyper->eps,
-                                .decay = qn_model_param(h->set->model, p)->decay ? hyper->decay : 0.0,
+                                .decay = qni_home_param(h, p)->decay ? hyper->decay : 0.0,
                                 .correct1 = 1.0 - pow(hyper->beta1, t),
                                 .correct2 = 1.0 - pow(hyper->beta2, t),
                                 .grad_scale = v->grad_scale};

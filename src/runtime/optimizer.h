@@ -25,9 +25,9 @@ typedef struct qni_verdict {
 /* Doubles of one worker's sums; at least a verdict fits in. */
 int64_t qni_sums_count(const qni_homes *h, int32_t items);
 
-/* Adds the uses of shared weights that are on this worker into the first use's accumulator, in layer order. other: the gradient
- * of the use on another worker as it came here, or NULL. */
-void qni_tie(qni_homes *h, int32_t worker, void *other);
+/* Adds the uses of shared weights that are on this worker into the first use's accumulator, in layer order, for one shard or
+ * (QN_NONE) all. other: the gradient of the use on another worker as it came here, or NULL. */
+void qni_tie(qni_homes *h, int32_t worker, int32_t shard, void *other);
 /* Squares of the gradients that this worker owns into sums. */
 void qni_norm(const qni_homes *h, int32_t worker, double *sums);
 /* sums: [workers]. */

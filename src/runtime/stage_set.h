@@ -12,23 +12,38 @@
 #include "schedule/ir.h"
 
 typedef struct qn_stage_set {
-    const qn_model *model; /* borrowed */
+    const qn_model *model; /* borrowed; whole */
+    qn_model **part;       /* [shards] shard models; NULL with one shard */
     const qn_kernels *k;
-    int32_t workers, stages;
+    int32_t workers, stages, columns, shards;
     int32_t *worker_of;   /* [stages] */
-    int32_t *first_layer; /* [stages + 1] */
+    int32_t *first_layer; /* [depth + 1] */
     qn_stage_limits limits;
-    qn_stage **stage;  /* [stages] */
-    void **packed;     /* [stages] */
-    qn_exec *exec;     /* [workers] */
-    qn_arena *scratch; /* [workers] */
+    qn_stage **stage;    /* [stages] */
+    void **packed;       /* [stages] */
+    qn_exec *exec;       /* [workers] */
+    qn_exec *shard_exec; /* [workers * shards]: the worker's team with a scratch of its own for each shard that it holds, since
+                            shards of one worker run in turn; with one shard the same as exec */
+    qn_arena *scratch;   /* [workers * shards] */
+    void **bound;        /* room for the pointers of one stage */
 } qn_stage_set;
+
+static inline qn_grid qni_stage_set_grid(const qn_stage_set *s, int32_t items)
+{
+    return (qn_grid){s->stages, items, s->columns, s->shards};
+}
+/* The model that the stages of that shard are cut from. */
+static inline const qn_model *qni_stage_set_part(const qn_stage_set *s, int32_t shard)
+{
+    return s->part == NULL ? s->model : s->part[shard];
+}
 
 typedef struct qn_stage_set_desc {
     const qn_model *model;
-    const int32_t *first_layer; /* [stages + 1] */
+    const int32_t *first_layer; /* [depth + 1], depth = stages / columns */
     const int32_t *worker_of;   /* [stages]; NULL: stage s on worker s */
     int32_t workers, stages, threads;
+    int32_t columns, shards; /* copies of the chain, and shards of each replica; 0: 1 */
     qn_mode mode;
     qn_weights weights; /* OWN unless the stages only infer */
     qn_stage_limits limits;
@@ -40,8 +55,12 @@ typedef struct qn_stage_set_desc {
 qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err) QN_MUST_USE;
 void qni_stage_set_fini(qn_stage_set *s);
 
-/* value[worker][param], grad[worker][use] (grad NULL: no gradients). Borrowed until the next bind. */
+/* value[worker][param * shards + shard], grad[worker][use * shards + shard] (grad NULL: no gradients). The pointers are copied.
+ */
 void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad);
+
+/* Scratch that passes left behind when they were given up. */
+void qni_stage_set_reset_scratch(qn_stage_set *s);
 
 /* Bytes of the residual stream for so many rows. */
 int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows);

@@ -21,13 +21,15 @@
 #include "homes.h"
 #include "optimizer.h"
 #include "stage_set.h"
+#include "tensor_shards.h"
 
 typedef struct train_worker {
     QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
     int32_t *tokens, *targets;                   /* [batch, T]; NULL on workers with neither embedding nor head */
     bool tied;                                   /* shared weights are folded this step */
     double *sums;
-    double *result; /* a qni_verdict */
+    double *result;     /* a qni_verdict */
+    double copied_loss; /* of heads whose loss another shard counts */
 } train_worker;
 
 struct qn_trainer {
@@ -36,7 +38,8 @@ struct qn_trainer {
     qni_homes homes;
     qn_plan *plan;
     qn_executor *ex;
-    qni_forward eval; /* opened by the first evaluation */
+    qni_shards shards; /* with one shard: unused */
+    qni_forward eval;  /* opened by the first evaluation */
     bool eval_open;
     int64_t item_samples; /* of a full item */
     int64_t sums_count;
@@ -90,24 +93,37 @@ static void *value_in(qn_executor *ex, const qn_plan *p, qn_span span, qn_value_
     return v == QN_NONE ? NULL : qn_executor_value(ex, v);
 }
 
-static void run_compute(qn_trainer *t, qn_executor *ex, const qn_task *task)
+/* The pass of an F, R, B or BW. */
+static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
+{
+    qn_trainer *t = ctx;
+    const qn_plan *p = t->plan;
+    const qn_task *task = &p->task[index];
+    qn_stage *stage = t->set.stage[task->stage];
+    const void *x = value_in(ex, p, task->in, QN_V_ACT);
+    *mb = micro_batch(t, &t->worker[task->worker], task->item);
+    if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
+    if (task->op == QN_OP_F || task->op == QN_OP_R)
+        return qn_pass_forward(stage, mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
+    return qn_pass_backward(stage, mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
+                            value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->out, QN_V_WSTASH));
+}
+
+static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
 {
     const qn_plan *p = t->plan;
-    qn_stage *stage = t->set.stage[task->stage];
-    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
-    const void *x = value_in(ex, p, task->in, QN_V_ACT);
-    switch (task->op) {
-    case QN_OP_F:
-    case QN_OP_R:
-        qn_stage_forward(stage, &mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
-        break;
-    case QN_OP_W:
-        qn_stage_backward_weight(stage, &mb, x, value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
-        break;
-    default:
-        qn_stage_backward(stage, &mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
-                          value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->out, QN_V_WSTASH));
+    const qn_task *task = &p->task[index];
+    qn_mb mb;
+    if (task->op == QN_OP_W) {
+        mb = micro_batch(t, &t->worker[task->worker], task->item);
+        qn_stage_backward_weight(t->set.stage[task->stage], &mb, value_in(ex, p, task->in, QN_V_ACT),
+                                 value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
+        return QN_OK;
     }
+    if (p->shards > 1) return qni_shards_run(&t->shards, ex, index, pass_of, t, err);
+    qn_pass pass = pass_of(t, ex, index, &mb);
+    while (qn_pass_step(&pass)) continue;
+    return QN_OK;
 }
 
 /* Targets of an item that count. */
@@ -123,9 +139,9 @@ static void run_norm(qn_trainer *t, int32_t worker)
 {
     train_worker *w = &t->worker[worker];
     const int32_t items = t->plan->items;
-    const bool head = t->set.worker_of[t->set.stages - 1] == worker;
+    const bool head = t->set.worker_of[qn_depth(qn_plan_grid(t->plan)) - 1] == worker; /* of shard 0 */
     double *loss = w->sums + t->homes.params, *targets = loss + items;
-    if (!w->tied) qni_tie(&t->homes, worker, NULL); /* all uses of a shared weight in one stage: the plan has no TIE */
+    if (!w->tied) qni_tie(&t->homes, worker, QN_NONE, NULL); /* all uses of a shared weight in one stage: the plan has no TIE */
     qni_norm(&t->homes, worker, w->sums);
     for (int32_t i = 0; i < items; i++) {
         loss[i] = head ? t->loss[i] : 0.0;
@@ -135,7 +151,7 @@ static void run_norm(qn_trainer *t, int32_t worker)
 
 static void run_tie(qn_trainer *t, qn_executor *ex, const qn_task *task)
 {
-    qni_tie(&t->homes, task->worker, value_in(ex, t->plan, task->in, QN_V_TGRAD));
+    qni_tie(&t->homes, task->worker, qn_shard(qn_plan_grid(t->plan), task->stage), value_in(ex, t->plan, task->in, QN_V_TGRAD));
     t->worker[task->worker].tied = true;
 }
 
@@ -157,8 +173,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     case QN_OP_B:
     case QN_OP_W:
     case QN_OP_BW:
-        run_compute(t, ex, task);
-        return QN_OK;
+        return run_compute(t, ex, index, err);
     case QN_OP_PACK:
         qn_stage_pack(t->set.stage[task->stage]);
         return QN_OK;
@@ -188,6 +203,7 @@ static void *home_of(void *ctx, int32_t value, size_t *bytes)
     qn_trainer *t = ctx;
     const qn_value *v = &t->plan->value[value];
     qni_homes *h = &t->homes;
+    const int32_t k = v->stage == QN_NONE || v->cls == QN_V_STAT ? 0 : qn_shard(qn_plan_grid(t->plan), v->stage);
     switch (v->cls) {
     case QN_V_STAT: /* stage: whose sums; none: the result */
         *bytes = (size_t)t->sums_count * sizeof(double);
@@ -195,13 +211,13 @@ static void *home_of(void *ctx, int32_t value, size_t *bytes)
         return v->worker == v->stage ? t->worker[v->worker].sums : t->inbox[v->stage];
     case QN_V_TPARAM:
         *bytes = h->inbox_bytes;
-        return h->value[v->worker][h->tied];
+        return h->value[v->worker][h->tied + k];
     case QN_V_TGRAD:
         *bytes = h->inbox_bytes;
-        return h->inbox;
+        return (char *)h->inbox + (size_t)k * h->inbox_bytes;
     case QN_V_PGRAD: /* the replica's gradient leaves from its accumulator */
-        *bytes = h->tied != QN_NONE && v->stage == h->use_stage[h->tied_use] ? h->inbox_bytes : 0;
-        return *bytes > 0 ? h->grad[v->worker][h->tied_use] : NULL;
+        *bytes = h->tied != QN_NONE && v->stage == h->use_stage[h->tied_use + k] ? h->inbox_bytes : 0;
+        return *bytes > 0 ? h->grad[v->worker][h->tied_use + k] : NULL;
     default:
         *bytes = 0;
         return NULL;
@@ -233,16 +249,16 @@ static qn_status check_source(const qn_trainer_desc *d, qn_err *err)
     return QN_OK;
 }
 
-/* The two stages that share a weight, when they are two. */
+/* The two stages of the chain that share a weight, when they are two. */
 static void find_tie(qn_lowering *how, const qni_homes *h)
 {
     how->tied_owner = how->tied_replica = QN_NONE;
-    for (int32_t u = 0; u < h->uses; u++) {
-        const int32_t p = qn_model_use(h->set->model, u)->param, first = h->first_use[p];
+    for (int32_t u = 0; u < h->uses; u += h->shards) {
+        const int32_t p = qni_use_param(h, u), first = h->first_use[p];
         if (h->use_stage[u] == h->use_stage[first] || qni_homes_frozen(h, p)) continue;
         how->tied_owner = h->use_stage[first];
         how->tied_replica = h->use_stage[u];
-        how->tied_bytes = qn_model_param(h->set->model, p)->count * (int64_t)h->element;
+        how->tied_bytes = qni_home_param(h, p)->count * (int64_t)h->element;
     }
 }
 
@@ -264,16 +280,26 @@ static qn_status make_plan(qn_trainer *t, qn_err *err)
                        .arena_limit = t->desc.arena_limit,
                        .recompute = t->desc.recompute,
                        .step_tasks = true,
-                       .stat_bytes = t->sums_count * (int64_t)sizeof(double)};
+                       .stat_bytes = t->sums_count * (int64_t)sizeof(double),
+                       .part_bytes = qni_part_bytes(bytes[0], t->set.shards)};
     find_tie(&how, &t->homes);
     const qn_status st = qn_lower(&t->plan, t->desc.order, &how, err);
     qn_free(bytes);
     return st;
 }
 
+/* Whether a worker has an embedding or a head. */
+static bool needs_samples(const qn_trainer *t, int32_t worker)
+{
+    const qn_grid g = qn_plan_grid(t->plan);
+    for (int32_t s = 0; s < t->set.stages; s++)
+        if (t->set.worker_of[s] == worker && (qn_first_in_column(g, s) || qn_last_in_column(g, s))) return true;
+    return false;
+}
+
 static qn_status take_workers(qn_trainer *t, qn_err *err)
 {
-    const int32_t P = t->set.workers, first = t->set.worker_of[0], last = t->set.worker_of[t->set.stages - 1];
+    const int32_t P = t->set.workers;
     const size_t rows = (size_t)(t->desc.source->batch * t->desc.source->T);
     t->worker_bytes = (size_t)P * sizeof(*t->worker);
     t->worker = qn_alloc_pages(t->worker_bytes);
@@ -287,7 +313,7 @@ static qn_status take_workers(qn_trainer *t, qn_err *err)
         at->result = qn_calloc((size_t)t->sums_count, sizeof(double));
         t->inbox[w] = w == 0 ? at->sums : qn_calloc((size_t)t->sums_count, sizeof(double));
         room = at->sums != NULL && at->result != NULL && t->inbox[w] != NULL;
-        if (w != first && w != last) continue;
+        if (!needs_samples(t, w)) continue;
         at->tokens = qn_calloc(rows, sizeof(int32_t));
         at->targets = qn_calloc(rows, sizeof(int32_t));
         room = room && at->tokens != NULL && at->targets != NULL;
@@ -340,6 +366,8 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                    .worker_of = o->worker_of,
                                    .workers = o->workers,
                                    .stages = o->stages,
+                                   .columns = o->columns,
+                                   .shards = o->shards,
                                    .threads = desc->threads,
                                    .mode = desc->mode,
                                    .limits = {.B = t->item_samples, .T = desc->source->T, .train = true},
@@ -348,6 +376,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     QN_TRY(st, qni_homes_init(&t->homes, &t->set, err), out);
     QN_TRY(st, make_plan(t, err), out);
     QN_TRY(st, take_workers(t, err), out);
+    QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
     QN_TRY(st, open_executor(t, err), out);
     qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
     qni_homes_set_initial(&t->homes, desc->seed);
@@ -366,6 +395,7 @@ void qn_trainer_close(qn_trainer *t)
     if (t == NULL) return;
     if (t->eval_open) qni_forward_fini(&t->eval);
     qn_executor_close(t->ex);
+    qni_shards_fini(&t->shards);
     qn_plan_close(t->plan);
     free_workers(t);
     if (t->homes.set != NULL) qni_homes_fini(&t->homes);
@@ -383,16 +413,14 @@ static qn_status refusal(const qn_trainer *t, const qni_verdict *v, qn_err *err)
     if (v->finding == QNI_BAD_LOSS)
         snprintf(what, sizeof(what), "the loss of micro-batch %d is %g", (int)v->where, t->loss[v->where]);
     else if (v->finding == QNI_BAD_GRADIENT)
-        snprintf(what, sizeof(what), "the gradient of '%s' is not finite",
-                 qn_model_param(t->desc.model, (int32_t)v->where)->name);
+        snprintf(what, sizeof(what), "the gradient of '%s' is not finite", qni_home_param(&t->homes, (int32_t)v->where)->name);
     else
         snprintf(what, sizeof(what), "the norm of the gradient is not finite");
     const int32_t p = qni_homes_not_finite(&t->homes);
     if (p == QN_NONE)
         snprintf(where, sizeof(where), "all parameters are finite, so a lower learning rate or clipping may help");
     else
-        snprintf(where, sizeof(where), "parameter '%s' holds a number that is not finite",
-                 qn_model_param(t->desc.model, p)->name);
+        snprintf(where, sizeof(where), "parameter '%s' holds a number that is not finite", qni_home_param(&t->homes, p)->name);
     return QN_FAIL(err, QN_ENONFINITE, "step %lld: %s; %s. Nothing was changed by this step", step, what, where);
 }
 
@@ -408,6 +436,7 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
         t->worker[w].tied = false;
         t->worker[w].read_step = -1;
     }
+    qni_shards_reset(&t->shards);
     const qn_status st = qn_executor_step(t->ex, trace, err);
     if (st != QN_OK) return st;
     t->dirty = false;
@@ -471,10 +500,22 @@ qn_memory qn_trainer_memory(const qn_trainer *t)
                        .scratch = qni_stage_set_scratch(&t->set)};
 }
 
-qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)
+int32_t qn_trainer_shards(const qn_trainer *t)
+{
+    return t->homes.shards;
+}
+
+qn_param_home qn_trainer_shard_home(qn_trainer *t, int32_t param, int32_t shard)
 {
     const qni_homes *h = &t->homes;
-    return (qn_param_home){.value = h->value[h->owner[param]][param], .m = h->m[param], .v = h->v[param]};
+    const int32_t p = param * h->shards + shard;
+    return (qn_param_home){
+        .part = qni_home_param(h, p), .value = h->value[h->owner[p]][p], .m = h->m[p], .v = h->v[p], .element = h->element};
+}
+
+qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)
+{
+    return qn_trainer_shard_home(t, param, 0);
 }
 
 void qn_trainer_refresh(qn_trainer *t)

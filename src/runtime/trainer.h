@@ -20,9 +20,10 @@ typedef struct qn_hyper {
 } qn_hyper;
 
 typedef struct qn_trainer_desc {
-    const qn_model *model;      /* borrowed until close */
+    const qn_model *model;      /* whole; borrowed until close. Its tensor shards are opened as the order asks */
     const qn_order *order;      /* compute tasks; its items are the micro-batches */
-    const int32_t *first_layer; /* [stages + 1]: stage s has layers first_layer[s] .. first_layer[s + 1] - 1 of the chain */
+    const int32_t *first_layer; /* [depth + 1], depth = stages / columns of the order: stage s of a column has layers
+                                   first_layer[s] .. first_layer[s + 1] - 1 of the chain */
     qn_recompute recompute;
     qn_mode mode;
     int32_t threads;         /* per worker */
@@ -75,12 +76,22 @@ typedef struct qn_memory {
 } qn_memory;
 qn_memory qn_trainer_memory(const qn_trainer *t);
 
-/* The homes, for checkpoints. Between steps only. value, m, v: [count] of the mode's param type; m, v NULL when frozen. After
- * writing values call qn_trainer_refresh, which brings replicas up to date. */
+/* The homes, for checkpoints. Between steps only. value, m, v: [part->count] of the mode's param type; m, v NULL when frozen.
+ * With tensor shards each has a part of the parameter (part->slice) or a copy of its own. After writing values call
+ * qn_trainer_refresh, which brings replicas up to date. */
 typedef struct qn_param_home {
+    const qn_param *part; /* as the shard has it */
     void *value, *m, *v;
+    size_t element; /* bytes */
 } qn_param_home;
-qn_param_home qn_trainer_home(qn_trainer *t, int32_t param);
+int32_t qn_trainer_shards(const qn_trainer *t);
+qn_param_home qn_trainer_home(qn_trainer *t, int32_t param); /* shard 0's: the whole with one shard */
+qn_param_home qn_trainer_shard_home(qn_trainer *t, int32_t param, int32_t shard);
 void qn_trainer_refresh(qn_trainer *t);
+
+/* A whole parameter from its parts, and into them: value, m, v [count of the whole] or NULL. put wants a refresh at the end, too.
+ */
+void qn_trainer_get(qn_trainer *t, int32_t param, void *value, void *m, void *v);
+void qn_trainer_put(qn_trainer *t, int32_t param, const void *value, const void *m, const void *v);
 
 #endif

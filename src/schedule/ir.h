@@ -43,13 +43,14 @@ typedef enum qn_op {
 /* Value classes. ACT: input of a stage (the output of the one before); GRAD: gradient of a stage's output; STASH: F to B;
  * WSTASH: B to W; PARAM: a stage's parameters of this step; PGRAD: its gradients; STAT: small sums (losses, squares). TPARAM,
  * TGRAD: a tied weight and its gradient on their way between owner and replica. PACKED: a stage's packed weights in an arena.
- * In plans with tiers the item of a PARAM is its chunk. Of a vocabulary shard: VIN its look-ups, VDX its part of the last stage's
- * gradient, VSTAT what its local softmax needs to become the whole one. */
+ * PART: parts of sums, of channels alone: what joint tasks exchange while they run. In plans with tiers the item of a PARAM is
+ * its chunk. Of a vocabulary shard: VIN its look-ups, VDX its part of the last stage's gradient, VSTAT what its local softmax
+ * needs to become the whole one. */
 /* clang-format off */
 #define QN_VALUE_LIST(X)                                                                              \
     X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
     X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad") \
-    X(QN_V_PACKED, "packed") X(QN_V_VIN, "vin") X(QN_V_VDX, "vdx") X(QN_V_VSTAT, "vstat")
+    X(QN_V_PACKED, "packed") X(QN_V_PART, "part") X(QN_V_VIN, "vin") X(QN_V_VDX, "vdx") X(QN_V_VSTAT, "vstat")
 
 typedef enum qn_value_class {
 #define QN_VALUE_ENUM(v, text) v,
@@ -207,7 +208,7 @@ typedef struct qn_value {
 
 typedef struct qn_channel {
     int32_t from, to;   /* workers */
-    int32_t cls;        /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD */
+    int32_t cls;        /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD, PART */
     int32_t edge;       /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
     int32_t depth;      /* slots; the channel rule says 2 */
     int64_t slot_bytes; /* larger values travel in several slots, in order */
@@ -259,9 +260,10 @@ typedef struct qn_lowering {
     int64_t slot_bytes;     /* upper limit of a slot, 0: none */
     bool forward_only;      /* F only: evaluation and generation */
     bool step_tasks;        /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
-    int32_t tied_owner, tied_replica; /* stages that share a weight, QN_NONE: no tied weight across stages */
+    int32_t tied_owner, tied_replica; /* stages of the first column that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;               /* of that weight */
     int64_t stat_bytes;               /* of one worker's sums */
+    int64_t part_bytes;               /* slots of the channels between workers whose shards meet; 0: no such channels */
     /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;

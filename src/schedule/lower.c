@@ -26,8 +26,8 @@ static void lower_fini(qni_lower *l)
 static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
     const bool tied = how->step_tasks && !how->forward_only && how->tied_owner != QN_NONE && how->tied_replica != QN_NONE;
-    if (how->depth < 0 || how->slot_bytes < 0 || how->stat_bytes < 0 || how->tied_bytes < 0)
-        return QN_FAIL(err, QN_ERANGE, "lowering: depth, slot, stat and tied sizes may not be negative");
+    if (how->depth < 0 || how->slot_bytes < 0 || how->stat_bytes < 0 || how->tied_bytes < 0 || how->part_bytes < 0)
+        return QN_FAIL(err, QN_ERANGE, "lowering: depth, slot, stat, part and tied sizes may not be negative");
     if (tied && (how->tied_owner < 0 || how->tied_owner >= o->stages || how->tied_replica < 0 || how->tied_replica >= o->stages))
         return QN_FAIL(err, QN_ERANGE, "lowering: tied stages %d and %d; stages go from 0 to %d", how->tied_owner,
                        how->tied_replica, o->stages - 1);
@@ -200,6 +200,7 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
     QN_TRY(st, check_order(&l, err), out);
     QN_TRY(st, qni_lower_values(&l, err), out);
     QN_TRY(st, qni_vocab_values(&l, err), out);
+    qni_lower_shards(&l);
     for (int32_t w = 0; w < order->workers; w++) qni_lower_compute(&l, w);
     if (how->step_tasks && l.training) qni_lower_step(&l);
     QN_TRY(st, qni_lower_frees(&l, err), out);

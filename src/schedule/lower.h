@@ -41,6 +41,8 @@ int32_t qni_lower_channel(qni_lower *l, int32_t from, int32_t to, int32_t cls, i
 /* lower_compute.c: which items are recomputed; the worker's comp lane with values. */
 qn_status qni_lower_values(qni_lower *l, qn_err *err) QN_MUST_USE;
 void qni_lower_compute(qni_lower *l, int32_t worker);
+/* lower_shards.c: channels of the workers whose shards meet. */
+void qni_lower_shards(qni_lower *l);
 /* lower_step.c: PACK before a stage's first forward; all that comes after the last backward. */
 void qni_lower_step(qni_lower *l);
 /* lower_messages.c: places of SENDs and RECVs in their lanes, sizes of slots, who frees what. arrival: [builder tasks] keys or

@@ -16,9 +16,8 @@ static uint64_t tag_of(int32_t cls, int32_t index)
 }
 
 /* The replica's gradient comes to the owner and is added to its own. */
-static void add_tie(qni_lower *l)
+static void add_tie(qni_lower *l, int32_t owner, int32_t replica)
 {
-    const int32_t owner = l->how->tied_owner, replica = l->how->tied_replica;
     const int32_t to = l->order->worker_of[owner], from = l->order->worker_of[replica];
     qni_builder *b = &l->b;
     const int32_t tie = qni_lower_comp(l, QN_OP_TIE, owner, QN_NONE, to);
@@ -74,8 +73,9 @@ static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
         qni_add_link(b, opt, QNI_IN, result);
         qni_add_link(b, opt, QNI_IN, l->pgrad[s]);
         qni_vocab_pgrads(l, opt, w, s);
-        if (s != l->how->tied_owner || l->how->tied_replica == QN_NONE) continue;
-        const int32_t replica = l->how->tied_replica, to = l->order->worker_of[replica];
+        const int32_t first = s - qn_shard(qn_order_grid(l->order), s) * qn_depth(qn_order_grid(l->order));
+        if (first != l->how->tied_owner || l->how->tied_replica == QN_NONE) continue;
+        const int32_t replica = l->how->tied_replica + s - first, to = l->order->worker_of[replica]; /* of the same shard */
         if (to == w) continue;
         const int32_t sent = qni_add_value(b, QN_V_TPARAM, replica, QN_NONE, w, l->how->tied_bytes);
         const int32_t there = qni_add_value(b, QN_V_TPARAM, replica, QN_NONE, to, l->how->tied_bytes);
@@ -92,7 +92,9 @@ void qni_lower_step(qni_lower *l)
         l->b.failed = true;
         return;
     }
-    if (l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE) add_tie(l);
+    const int32_t owner = l->how->tied_owner, replica = l->how->tied_replica, depth = qn_depth(qn_order_grid(l->order));
+    for (int32_t k = 0; owner != QN_NONE && replica != QN_NONE && k < l->order->shards; k++)
+        add_tie(l, owner + k * depth, replica + k * depth);
     for (int32_t w = 0; w < l->workers; w++) stat[w] = add_norm(l, w);
     add_fold(l, stat);
     for (int32_t w = 0; w < l->workers; w++) add_optimizer(l, w, stat[w]);

@@ -168,7 +168,7 @@ static qn_status read_channel(plan_reader *r, qn_err *err)
     if (!qni_word_int(&n, w, r->b.channels, r->b.channels)) return wanted(r, w, "the next channel's number", err);
     qni_scan_word(&r->scan, &w);
     c.cls = qni_word_find(w, qni_class_name, QN_VALUE_CLASSES);
-    if (c.cls == QN_NONE) return wanted(r, w, "a class of values (act, grad, stat, tparam, tgrad)", err);
+    if (c.cls == QN_NONE) return wanted(r, w, "a class of values (act, grad, stat, tparam, tgrad, part)", err);
     qni_scan_word(&r->scan, &w);
     if (!read_ends(&c.from, &c.to, w, r)) return wanted(r, w, "FROM>TO with workers of the plan", err);
     while (qni_scan_word(&r->scan, &w)) {
@@ -334,7 +334,7 @@ static qn_status read_task(plan_reader *r, int32_t op, qni_word line, qn_err *er
     if (message) {
         qni_scan_word(&r->scan, &w);
         cls = qni_word_find(w, qni_class_name, QN_VALUE_CLASSES);
-        if (cls == QN_NONE) return wanted(r, w, "a class of values (act, grad, stat, tparam, tgrad)", err);
+        if (cls == QN_NONE) return wanted(r, w, "a class of values (act, grad, stat, tparam, tgrad, part)", err);
     }
     if (op == QN_OP_LOAD || op == QN_OP_OFFLOAD) { /* the class of its value; in= and out= say which */
         qni_scan_word(&r->scan, &w);

@@ -80,6 +80,8 @@ typedef struct rig_way {
     qn_recompute recompute;
     const char *transport; /* thread: a thread per worker; self, sim: the loop */
     uint64_t seed;         /* of the simulated delays */
+    int32_t shards;        /* tensor shards t; 0: 1 */
+    int32_t shard_workers; /* workers that share a stage; 0: 1. workers counts those of one shard */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -98,7 +100,7 @@ static inline qn_order *rig_split_order(int32_t workers, int32_t items)
     return o;
 }
 
-static inline qn_order *rig_order(const rig_way *way, int32_t items)
+static inline qn_order *rig_base_order(const rig_way *way, int32_t items)
 {
     qn_order *o;
     qn_err err;
@@ -107,6 +109,16 @@ static inline qn_order *rig_order(const rig_way *way, int32_t items)
     const qn_pattern pattern = {.workers = way->workers, .items = items, .chunks = g->usual_chunks};
     rig_ok(qn_generate(&o, way->schedule, &pattern, &err), &err);
     return o;
+}
+
+static inline qn_order *rig_order(const rig_way *way, int32_t items)
+{
+    qn_order *base = rig_base_order(way, items), *wide;
+    qn_err err;
+    if (way->shards <= 1) return base;
+    rig_ok(qn_order_widen(&wide, base, 1, way->shards, way->shard_workers > 0 ? way->shard_workers : 1, &err), &err);
+    qn_order_close(base);
+    return wide;
 }
 
 static const qn_hyper rig_hyper = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .clip = 0.05};
@@ -118,7 +130,7 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
     qn_err err;
     int32_t first[RIG_MAX_STAGES + 1];
     qn_order *order = rig_order(way, items);
-    rig_cut(first, order->stages, qn_model_layers(m));
+    rig_cut(first, order->stages / order->columns, qn_model_layers(m));
     const qn_trainer_desc d = {.model = m,
                                .order = order,
                                .first_layer = first,
@@ -145,15 +157,13 @@ static inline size_t rig_state_bytes(const qn_model *m, size_t element)
 static inline void rig_state(char *state, qn_trainer *t, const qn_model *m, size_t element, int into)
 {
     for (int32_t p = 0; p < qn_model_params(m); p++) {
-        const qn_param_home h = qn_trainer_home(t, p);
-        void *part[3] = {h.value, h.m, h.v};
         const size_t n = (size_t)qn_model_param(m, p)->count * element;
-        for (int i = 0; i < 3; i++, state += n) {
-            if (part[i] != NULL)
-                memcpy(into ? part[i] : state, into ? state : part[i], n);
-            else if (!into)
-                memset(state, 0, n); /* a frozen parameter has no moments */
-        }
+        if (!into) memset(state, 0, 3 * n); /* what is frozen has no moments */
+        if (into)
+            qn_trainer_put(t, p, state, state + n, state + 2 * n);
+        else
+            qn_trainer_get(t, p, state, state + n, state + 2 * n);
+        state += 3 * n;
     }
     if (into) qn_trainer_refresh(t);
 }

@@ -1,0 +1,51 @@
+/* Tensor shards at run time: runs joint tasks, and the sums on which their shards meet. Internal to src/runtime.
+ *
+ *   worker 0: shards 0, 1                               worker 1: shards 2, 3
+ *   pass 0 .. meets, pass 1 .. meets                    pass 2 .. meets, pass 3 .. meets
+ *   piece of 0 and 1 ---------------- part channel ---> fold ((0 + 1) + (2 + 3))
+ *   fold ((0 + 1) + (2 + 3)) <------- part channel ---- piece of 2 and 3
+ *   pass 0 goes on, pass 1 goes on                      ...
+ *
+ * The members of a joint set that stand on one worker run together when the last of them is called, each until its next meeting.
+ * Contributions travel raw, in pieces, and every worker folds all of them in the one tree of qn_shard_sum: the same bits for any
+ * placement of the shards. A task that has to wait says QN_EAGAIN; nothing is allocated, and no memory is needed beside the
+ * slots.
+ *
+ * Deadlock: all workers run joint sets in one order (the plan's validator sees to it), meetings within a set in the order of its
+ * operations, pieces within a meeting in theirs; a piece is sent before one is waited for.
+ *
+ * Paper: Narayanan et al. 2021, arXiv:2104.04473, section 2.3. */
+#ifndef QN_RUNTIME_TENSOR_SHARDS_H
+#define QN_RUNTIME_TENSOR_SHARDS_H
+
+#include "executor.h"
+#include "stage_set.h"
+
+typedef struct qni_joint qni_joint;
+
+typedef struct qni_shards {
+    const qn_plan *plan; /* borrowed */
+    qn_stage_set *set;
+    int32_t *channel;  /* [workers * workers] from, to: of class PART, or QN_NONE */
+    qni_joint **joint; /* [workers] what a worker runs now */
+    int64_t *sums;     /* [workers] how often its shards met, over all steps */
+    int64_t *sent;     /* [workers] bytes it sent to other workers for that */
+} qni_shards;
+
+/* Bytes of a slot of the part channels, for sums of up to `bytes` over t shards. */
+int64_t qni_part_bytes(int64_t bytes, int32_t shards);
+
+/* The plan must have been lowered with part_bytes when two workers share a stage. Errors: QN_ENOMEM, QN_EINVAL (a plan without
+ * these channels). fini accepts zeroes. */
+qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set, qn_err *err) QN_MUST_USE;
+void qni_shards_fini(qni_shards *s);
+/* Before every step: what the last one left unfinished is forgotten. */
+void qni_shards_reset(qni_shards *s);
+
+/* The pass of one task; mb: where its micro-batch may be kept until it ends. */
+typedef qn_pass qni_pass_of(void *ctx, qn_executor *ex, int32_t task, qn_mb *mb);
+/* Runs an F, R, B or BW of the plan, for fns.run: nothing but for the last member on this worker. Errors: QN_EAGAIN, QN_EINTERNAL
+ * (another worker sent what does not belong here). */
+qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx, qn_err *err);
+
+#endif

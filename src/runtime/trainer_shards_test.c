@@ -1,0 +1,188 @@
+/* Tensor shards through the whole trainer: at a fixed t the same bits for any number of workers, schedule, recomputation, thread
+ * count, transport and order of arrival; near t = 1; state that goes from one t to another; sums and bytes as they should be. */
+#include <math.h>
+
+#include "support/sanitized.h"
+#include "support/trainer_rig.h"
+
+enum { STEPS = QN_SANITIZED ? 5 : 20, ITEMS = 4 };
+
+typedef struct outcome {
+    double loss[STEPS], norm[STEPS];
+    char *state;
+    size_t bytes;
+} outcome;
+
+static const qn_model_config config[] = {
+    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
+    {.arch = QN_ARCH_LLAMA,
+     .layers = 3,
+     .heads = 8,
+     .kv_heads = 4,
+     .width = 32,
+     .context = 8,
+     .vocab = RIG_VOCAB,
+     .dropout = 0.1},
+    {.arch = QN_ARCH_LLAMA, .layers = 2, .heads = 4, .kv_heads = 4, .width = 32, .context = 8, .vocab = RIG_VOCAB, .tied = true},
+};
+
+static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way)
+{
+    outcome out;
+    qn_err err;
+    qn_trainer *t = rig_open(m, mode, way, ITEMS);
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        out.loss[step] = r.loss;
+        out.norm[step] = r.grad_norm;
+    }
+    out.bytes = rig_state_bytes(m, rig_element(mode));
+    out.state = malloc(out.bytes);
+    assert_non_null(out.state);
+    rig_state(out.state, t, m, rig_element(mode), 0);
+    qn_trainer_close(t);
+    return out;
+}
+
+static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, const outcome *want)
+{
+    outcome got = compute(m, mode, way);
+    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
+                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
+    if (!same) {
+        int32_t step = 0;
+        while (step < STEPS - 1 && memcmp(&got.loss[step], &want->loss[step], sizeof(double)) == 0) step++;
+        print_error("%s, %d shards on %d x %d workers of %d threads, recompute %d, %s (seed %llu): loss of step %d is %.17g, "
+                    "wanted %.17g; norm %.17g, wanted %.17g\n",
+                    way->schedule, way->shards, way->workers, way->shard_workers, way->threads, (int)way->recompute,
+                    way->transport, (unsigned long long)way->seed, step, got.loss[step], want->loss[step], got.norm[step],
+                    want->norm[step]);
+    }
+    free(got.state);
+    assert_true(same);
+}
+
+static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "split", "zb-h1", "v-half"};
+static const char *const transports[] = {"thread", "self", "sim"};
+
+static void sweep(const qn_model *m, qn_mode mode, int32_t shards, int32_t *turn)
+{
+    const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .shards = shards};
+    outcome want = compute(m, mode, &base);
+    assert_true(want.loss[STEPS - 1] < want.loss[0]);
+    for (size_t s = 0; s < QN_COUNT(schedules); s++) {
+        for (int32_t P = 1; P <= 3; P++) {
+            for (int32_t tw = 1; tw <= shards; tw *= 2, (*turn)++) {
+                if (QN_SANITIZED && ((uint32_t)*turn * 2654435761u >> 16) % 6 != 0) continue;
+                if (*turn % 3 != shards / 4) continue; /* over all models and numbers of shards each meets each */
+                const rig_way way = {.schedule = schedules[s],
+                                     .workers = P,
+                                     .threads = 1 + *turn % 2,
+                                     .recompute = (qn_recompute)(*turn % 3),
+                                     .transport = transports[*turn / 2 % 3],
+                                     .seed = *turn / 2 % 3 == 2 ? 1000u + (uint64_t)*turn : 0,
+                                     .shards = shards,
+                                     .shard_workers = tw};
+                assert_same(m, mode, &way, &want);
+            }
+        }
+    }
+    free(want.state);
+}
+
+static void the_same_bits_for_any_number_of_workers(void **unused)
+{
+    (void)unused;
+    int32_t turn = 0;
+    for (size_t c = 0; c < QN_COUNT(config); c++) {
+        qn_model *m = rig_model(&config[c]);
+        sweep(m, QN_MODE_F32, 2, &turn);
+        if (c == 1) sweep(m, QN_MODE_F32, 4, &turn);
+        qn_model_close(m);
+    }
+}
+
+static void every_order_of_arrival(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[0]);
+    const rig_way base = {.schedule = "1f1b", .workers = 1, .threads = 1, .transport = "self", .shards = 4};
+    outcome want = compute(m, QN_MODE_F32, &base);
+    for (uint64_t seed = 1; seed <= (QN_SANITIZED ? 4 : 12); seed++) {
+        const rig_way way = {.schedule = schedules[seed % 4],
+                             .workers = 1 + (int32_t)(seed % 3),
+                             .threads = 1,
+                             .transport = "sim",
+                             .seed = seed,
+                             .shards = 4,
+                             .shard_workers = 1 << seed / 4 % 3};
+        assert_same(m, QN_MODE_F32, &way, &want);
+    }
+    free(want.state);
+    qn_model_close(m);
+}
+
+/* Losses of 20 steps within 1e-5 of one shard. */
+static void near_one_shard(void **unused)
+{
+    (void)unused;
+    for (size_t c = 0; c < QN_COUNT(config); c++) {
+        qn_model *m = rig_model(&config[c]);
+        const rig_way one = {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "thread"};
+        outcome want = compute(m, QN_MODE_F32, &one);
+        for (int32_t t = 2; t <= 4; t *= 2) {
+            rig_way way = one;
+            way.shards = t;
+            way.shard_workers = 2;
+            outcome got = compute(m, QN_MODE_F32, &way);
+            for (int32_t step = 0; step < STEPS; step++) {
+                assert_true(fabs(got.loss[step] / want.loss[step] - 1) < 1e-5);
+                assert_true(fabs(got.norm[step] / want.norm[step] - 1) < 1e-4);
+            }
+            free(got.state);
+        }
+        free(want.state);
+        qn_model_close(m);
+    }
+}
+
+/* A state taken at one t and given to another goes on as it would have, to rounding; given to the same t, bit for bit. */
+static void state_goes_from_one_number_of_shards_to_another(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[1]);
+    const size_t bytes = rig_state_bytes(m, sizeof(float));
+    char *state = malloc(bytes), *again = malloc(bytes);
+    assert_true(state != NULL && again != NULL);
+    double want = 0;
+    for (int32_t t = 1; t <= 4; t *= 2) {
+        qn_err err;
+        qn_step_result r;
+        const rig_way way = {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "thread", .shards = t};
+        qn_trainer *a = rig_open(m, QN_MODE_F32, &way, ITEMS);
+        for (int64_t step = 0; t == 1 && step < 3; step++) rig_ok(qn_trainer_step(a, step, RIG_LR, &r, NULL, &err), &err);
+        if (t == 1) rig_state(state, a, m, sizeof(float), 0);
+        rig_state(state, a, m, sizeof(float), 1);
+        rig_state(again, a, m, sizeof(float), 0);
+        assert_memory_equal(again, state, bytes);
+        rig_ok(qn_trainer_step(a, 3, RIG_LR, &r, NULL, &err), &err);
+        if (t == 1) want = r.loss;
+        assert_true(fabs(r.loss / want - 1) < 1e-5);
+        qn_trainer_close(a);
+    }
+    free(state);
+    free(again);
+    qn_model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_same_bits_for_any_number_of_workers),
+        cmocka_unit_test(every_order_of_arrival),
+        cmocka_unit_test(near_one_shard),
+        cmocka_unit_test(state_goes_from_one_number_of_shards_to_another),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
