@@ -1,4 +1,4 @@
-/* quern schedule list | show | check | simulate | compare */
+/* quern schedule list | show | check | simulate | compare | search */
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -14,8 +14,24 @@ static int columns(void)
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40 ? size.ws_col : 120;
 }
 
-static const char *const actions[] = {"list", "show", "check", "simulate", "compare"};
-enum { LIST, SHOW, CHECK, SIMULATE, COMPARE, ACTIONS };
+static const char *const actions[] = {"list", "show", "check", "simulate", "compare", "search"};
+enum { LIST, SHOW, CHECK, SIMULATE, COMPARE, SEARCH, ACTIONS };
+
+static void show_progress(void *ctx, double done, double time)
+{
+    (void)ctx;
+    fprintf(stderr, "\r%3.0f %%  %-14.8g", 100 * done, time);
+    fflush(stderr);
+}
+
+static qn_status search(char **out, const qn_schedule_options *opt, bool json, qn_err *err)
+{
+    const bool seen = isatty(STDERR_FILENO) == 1;
+    const qn_schedule_watch watch = {.fn = show_progress};
+    const qn_status st = qn_schedule_search(out, opt, json, seen ? &watch : NULL, err);
+    if (seen) fprintf(stderr, "\r%-30s\r", "");
+    return st;
+}
 
 static qn_status act(char **out, int action, const qn_schedule_options *opt, const qn_list *paths, bool json, qn_err *err)
 {
@@ -29,8 +45,10 @@ static qn_status act(char **out, int action, const qn_schedule_options *opt, con
         return qn_schedule_check(out, paths->item[0], json, err);
     case SIMULATE:
         return qn_schedule_simulate(out, opt, json, err);
-    default:
+    case COMPARE:
         return qn_schedule_compare(out, opt, json, err);
+    default:
+        return search(out, opt, json, err);
     }
 }
 
@@ -40,7 +58,7 @@ static int run(const cli_verb *verb, int argc, char **argv)
     while (argc > 0 && action < ACTIONS && strcmp(argv[0], actions[action]) != 0) action++;
     if (argc < 1 || action == ACTIONS) {
         const char *near = argc < 1 ? NULL : qn_nearest(argv[0], actions, ACTIONS);
-        fprintf(stderr, "quern: schedule list, show, check, simulate or compare?%s%s\n", near ? " Did you mean " : "",
+        fprintf(stderr, "quern: schedule list, show, check, simulate, compare or search?%s%s\n", near ? " Did you mean " : "",
                 near ? near : "");
         return EXIT_USAGE;
     }
@@ -60,12 +78,14 @@ static int run(const cli_verb *verb, int argc, char **argv)
 
 const cli_verb cli_schedule = {
     .name = "schedule",
-    .summary = "list, show, check, simulate and compare pipeline schedules",
+    .summary = "list, show, check, simulate, compare and search pipeline schedules",
     .examples = "  quern schedule list\n"
                 "  quern schedule show --schedule interleaved --workers 4 --micro-batches 8\n"
                 "  quern schedule check mine.txt\n"
                 "  quern schedule simulate --schedule 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
-                "  quern schedule compare --workers 4 --micro-batches 16\n",
+                "  quern schedule simulate --schedule mine.txt --cost-from runs/first --memory 2G --critical\n"
+                "  quern schedule compare --workers 4 --micro-batches 16 --memory 3 --html page.html\n"
+                "  quern schedule search --workers 4 --micro-batches 16 --cost F=3,B=4,W=2 --memory 3 --out mine.txt\n",
     .table = &qn_schedule_table,
     .run = run,
 };

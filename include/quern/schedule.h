@@ -1,4 +1,4 @@
-/* Schedules for embedders and the program: list, show, check, simulate, compare. Built on src/schedule. */
+/* Schedules for embedders and the program: list, show, check, simulate, compare, search. Built on src/schedule. */
 #ifndef QUERN_SCHEDULE_H
 #define QUERN_SCHEDULE_H
 
@@ -27,6 +27,9 @@ typedef struct qn_schedule_options {
     const char *html;        /* compare: a page to write */
     int critical;            /* simulate: list the critical path */
     qn_list names;           /* compare: schedules, empty: all */
+    int64_t seed, rounds;    /* search: rounds 0: as many as a few seconds take */
+    double seconds;          /* search: stop after that time, 0: when the rounds are done. Results then depend on the machine */
+    const char *out;         /* search: FILE for the order */
 } qn_schedule_options;
 
 extern const qn_table qn_schedule_table;
@@ -40,6 +43,17 @@ qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t c
 qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_simulate(char **out, const qn_schedule_options *opt, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool json, qn_err *err) QN_MUST_USE;
+
+/* Told how far the search is (0 to 1) and the time of the order at hand. */
+typedef struct qn_schedule_watch {
+    void (*fn)(void *ctx, double done, double time);
+    void *ctx;
+} qn_schedule_watch;
+/* The shortest order that is found within opt->memory; never longer than the best published schedule that fits. Uses workers,
+ * micro_batches, costs, sizes, memory, chunks (the finest cut), latency, depth, seed, rounds, seconds, svg, trace, out. watch may
+ * be NULL. Errors as above; QN_EINVAL when nothing fits (names a limit that would do). */
+qn_status qn_schedule_search(char **out, const qn_schedule_options *opt, bool json, const qn_schedule_watch *watch,
+                             qn_err *err) QN_MUST_USE;
 
 #ifdef __cplusplus
 }

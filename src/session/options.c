@@ -158,6 +158,10 @@ static const qn_key schedule_keys[] = {
     KEY(TEXT, "html", T, html, NULL, 0, 0, NULL, "", "FILE for a page that compares (compare)"),
     KEY(BOOL, "critical", T, critical, NULL, 0, 0, NULL, "", "list the critical path (simulate)"),
     KEY(LIST, "names", T, names, NULL, 0, 0, NULL, "", "schedules to compare (default: all)"),
+    KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of the search"),
+    KEY(INT, "rounds", T, rounds, "0", 0, 1000000000, NULL, "", "moves that the search tries (0: a few seconds' worth)"),
+    KEY(REAL, "seconds", T, seconds, "0", 0, 1e6, NULL, "s", "end the search after this time (0: when its rounds are done)"),
+    KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "FILE for the order that was found (search)"),
 };
 #undef T
 const qn_table qn_schedule_table = {"schedule", schedule_keys, QN_COUNT(schedule_keys)};

@@ -173,11 +173,103 @@ static void all_are_listed_and_compared(void **state)
     assert_null(strstr(last.out, "interleaved"));
 }
 
+/* Idle time by cause adds up, memory limits are judged, the page is written. */
+static void causes_and_limits(void **state)
+{
+    static const char *const part[] = {"fill", "drain", "switch", "internal", "blocked_memory", "blocked_transfer"};
+    (void)state;
+    run_line("schedule simulate --schedule zb-v --workers 4 --micro-batches 8 --latency 0.5 --cost "
+             "0-3:F=1,B=2;4-6:F=1.5,B=2;7:F=3,B=5,W=1 --json");
+    must_be(0);
+    json_t *all = json_line(0);
+    for (size_t w = 0; w < 4; w++) {
+        double sum = 0;
+        for (size_t k = 0; k < QN_COUNT(part); k++) sum += array_at(all, part[k], w);
+        assert_true(fabs(sum - array_at(all, "idle_makespan", w)) < 1e-9);
+    }
+    const json_t *path = json_object_get(all, "critical_path");
+    assert_true(json_is_array(path) && json_array_size(path) > 4);
+    assert_true(json_at(json_array_get(path, 0), "start") == 0);
+    assert_true(json_at(json_array_get(path, json_array_size(path) - 1), "end") == json_at(all, "makespan"));
+    assert_true(json_at(all, "exposed") > 0);
+    json_decref(all);
+    run_line("schedule simulate --schedule 1f1b --workers 4 --micro-batches 8 --memory 3");
+    must_say(2, "smallest limit it fits in is 4", NULL);
+    run_line("schedule simulate --schedule 1f1b --workers 4 --micro-batches 8 --memory 1K --sizes act=8,stash=256");
+    must_say(2, "bytes", NULL);
+    run_line("schedule compare --workers 4 --micro-batches 8 --memory 3 --json --html %s", in_root("page.html"));
+    must_be(0);
+    assert_non_null(strstr(last.out, "\"refused\": \"1f1b"));
+    char *page = file_text(in_root("page.html"));
+    assert_non_null(strstr(page, "</svg>"));
+    qn_free(page);
+    run_line("schedule compare --workers 4 --micro-batches 8 --memory 0.5");
+    must_say(2, "smallest limit", NULL);
+}
+
+/* What search finds is a file that is valid, no longer than what is published, the same for a seed, and trains to the same bits.
+ */
+static void search_finds_what_train_runs(void **state)
+{
+    (void)state;
+    double makespan[2];
+    for (int k = 0; k < 2; k++) {
+        run_line("schedule search --workers 2 --micro-batches 4 --cost 0:F=1,B=1,W=1;1:F=2,B=3,W=1;2:F=1,B=1,W=1;3:F=1,B=2,W=2 "
+                 "--memory 2 --rounds 500 --json --out %s",
+                 in_root(k ? "found2.txt" : "found.txt"));
+        must_be(0);
+        json_t *all = json_line(0);
+        makespan[k] = json_at(all, "makespan");
+        assert_true(makespan[k] <= json_at(all, "published_makespan"));
+        for (size_t w = 0; w < 2; w++) assert_true(array_at(all, "memory", w) <= 2);
+        json_decref(all);
+    }
+    char *one = file_text(in_root("found.txt")), *two = file_text(in_root("found2.txt"));
+    assert_string_equal(one, two);
+    qn_free(one);
+    qn_free(two);
+    run("schedule", "check", in_root("found.txt"));
+    must_be(0);
+    run_line("schedule simulate --schedule %s --cost 0:F=1,B=1,W=1;1:F=2,B=3,W=1;2:F=1,B=1,W=1;3:F=1,B=2,W=2 --json",
+             in_root("found.txt"));
+    must_be(0);
+    json_t *again = json_line(0);
+    assert_true(json_at(again, "makespan") == makespan[0]);
+    json_decref(again);
+    write_corpus(in_root("text"), 3000);
+    double loss[2][3];
+    for (int k = 0; k < 2; k++) {
+        run_line(
+            "train --data %s --layers 2 --heads 2 --width 32 --context 16 --batch 8 --steps 3 --workers %d --micro-batches 4 "
+            "--schedule %s --out %s --json",
+            in_root("text"), k ? 2 : 1, k ? in_root("found.txt") : "gpipe", in_root(k ? "s-found" : "s-plain"));
+        must_be(0);
+        for (int i = 0; i < 3; i++) {
+            json_t *step = json_line(i);
+            loss[k][i] = json_at(step, "loss");
+            json_decref(step);
+        }
+    }
+    for (int i = 0; i < 3; i++) assert_true(loss[0][i] == loss[1][i]);
+    /* costs of a run, by its trace */
+    run_line("schedule simulate --schedule zb-h1 --workers 4 --micro-batches 4 --cost-from %s --json", in_root("s-found"));
+    must_be(0);
+    json_t *timed = json_line(0);
+    assert_true(json_at(timed, "makespan") > 0);
+    json_decref(timed);
+    run_line("schedule search --workers 2 --micro-batches 4 --memory 0.5");
+    must_say(2, "smallest limit that would do is 1 micro", NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bubbles_are_the_papers),         cmocka_unit_test(the_contracts_example_works),
-        cmocka_unit_test(what_show_writes_is_a_schedule), cmocka_unit_test(bad_files_say_which_tasks),
+        cmocka_unit_test(bubbles_are_the_papers),
+        cmocka_unit_test(the_contracts_example_works),
+        cmocka_unit_test(causes_and_limits),
+        cmocka_unit_test(search_finds_what_train_runs),
+        cmocka_unit_test(what_show_writes_is_a_schedule),
+        cmocka_unit_test(bad_files_say_which_tasks),
         cmocka_unit_test(all_are_listed_and_compared),
     };
     return cmocka_run_group_tests(tests, set_up, remove_root);
