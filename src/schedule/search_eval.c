@@ -12,7 +12,8 @@ qn_status qni_eval_open(qni_eval *e, const qn_order *like, const qn_search_model
     static const int32_t op[QNI_SEARCH_KINDS] = {QN_OP_F, QN_OP_B, QN_OP_W};
     *e = (qni_eval){
         .model = model, .workers = like->workers, .stages = like->stages, .items = like->items, .worker_of = like->worker_of};
-    if (like->columns != 1) return QN_FAIL(err, QN_EUNSUPPORTED, "search of an order with %d columns", like->columns);
+    if (like->columns != 1 || like->sides != 0 || like->backward_of != NULL)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "search of an order with columns, side stages or a backward elsewhere");
     if ((int64_t)e->stages * e->items > INT32_MAX / 16)
         return QN_FAIL(err, QN_EUNSUPPORTED, "search of an order of %d stages and %d micro-batches", e->stages, e->items);
     e->cells = e->stages * e->items;
@@ -361,7 +362,8 @@ static qn_status judge_lists(int64_t *makespan, const qn_order *o, const qn_sear
 
 qn_status qn_search_judge(int64_t *makespan, int64_t *peak, const qn_order *o, const qn_search_model *m, qn_err *err)
 {
-    if (o->columns != 1) return QN_FAIL(err, QN_EUNSUPPORTED, "search of an order with %d columns", o->columns);
+    if (o->columns != 1 || o->sides != 0 || o->backward_of != NULL)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "search of an order with columns, side stages or a backward elsewhere");
     int64_t *end = qn_malloc(2 * (size_t)o->stages * (size_t)o->items, sizeof *end);
     int32_t *at = qn_calloc((size_t)o->workers, sizeof *at);
     int64_t *clock = qn_calloc((size_t)o->workers, sizeof *clock);

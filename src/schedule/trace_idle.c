@@ -52,7 +52,7 @@ static bool for_data(const causes *c, int32_t t, int32_t from)
 /* One cause of t: complete at `at`; the later one counts, of two at once the one that is not for memory. */
 static void consider(const causes *c, int64_t *released, int64_t *memory, int32_t from, int64_t at, bool room)
 {
-    const int64_t slot = room ? at : is_message(c->t->plan->task[from].op) ? c->memory[from] : -1;
+    const int64_t slot = room ? at : c->t->plan->task[from].lane != QN_LANE_COMP ? c->memory[from] : -1;
     if (at < *released || (at == *released && slot >= *memory)) return;
     *released = at;
     *memory = slot;
@@ -73,10 +73,10 @@ static void causes_of(const causes *c, int64_t *released, int64_t *memory, int32
     }
 }
 
-static qn_status open_causes(causes *c, const qn_trace *t, int64_t latency, qn_err *err)
+static qn_status open_causes(causes *c, const qn_trace *trace, int64_t latency, qn_err *err)
 {
-    const qn_plan *p = t->plan;
-    *c = (causes){.t = t, .latency = latency};
+    const qn_plan *p = trace->plan;
+    *c = (causes){.t = trace, .latency = latency};
     qn_status st = qni_graph_open(&c->g, p, 0, 0, err);
     if (st != QN_OK) return st;
     QN_TRY(st, qni_graph_live(&c->g, err), out);
@@ -91,16 +91,12 @@ static qn_status open_causes(causes *c, const qn_trace *t, int64_t latency, qn_e
     for (int32_t i = 0; i < p->tasks; i++)
         for (int32_t k = 0; k < p->task[i].out.count; k++) c->writer[p->ref[p->task[i].out.first + k]] = i;
     for (int32_t i = 0; i < c->g.ordered; i++) {
-        const int32_t node = c->g.order[i], peer = c->g.peer[node];
         int64_t released = 0, memory = -1;
-        causes_of(c, &released, &memory, node);
-        const bool pair = peer != QN_NONE && c->g.node[peer] == node && peer != node;
-        if (pair) causes_of(c, &released, &memory, peer);
-        c->released[node] = released;
-        c->memory[node] = memory;
-        if (!pair) continue;
-        c->released[peer] = released;
-        c->memory[peer] = memory;
+        for (int32_t t = c->g.order[i]; t != QN_NONE; t = c->g.also[t]) causes_of(c, &released, &memory, t);
+        for (int32_t t = c->g.order[i]; t != QN_NONE; t = c->g.also[t]) {
+            c->released[t] = released;
+            c->memory[t] = memory;
+        }
     }
 out:
     if (st != QN_OK) close_causes(c);
@@ -117,7 +113,7 @@ static void ready_value(const causes *c, int32_t value, int depth, int64_t *comp
     if (from == QN_NONE || depth > HANDS) return;
     const qn_task *x = &p->task[from];
     const qn_span_time s = c->t->time[from];
-    if (x->lane == QN_LANE_COMP && !is_message(x->op)) {
+    if ((x->lane == QN_LANE_COMP || x->lane == QN_LANE_HOST) && !is_message(x->op)) {
         *computed = *arrived = s.end;
         return;
     }
@@ -197,30 +193,34 @@ qn_status qn_trace_split_idle(int64_t (*part)[QN_IDLE_PARTS], const qn_trace *t,
 
 /* ---- critical path */
 
-/* The predecessor whose end task t waited for longest: the one before it in its lane first, then data, then room. */
-static int32_t binding(const causes *c, int32_t t)
+/* The predecessor of t whose end is later than latest, the latest such; t's own node is none. */
+static void bind(const causes *c, int32_t *best, int64_t *latest, int32_t node, int32_t from, int64_t at)
+{
+    if (from == QN_NONE || c->g.node[from] == node || at <= *latest) return;
+    *best = from;
+    *latest = at;
+}
+
+/* What a task waited for longest, with those it runs jointly with: the one before it in its lane first, then data, then room. */
+static int32_t binding(const causes *c, int32_t task)
 {
     const qn_plan *p = c->t->plan;
     const qn_span_time *time = c->t->time;
-    const qn_task *x = &p->task[t];
+    const int32_t node = c->g.node[task];
     int32_t best = QN_NONE;
     int64_t latest = 0;
-    if (qni_lane_index(p, t) > 0 && time[t - 1].end > latest) {
-        best = t - 1;
-        latest = time[best].end;
+    for (int32_t t = node; t != QN_NONE; t = c->g.also[t]) {
+        const qn_task *x = &p->task[t];
+        if (qni_lane_index(p, t) > 0) bind(c, &best, &latest, node, t - 1, time[t - 1].end);
+        const int32_t peer = x->op == QN_OP_RECV ? c->g.peer[t] : QN_NONE;
+        if (peer != QN_NONE) bind(c, &best, &latest, node, peer, time[peer].end + c->latency);
+        for (int32_t i = 0; i < x->wait.count; i++) {
+            const int32_t from = p->ref[x->wait.first + i];
+            bind(c, &best, &latest, node, from, time[from].end);
+        }
+        const int32_t frees = c->g.frees[t];
+        if (frees != QN_NONE) bind(c, &best, &latest, node, frees, time[frees].end);
     }
-    const int32_t peer = c->g.peer[t];
-    if (x->op == QN_OP_RECV && peer != QN_NONE && time[peer].end + (c->g.node[t] == t ? c->latency : 0) > latest) {
-        best = peer;
-        latest = time[peer].end + (c->g.node[t] == t ? c->latency : 0);
-    }
-    for (int32_t i = 0; i < x->wait.count; i++) {
-        const int32_t from = p->ref[x->wait.first + i];
-        if (time[from].end <= latest) continue;
-        best = from;
-        latest = time[from].end;
-    }
-    if (c->g.frees[t] != QN_NONE && time[c->g.frees[t]].end > latest) best = c->g.frees[t];
     return best;
 }
 

@@ -130,7 +130,7 @@ static qn_status open_published(finder *f, qn_err *err)
 static bool searchable(const qni_subject *s)
 {
     const qn_order *o = s->from.order;
-    if (o == NULL || o->columns != 1 || s->cost == NULL) return false;
+    if (o == NULL || o->columns != 1 || o->sides != 0 || o->backward_of != NULL || s->cost == NULL) return false;
     for (int32_t w = 0; w < o->workers; w++)
         for (int32_t i = 0; i < o->count[w]; i++)
             if (o->task[w][i].op < QN_OP_F || o->task[w][i].op > QN_OP_BW) return false;

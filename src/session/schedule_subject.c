@@ -90,7 +90,7 @@ qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, co
     *s = (qni_subject){.chunks = stages_per_worker(order->stages, order->workers)};
     snprintf(s->name, sizeof s->name, "%s", name);
     s->from = (qni_schedule){.form = QN_FORM_ORDER, .order = order};
-    const qn_status st = spread(s, costs, order->stages / order->columns, fine, err);
+    const qn_status st = spread(s, costs, qn_depth(qn_order_grid(order)), fine, err);
     return st == QN_OK ? repeat_sizes(s, order->stages, err) : st;
 }
 
@@ -104,8 +104,8 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
         if (st != QN_OK) return st;
         const int32_t stages = s->from.plan != NULL ? s->from.plan->stages : s->from.order->stages;
         s->chunks = stages_per_worker(stages, s->from.plan != NULL ? s->from.plan->workers : s->from.order->workers);
-        const int32_t columns = s->from.plan != NULL ? s->from.plan->columns : s->from.order->columns;
-        st = spread(s, costs, stages / columns, 0, err);
+        const qn_grid grid = s->from.plan != NULL ? qn_plan_grid(s->from.plan) : qn_order_grid(s->from.order);
+        st = spread(s, costs, qn_depth(grid), 0, err);
         return st == QN_OK ? repeat_sizes(s, stages, err) : st;
     }
     s->from.form = QN_FORM_ORDER;
@@ -119,7 +119,7 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     pattern.cost[QN_OP_SEND] = costs->latency;
     st = qn_generate(&s->from.order, name, &pattern, err);
     if (st != QN_OK || s->from.order->columns == 1) return st;
-    st = spread(s, costs, s->from.order->stages / s->from.order->columns, fine, err);
+    st = spread(s, costs, qn_depth(qn_order_grid(s->from.order)), fine, err);
     return st == QN_OK ? repeat_sizes(s, s->from.order->stages, err) : st;
 }
 
@@ -194,7 +194,7 @@ static qn_status count_exposed(qni_subject *s, int64_t latency, qn_err *err)
     const qn_sim_options how = {.cost = cost};
     QN_TRY(st, qn_simulate(&ideal, p, &how, err), out);
     for (int32_t i = 0; i < p->tasks; i++)
-        if (p->task[i].op <= QN_OP_R && ideal.time[i].end > ideal.time[i].start) end = qn_max64(end, ideal.time[i].end);
+        if (p->task[i].op <= QN_OP_VJ && ideal.time[i].end > ideal.time[i].start) end = qn_max64(end, ideal.time[i].end);
     s->exposed = s->sum->makespan - end;
 out:
     qn_free(ideal.time);
