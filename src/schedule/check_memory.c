@@ -107,10 +107,10 @@ static qn_status check_overlaps(memory_check *m, const qni_graph *g, qn_err *err
     const qn_plan *p = m->p;
     for (int32_t i = 0; i < g->ordered; i++) {
         for (int32_t t = g->order[i]; t != QN_NONE; t = g->also[t]) {
-            const qn_span out = p->task[t].out;
-            for (int32_t j = 0; j < out.count; j++) {
-                const int32_t v = p->ref[out.first + j];
-                if (p->value[v].offset == QN_NONE || p->value[v].bytes == 0) continue;
+            const qn_span out = p->task[t].out, acc = p->task[t].acc;
+            for (int32_t j = 0; j < out.count + acc.count; j++) {
+                const int32_t v = p->ref[j < out.count ? out.first + j : acc.first + j - out.count];
+                if (p->value[v].offset == QN_NONE || p->value[v].bytes == 0 || m->writer[v] != t) continue;
                 const qn_status st = take_bytes(m, v, err);
                 if (st != QN_OK) return st;
             }
@@ -217,6 +217,10 @@ qn_status qni_check_memory(const qn_plan *p, const qni_graph *g, const int32_t (
         const qn_task *x = &p->task[t];
         for (int32_t i = 0; i < x->out.count; i++) m.writer[p->ref[x->out.first + i]] = t;
         for (int32_t i = 0; i < x->free.count; i++) m.dropper[p->ref[x->free.first + i]] = t;
+        for (int32_t i = 0; i < x->acc.count; i++) { /* what is only added to begins with its first addition */
+            int32_t *writer = &m.writer[p->ref[x->acc.first + i]];
+            if (*writer == QN_NONE) *writer = t;
+        }
     }
     QN_TRY(st, check_overlaps(&m, g, err), out);
     QN_TRY(st, check_limits(&m, g, err), out);

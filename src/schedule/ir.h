@@ -249,6 +249,22 @@ int32_t qn_joint_first(const qn_plan *p, int32_t t);
 /* --- lowering: order -> plan. Passes in this order: bind, recompute, messages, step tasks, slots (each in lower_*.c). */
 typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST } qn_recompute;
 
+/* Tiers: weights live on the host, a window of them in the worker's arena (lower_tiers.c). A piece is a stage of the order. */
+typedef struct qn_tiers {
+    int32_t window, replace;    /* k >= 1 visits' pieces at a time, of which k' (1 to k) are exchanged together */
+    const int32_t *chunk_first; /* [stages + 1]: the weights of stage s come in chunks chunk_first[s] .. chunk_first[s + 1] - 1 */
+    const int64_t *chunk_bytes; /* of all chunks; NULL: one of one byte a stage */
+    const int64_t *packed_bytes; /* [stages]: PACK writes them beside the chunks; NULL: none, and no PACK */
+    const int64_t *pgrad_bytes;  /* [stages]: gradients in the arena until they go down; NULL: 1 */
+    int32_t lag;                 /* 1: the optimizer works on the gradients of the step before, beside this step (RoundPipe) */
+    bool keep;                   /* forward only: where all pieces fit into the window they stay from step to step */
+    int64_t bytes_per_tick, latency; /* cost of a LOAD or OFFLOAD: bytes / bytes_per_tick (0: no time) + latency */
+} qn_tiers;
+
+/* Largest first into the least loaded chunk (LPT), then chunks in the order of ascending load: chunk_of[i] of each of n tensors.
+ * The largest chunk is at most 4/3 - 1/(3 chunks) of the best (Graham 1969). Errors: QN_ENOMEM. */
+qn_status qn_lpt_chunks(int32_t *chunk_of, const int64_t *bytes, int32_t n, int32_t chunks, qn_err *err) QN_MUST_USE;
+
 typedef struct qn_lowering {
     const int64_t *act_bytes;    /* [stages]: input of stage s (its ACT); stage 0 has none in the arena. NULL: all 1 */
     const int64_t *stash_bytes;  /* [stages] */
@@ -267,6 +283,7 @@ typedef struct qn_lowering {
     /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;
+    const qn_tiers *tiers; /* NULL: weights are where their stage is */
     bool one_lane; /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes
                       do; for questions about deadlock and buffers */
 } qn_lowering;

@@ -5,6 +5,7 @@
  * receiving in order of arrival is live with any channel depth, even 0: run the tasks in order of their simulated ends, each
  * followed at once by its SEND and its RECV. Receiving in order of need is tried first since it never lets a message that is
  * needed stand behind one that is not. */
+#include "lower_tiers.h"
 #include "lower_vocab.h"
 
 #include "core/alloc.h"
@@ -42,7 +43,7 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
         if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,
                            o->backward_of[s], o->workers - 1);
-        if (o->backward_of[s] != o->worker_of[s] && how->step_tasks && !how->forward_only)
+        if (o->backward_of[s] != o->worker_of[s] && how->step_tasks && !how->forward_only && how->tiers == NULL)
             return QN_FAIL(err, QN_ESCHEDULE,
                            "stage %d has its forward on worker %d and its backward on worker %d: that needs its state on the "
                            "host (--device-memory)",
@@ -190,6 +191,15 @@ out:
     return st;
 }
 
+/* With tiers. An order whose backward is elsewhere, asked about without them, gets a window of two visits. */
+static qn_status lower_on_host(qn_plan **out, const qn_order *order, const qn_lowering *how, bool training, qn_err *err)
+{
+    const qn_tiers two = {.window = 2, .replace = 1};
+    qn_lowering with = *how;
+    if (with.tiers == NULL) with.tiers = &two;
+    return qni_lower_tiers(out, order, &with, training, err);
+}
+
 qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err)
 {
     qni_lower l = {.order = order, .how = how, .workers = order->workers, .stages = order->stages, .items = order->items};
@@ -198,6 +208,12 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
     qn_status st = QN_OK;
     QN_TRY(st, check_how(order, how, err), out);
     QN_TRY(st, check_order(&l, err), out);
+    if (how->tiers != NULL || (order->backward_of != NULL && !how->forward_only)) {
+        QN_TRY(st, lower_on_host(&p, order, how, l.training, err), out);
+        *out = p;
+        p = NULL;
+        goto out;
+    }
     QN_TRY(st, qni_lower_values(&l, err), out);
     QN_TRY(st, qni_vocab_values(&l, err), out);
     qni_lower_shards(&l);

@@ -51,6 +51,13 @@ qn_status qni_lower_place_messages(qni_lower *l, const int64_t *arrival, qn_err 
 qn_status qni_lower_frees(qni_lower *l, qn_err *err) QN_MUST_USE;
 void qni_lower_slot_sizes(qni_lower *l);
 /* lower_slots.c: offsets of all values in their arenas and what that makes tasks wait for. */
+/* colour: [n] slots of one worker's arena: offset from the times, and what the writer must wait for; top is what they take. */
+typedef struct qni_slot {
+    int64_t from, until, bytes, offset;
+    int32_t drop_lane, drop_index; /* who drops it, as a place in a lane of the worker */
+    int32_t need[QN_LANES];
+} qni_slot;
+qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
 struct qn_span_time;
 qn_status qni_lower_slots(qn_plan *p, const struct qn_span_time *time, qn_err *err) QN_MUST_USE;
 

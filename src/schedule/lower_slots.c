@@ -233,6 +233,44 @@ static qn_status colour(qn_plan *p, interval *life, interval *ending, int32_t n,
     return a.failed ? QN_FAIL(err, QN_ENOMEM, "slots of %d values", n) : QN_OK;
 }
 
+static int by_slot_start(const void *pa, const void *pb)
+{
+    const qni_slot *const *a = pa, *const *b = pb;
+    if ((*a)->from != (*b)->from) return (*a)->from < (*b)->from ? -1 : 1;
+    return (*a > *b) - (*a < *b);
+}
+
+static int by_slot_end(const void *pa, const void *pb)
+{
+    const qni_slot *const *a = pa, *const *b = pb;
+    if ((*a)->until != (*b)->until) return (*a)->until < (*b)->until ? -1 : 1;
+    return (*a > *b) - (*a < *b);
+}
+
+qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
+{
+    arena_state a = {0};
+    int32_t ended = 0;
+    qni_slot **start = qn_malloc((size_t)n, sizeof(qni_slot *)), **end = qn_malloc((size_t)n, sizeof(qni_slot *));
+    if (start == NULL || end == NULL) a.failed = true;
+    for (int32_t i = 0; i < n && !a.failed; i++) start[i] = end[i] = &slot[i];
+    if (!a.failed && n > 0) qsort(start, (size_t)n, sizeof *start, by_slot_start);
+    if (!a.failed && n > 0) qsort(end, (size_t)n, sizeof *end, by_slot_end);
+    for (int32_t i = 0; i < n && !a.failed; i++) {
+        for (; ended < n && end[ended]->until <= start[i]->from; ended++) {
+            const qni_slot *e = end[ended];
+            put_free(&a, (segment){e->offset, e->bytes, e->until, e->drop_lane, e->drop_index});
+        }
+        memset(start[i]->need, 0xff, sizeof start[i]->need); /* QN_NONE */
+        start[i]->offset = place_value(&a, start[i]->bytes, start[i]->need);
+    }
+    *top = a.top;
+    qn_free(a.free);
+    qn_free(start);
+    qn_free(end);
+    return a.failed ? QN_FAIL(err, QN_ENOMEM, "slots of %d values", n) : QN_OK;
+}
+
 static int by_worker(const void *pa, const void *pb)
 {
     const interval *a = pa, *b = pb;

@@ -1,0 +1,644 @@
+/* Lowering with tiers: parameters, gradients and stage inputs live on the host; a worker's arena holds a window of weights and
+ * the activations of the work at hand (RoundPipe arXiv:2604.27085; Superpipeline arXiv:2410.08791, reconstructed).
+ *
+ *   up     LOAD act, grad    while the group before computes
+ *          LOAD param        spread over the groups of the visit behind which they may come: chunk c only after the activation
+ *                            that its group issues (so it delays an activation by one chunk at most); what the next visit itself
+ *                            needs comes first
+ *   comp   PACK of a stay's weights, [R] F | BW | B, W
+ *   down   OFFLOAD act, grad after the group that wrote them, pgrad after its last addition
+ *   host   (worker 0) TIE NORM FOLD OPT on host memory;  with lag 1: OPT of the last step's gradients, then per stage PCOPY once
+ *          its last LOAD is over and GCOPY once its gradient is down, TIE NORM FOLD
+ *
+ * A value that its reader finds in the arena (same visit, or the very next group) makes no copy. Backward recomputes unless it is
+ * in its forward's visit.
+ *
+ * No lowered plan can lock up where the compute tasks alone could run. A LOAD is issued before place s of the comp lane, waits
+ * for slots that are dropped before s, and is needed at n > s - or n >= s where it is what place s itself needs, and then nothing
+ * later is issued before it; the up lane is ordered by s. An OFFLOAD waits for its writer alone and the down lane has the
+ * writers' order. So comp tasks wait, along both lanes, for comp tasks before them and for what they depend on anyway. */
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "lower_tiers.h"
+
+static const int64_t FOREVER = INT64_MAX / 4;
+
+/* A slot of an arena in the making: count neighbouring values from value on. */
+typedef struct note {
+    int32_t worker, value, count, dropper; /* dropper: builder task, QN_NONE: nobody */
+    int64_t from, until;
+    int32_t until_group, until_visit; /* not QN_NONE: until is the end of that group, or visit, of the worker */
+} note;
+
+typedef struct cell {            /* of one (stage, item) */
+    int32_t act, grad;           /* values as their writers made them; grad: of this stage's output */
+    int32_t act_host, grad_host; /* values, QN_NONE: no copy */
+    int32_t act_note, grad_note;
+    int32_t f, b, w;  /* groups of F, of the first backward task and of the last */
+    int32_t act_here; /* what backward reads */
+    int32_t stash, stash_note, wstash, wstash_note, here_note;
+} cell;
+
+typedef struct tiers {
+    const qn_order *o;
+    const qn_lowering *how;
+    const qn_tiers *t;
+    qni_builder b;
+    qni_tour *tour; /* [workers] */
+    cell *cell;     /* [stages * items] */
+    note *note;
+    int32_t notes, note_cap;
+    int32_t *load; /* LOADs of weights */
+    int32_t loads, load_cap;
+    int32_t *pos;                                          /* [workers]: comp tasks so far */
+    int32_t *chunk_host;                                   /* [chunks of all stages] */
+    int32_t *pgrad, *pgrad_note, *pgrad_left, *pgrad_host; /* [stages] */
+    bool training;
+} tiers;
+
+static cell *cell_of(const tiers *l, int32_t s, int32_t m)
+{
+    return &l->cell[(size_t)s * (size_t)l->o->items + (size_t)m];
+}
+
+static int64_t size_of(const int64_t *given, const int64_t *said, int32_t s, int64_t none)
+{
+    return given != NULL ? given[s] : said != NULL ? said[s] : none;
+}
+
+static int32_t backward_worker(const tiers *l, int32_t s)
+{
+    return qn_backward_worker(l->o->worker_of, l->o->backward_of, s);
+}
+
+static int32_t add_note(tiers *l, note n)
+{
+    if (!l->b.failed && !qni_grow(&l->note, &l->note_cap, l->notes + 1, sizeof *l->note)) l->b.failed = true;
+    if (l->b.failed) return 0;
+    l->note[l->notes] = n;
+    return l->notes++;
+}
+
+static int32_t add_host(tiers *l, int32_t cls, int32_t s, int32_t m, int64_t bytes)
+{
+    const int32_t v = qni_add_value(&l->b, cls, s, m, 0, bytes);
+    if (!l->b.failed) l->b.value[v].host = l->b.value[v].carried = true;
+    return v;
+}
+
+/* A value that a comp task makes at its place in the lane. */
+static int32_t add_made(tiers *l, int32_t cls, int32_t s, int32_t m, int32_t w, int64_t bytes, int32_t *at)
+{
+    const int32_t v = qni_add_value(&l->b, cls, s, m, w, bytes);
+    *at = add_note(l, (note){.worker = w,
+                             .value = v,
+                             .count = 1,
+                             .dropper = QN_NONE,
+                             .from = 2 * (int64_t)l->pos[w] - 1,
+                             .until = FOREVER,
+                             .until_group = QN_NONE,
+                             .until_visit = QN_NONE});
+    return v;
+}
+
+/* Comp task `task`, the last in its lane so far, drops the note's value. */
+static void drop(tiers *l, int32_t task, int32_t at)
+{
+    if (l->b.failed) return;
+    note *n = &l->note[at];
+    n->dropper = task;
+    n->until = 2 * (int64_t)l->pos[n->worker];
+    qni_add_link(&l->b, task, QNI_FREE, n->value);
+}
+
+static int32_t add_comp(tiers *l, int32_t op, int32_t s, int32_t m, int32_t w)
+{
+    const int32_t t = qni_add_task(&l->b, op, s, m, w, QN_LANE_COMP);
+    if (l->b.failed) return 0;
+    l->b.key[t] = l->pos[w]++;
+    const int64_t usual = op == QN_OP_BW ? 2 : qni_is_compute(op) ? 1 : 0;
+    l->b.task[t].cost = l->o->cost[op] >= 0 ? l->o->cost[op] : usual;
+    return t;
+}
+
+/* A LOAD or OFFLOAD of one value, issued at a place of the comp lane: before, with or behind the others of that place. */
+enum { FIRST = -1, WITH = 0, BEHIND = 1 };
+
+static int32_t add_copy(tiers *l, int32_t op, int32_t w, int32_t from, int32_t to, int64_t issued, int32_t rank)
+{
+    if (l->b.failed) return 0;
+    const qn_value v = l->b.value[from];
+    const int32_t t = qni_add_task(&l->b, op, v.stage, v.item, w, op == QN_OP_LOAD ? QN_LANE_UP : QN_LANE_DOWN);
+    qni_add_link(&l->b, t, QNI_IN, from);
+    qni_add_link(&l->b, t, QNI_OUT, to);
+    if (l->b.failed) return 0;
+    l->b.key[t] = 4 * issued + rank;
+    const int64_t rate = l->t->bytes_per_tick;
+    l->b.task[t].cost = l->t->latency + (rate > 0 ? (v.bytes + rate - 1) / rate : 0);
+    return t;
+}
+
+/* ---- activations and their gradients */
+
+/* Where the group before g begins: there the inputs of g may start to come up. */
+static int64_t issue_place(const qni_tour *tour, int32_t g)
+{
+    return g > 0 ? tour->group[g - 1].first : 0;
+}
+
+/* A value of the host copy in the worker's arena, from a LOAD for group g. */
+static int32_t bring_up(tiers *l, int32_t w, int32_t g, int32_t host, int32_t *at)
+{
+    if (l->b.failed) return 0;
+    const qn_value v = l->b.value[host];
+    const int64_t place = issue_place(&l->tour[w], g);
+    const int32_t here = add_made(l, v.cls, v.stage, v.item, w, v.bytes, at);
+    add_copy(l, QN_OP_LOAD, w, host, here, place, WITH);
+    if (!l->b.failed) l->note[*at].from = 2 * place;
+    return here;
+}
+
+/* Can the reader, group gr of worker wr, take the value from where group gw of worker ww wrote it? */
+static bool is_direct(const tiers *l, int32_t ww, int32_t gw, int32_t wr, int32_t gr)
+{
+    const qni_group *g = l->tour[ww].group;
+    return ww == wr && (g[gw].visit == g[gr].visit || gr == gw + 1);
+}
+
+static bool shares_visit(const tiers *l, int32_t s, const cell *c) /* forward and backward of a cell */
+{
+    const int32_t f = l->o->worker_of[s], b = backward_worker(l, s);
+    return l->training && f == b && l->tour[f].group[c->f].visit == l->tour[b].group[c->b].visit;
+}
+
+static bool recomputes(const tiers *l, int32_t s, const cell *c)
+{
+    return l->training && (l->how->recompute != QN_RECOMPUTE_NONE || !shares_visit(l, s, c));
+}
+
+/* The input of (s, m), just written by F(s - 1, m) as group g of its worker: is a host copy wanted, and does the forward read it
+ * right here? */
+static bool act_direct(const tiers *l, int32_t s, int32_t m)
+{
+    return is_direct(l, l->o->worker_of[s - 1], cell_of(l, s - 1, m)->f, l->o->worker_of[s], cell_of(l, s, m)->f);
+}
+
+static bool grad_direct(const tiers *l, int32_t s, int32_t m)
+{
+    return is_direct(l, backward_worker(l, s + 1), cell_of(l, s + 1, m)->b, backward_worker(l, s), cell_of(l, s, m)->b);
+}
+
+/* ---- weights */
+
+static int32_t chunk_first(const qn_tiers *t, int32_t s)
+{
+    return t->chunk_first != NULL ? t->chunk_first[s] : s;
+}
+
+static int64_t chunk_bytes(const qn_tiers *t, int32_t c)
+{
+    return t->chunk_bytes != NULL ? t->chunk_bytes[c] : 1;
+}
+
+/* The values of a stay, made before its first use; its LOADs follow when all places are known. */
+static void begin_stay(tiers *l, int32_t w, qni_stay *y)
+{
+    const int32_t first = chunk_first(l->t, y->stage), end = chunk_first(l->t, y->stage + 1);
+    for (int32_t c = first; c < end; c++) {
+        const int32_t v = qni_add_value(&l->b, QN_V_PARAM, y->stage, c - first, w, chunk_bytes(l->t, c));
+        if (c == first) y->value = v;
+    }
+    if (l->t->packed_bytes == NULL) return;
+    const int32_t packed = qni_add_value(&l->b, QN_V_PACKED, y->stage, QN_NONE, w, l->t->packed_bytes[y->stage]);
+    const int32_t pack = add_comp(l, QN_OP_PACK, y->stage, QN_NONE, w);
+    for (int32_t c = 0; c < end - first; c++) qni_add_link(&l->b, pack, QNI_IN, y->value + c);
+    qni_add_link(&l->b, pack, QNI_OUT, packed);
+}
+
+static int32_t stay_values(const tiers *l, const qni_stay *y)
+{
+    return chunk_first(l->t, y->stage + 1) - chunk_first(l->t, y->stage) + (l->t->packed_bytes != NULL);
+}
+
+static void read_weights(tiers *l, int32_t w, int32_t stay, int32_t task)
+{
+    qni_stay *y = &l->tour[w].stay[stay];
+    for (int32_t i = 0; i < stay_values(l, y); i++) qni_add_link(&l->b, task, QNI_IN, y->value + i);
+    y->last = task;
+}
+
+/* Where in the lane the LOAD of chunk c of n, all behind one visit, is issued: spread over the groups of the visit that follows,
+ * but before it where that visit itself needs the piece. */
+static int64_t load_place(const qni_tour *tour, const qni_stay *y, int32_t c, int32_t n, bool *late)
+{
+    const int32_t next = y->after + 1;
+    const qni_visit *v = &tour->visit[next];
+    *late = y->use != next;
+    if (!*late) return next == 0 ? -1 : tour->group[v->first].first;
+    const int32_t groups = v->last - v->first + 1;
+    return tour->group[v->first + (int32_t)((int64_t)c * groups / n)].first;
+}
+
+static void load_weights(tiers *l, int32_t w)
+{
+    qni_tour *tour = &l->tour[w];
+    for (int32_t i = 0; i < tour->stays && !l->b.failed; i++) {
+        qni_stay *y = &tour->stay[i];
+        if (y->value == QN_NONE) continue;
+        const int32_t first = chunk_first(l->t, y->stage), n = chunk_first(l->t, y->stage + 1) - first;
+        for (int32_t c = 0; c < n; c++) {
+            bool late;
+            const int64_t place = load_place(tour, y, c, n, &late);
+            const int32_t load = add_copy(l, QN_OP_LOAD, w, l->chunk_host[first + c], y->value + c, place, late ? BEHIND : FIRST);
+            if (!l->b.failed && !qni_grow(&l->load, &l->load_cap, l->loads + 1, sizeof *l->load)) l->b.failed = true;
+            if (!l->b.failed) l->load[l->loads++] = load;
+        }
+        const int64_t from = y->after < 0 ? 0 : 2 * (int64_t)tour->group[tour->visit[y->after].last].last + 2;
+        add_note(l, (note){.worker = w,
+                           .value = y->value,
+                           .count = stay_values(l, y),
+                           .dropper = y->forever ? QN_NONE : y->last,
+                           .from = from,
+                           .until = FOREVER,
+                           .until_group = QN_NONE,
+                           .until_visit = y->forever ? QN_NONE : y->until});
+        for (int32_t v = 0; v < stay_values(l, y) && !l->b.failed; v++) {
+            if (y->forever)
+                l->b.value[y->value + v].carried = true;
+            else
+                qni_add_link(&l->b, y->last, QNI_FREE, y->value + v);
+        }
+    }
+}
+
+/* ---- the comp lane */
+
+static void emit_forward(tiers *l, int32_t w, int32_t g)
+{
+    qni_group *x = &l->tour[w].group[g];
+    const int32_t s = x->stage, m = x->item;
+    cell *c = cell_of(l, s, m);
+    int32_t in = QN_NONE, in_note = QN_NONE;
+    const bool direct = s > 0 && act_direct(l, s, m);
+    if (s > 0 && direct) {
+        in = c->act;
+        in_note = c->act_note;
+    } else if (s > 0) {
+        in = bring_up(l, w, g, c->act_host, &in_note);
+    }
+    const int32_t t = add_comp(l, QN_OP_F, s, m, w);
+    if (s > 0) qni_add_link(&l->b, t, QNI_IN, in);
+    read_weights(l, w, x->stay, t);
+    if (s < l->o->stages - 1) {
+        cell *next = cell_of(l, s + 1, m);
+        next->act = add_made(l, QN_V_ACT, s + 1, m, w, size_of(l->how->act_bytes, l->o->act_bytes, s + 1, 1), &next->act_note);
+        qni_add_link(&l->b, t, QNI_OUT, next->act);
+    }
+    const int32_t stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
+    qni_add_link(&l->b, t, QNI_OUT, stash);
+    if (!l->training || recomputes(l, s, c))
+        drop(l, t, c->stash_note);
+    else
+        c->stash = stash;
+    if (s > 0 && shares_visit(l, s, c)) {
+        c->act_here = in;
+        c->here_note = in_note;
+    } else if (s > 0 && (!direct || c->act_host == QN_NONE)) {
+        drop(l, t, in_note);
+    }
+}
+
+static void emit_backward(tiers *l, int32_t w, int32_t g)
+{
+    qni_group *x = &l->tour[w].group[g];
+    const int32_t s = x->stage, m = x->item;
+    cell *c = cell_of(l, s, m);
+    const bool first = c->b == g, last = c->w == g;
+    int32_t grad = QN_NONE, grad_note = QN_NONE;
+    const bool direct = s < l->o->stages - 1 && first && grad_direct(l, s, m);
+    if (first && s > 0 && !shares_visit(l, s, c)) c->act_here = bring_up(l, w, g, c->act_host, &c->here_note);
+    if (first && s < l->o->stages - 1) {
+        grad = direct ? c->grad : bring_up(l, w, g, c->grad_host, &grad_note);
+        if (direct) grad_note = c->grad_note;
+    }
+    if (first && recomputes(l, s, c)) {
+        const int32_t r = add_comp(l, QN_OP_R, s, m, w);
+        if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
+        read_weights(l, w, x->stay, r);
+        c->stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
+        qni_add_link(&l->b, r, QNI_OUT, c->stash);
+    }
+    const int32_t t = add_comp(l, x->op, s, m, w);
+    if (grad != QN_NONE) qni_add_link(&l->b, t, QNI_IN, grad);
+    if (s > 0) qni_add_link(&l->b, t, QNI_IN, c->act_here);
+    qni_add_link(&l->b, t, QNI_IN, c->stash);
+    if (x->op == QN_OP_W) qni_add_link(&l->b, t, QNI_IN, c->wstash);
+    read_weights(l, w, x->stay, t);
+    if (first && s > 0) {
+        cell *before = cell_of(l, s - 1, m);
+        before->grad = add_made(l, QN_V_GRAD, s - 1, m, w, size_of(l->how->act_bytes, l->o->act_bytes, s, 1), &before->grad_note);
+        qni_add_link(&l->b, t, QNI_OUT, before->grad);
+    }
+    if (x->op == QN_OP_B) {
+        c->wstash = add_made(l, QN_V_WSTASH, s, m, w, size_of(l->how->wstash_bytes, l->o->wstash_bytes, s, 1), &c->wstash_note);
+        qni_add_link(&l->b, t, QNI_OUT, c->wstash);
+    } else {
+        if (l->pgrad[s] == QN_NONE)
+            l->pgrad[s] = add_made(l, QN_V_PGRAD, s, QN_NONE, w, size_of(l->t->pgrad_bytes, NULL, s, 1), &l->pgrad_note[s]);
+        qni_add_link(&l->b, t, QNI_ACC, l->pgrad[s]);
+        if (--l->pgrad_left[s] == 0) x->ends_gradient = true;
+    }
+    if (grad != QN_NONE) drop(l, t, grad_note);
+    if (!last) return;
+    if (s > 0) drop(l, t, c->here_note);
+    drop(l, t, c->stash_note);
+    if (x->op == QN_OP_W) drop(l, t, c->wstash_note);
+}
+
+/* A copy down of a value that group g wrote; its slot is kept while the next group, or the next visit, works. */
+static void take_down(tiers *l, int32_t w, int32_t g, int32_t from, int32_t to, int32_t at, bool visit)
+{
+    const qni_tour *tour = &l->tour[w];
+    if (l->b.failed) return;
+    const int32_t t = add_copy(l, QN_OP_OFFLOAD, w, from, to, tour->group[g].last, visit ? BEHIND : WITH);
+    if (l->b.failed) return;
+    note *n = &l->note[at];
+    n->dropper = t;
+    n->until_group = visit ? QN_NONE : qn_min32(g + 1, tour->groups - 1);
+    n->until_visit = visit ? qn_min32(tour->group[g].visit + 1, tour->visits - 1) : QN_NONE;
+    qni_add_link(&l->b, t, QNI_FREE, from);
+}
+
+/* What group g of worker w leaves for others goes down. */
+static void emit_down(tiers *l, int32_t w, int32_t g)
+{
+    const qni_group *x = &l->tour[w].group[g];
+    const int32_t s = x->stage, m = x->item;
+    if (x->op == QN_OP_F && s < l->o->stages - 1) {
+        const cell *next = cell_of(l, s + 1, m);
+        /* a forward that reads it right here comes first: the copy may not wait for it, but its slot may be given away by the
+         * copy */
+        const int32_t behind = act_direct(l, s + 1, m) ? next->f : g;
+        if (next->act_host != QN_NONE) take_down(l, w, behind, next->act, next->act_host, next->act_note, false);
+    }
+    if (x->op == QN_OP_F) return;
+    if (s > 0 && cell_of(l, s, m)->b == g) {
+        const cell *before = cell_of(l, s - 1, m);
+        if (before->grad_host != QN_NONE) take_down(l, w, g, before->grad, before->grad_host, before->grad_note, false);
+    }
+    if (x->op != QN_OP_B && l->pgrad_host[s] != QN_NONE) {
+        if (x->ends_gradient) take_down(l, w, g, l->pgrad[s], l->pgrad_host[s], l->pgrad_note[s], true);
+    }
+}
+
+static void emit_worker(tiers *l, int32_t w)
+{
+    qni_tour *tour = &l->tour[w];
+    for (int32_t g = 0; g < tour->groups; g++) {
+        qni_group *x = &tour->group[g];
+        qni_stay *y = &tour->stay[x->stay];
+        x->first = l->pos[w];
+        if (y->value == QN_NONE) begin_stay(l, w, y);
+        if (x->op == QN_OP_F)
+            emit_forward(l, w, g);
+        else
+            emit_backward(l, w, g);
+        x->last = l->pos[w] - 1;
+    }
+    for (int32_t g = 0; g < tour->groups; g++) emit_down(l, w, g);
+    load_weights(l, w);
+}
+
+/* ---- the host lane */
+
+static int32_t add_step(tiers *l, int32_t op, int32_t s, int32_t *key)
+{
+    const int32_t t = qni_add_task(&l->b, op, s, QN_NONE, 0, QN_LANE_HOST);
+    if (!l->b.failed) l->b.key[t] = (*key)++;
+    return t;
+}
+
+/* PCOPY of a stage waits until the last of its chunks has come up on every worker. */
+static void wait_for_loads(tiers *l, int32_t pcopy, int32_t s)
+{
+    for (int32_t i = 0; i < l->loads && !l->b.failed; i++)
+        if (l->b.task[l->load[i]].stage == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
+}
+
+static void emit_host(tiers *l)
+{
+    const int32_t S = l->o->stages;
+    int32_t key = 0;
+    const bool lag = l->t->lag > 0, tied = l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE;
+    const int32_t sums = add_host(l, QN_V_STAT, 0, QN_NONE, l->how->stat_bytes),
+                  result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
+    for (int32_t s = 0; s < S && lag; s++) add_step(l, QN_OP_OPT, s, &key);
+    for (int32_t s = S - 1; s >= 0 && lag; s--) {
+        wait_for_loads(l, add_step(l, QN_OP_PCOPY, s, &key), s);
+        qni_add_link(&l->b, add_step(l, QN_OP_GCOPY, s, &key), QNI_IN, l->pgrad_host[s]);
+    }
+    if (tied) {
+        const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, &key);
+        qni_add_link(&l->b, tie, QNI_IN, l->pgrad_host[l->how->tied_owner]);
+        qni_add_link(&l->b, tie, QNI_IN, l->pgrad_host[l->how->tied_replica]);
+    }
+    const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
+    for (int32_t s = 0; s < S; s++) qni_add_link(&l->b, norm, QNI_IN, l->pgrad_host[s]);
+    qni_add_link(&l->b, norm, QNI_OUT, sums);
+    const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
+    qni_add_link(&l->b, fold, QNI_IN, sums);
+    qni_add_link(&l->b, fold, QNI_OUT, result);
+    for (int32_t s = 0; s < S && !lag; s++) {
+        const int32_t opt = add_step(l, QN_OP_OPT, s, &key);
+        qni_add_link(&l->b, opt, QNI_IN, result);
+        qni_add_link(&l->b, opt, QNI_IN, l->pgrad_host[s]);
+    }
+}
+
+/* ---- all of it */
+
+static qn_status take_tables(tiers *l, qn_err *err)
+{
+    const size_t S = (size_t)l->o->stages, cells = S * (size_t)l->o->items;
+    const size_t chunks = (size_t)chunk_first(l->t, l->o->stages);
+    l->tour = qn_calloc((size_t)l->o->workers, sizeof *l->tour);
+    l->cell = qn_malloc(cells, sizeof *l->cell);
+    l->pos = qn_calloc((size_t)l->o->workers, sizeof *l->pos);
+    l->chunk_host = qn_malloc(chunks, sizeof *l->chunk_host);
+    l->pgrad = qn_malloc(4 * S, sizeof *l->pgrad);
+    if (l->tour == NULL || l->cell == NULL || l->pos == NULL || l->chunk_host == NULL || l->pgrad == NULL)
+        return QN_FAIL(err, QN_ENOMEM, "plan of %zu stages and micro-batches", cells);
+    memset(l->cell, 0xff, cells * sizeof *l->cell); /* QN_NONE everywhere */
+    memset(l->pgrad, 0xff, 4 * S * sizeof *l->pgrad);
+    l->pgrad_note = l->pgrad + S;
+    l->pgrad_left = l->pgrad + 2 * S;
+    l->pgrad_host = l->pgrad + 3 * S;
+    return QN_OK;
+}
+
+static void place_groups(tiers *l)
+{
+    for (int32_t w = 0; w < l->o->workers; w++) {
+        for (int32_t g = 0; g < l->tour[w].groups; g++) {
+            const qni_group *x = &l->tour[w].group[g];
+            cell *c = cell_of(l, x->stage, x->item);
+            if (x->op == QN_OP_F) c->f = g;
+            if (x->op == QN_OP_B || x->op == QN_OP_BW) c->b = g;
+            if (x->op == QN_OP_W || x->op == QN_OP_BW) c->w = g;
+        }
+    }
+}
+
+/* Host copies: all weights and gradients; inputs and gradients of stages where some reader does not find them where they were
+ * made. */
+static void add_hosts(tiers *l)
+{
+    for (int32_t s = 0; s < l->o->stages; s++) {
+        const int32_t first = chunk_first(l->t, s), end = chunk_first(l->t, s + 1);
+        for (int32_t c = first; c < end; c++) l->chunk_host[c] = add_host(l, QN_V_PARAM, s, c - first, chunk_bytes(l->t, c));
+        if (l->training) l->pgrad_host[s] = add_host(l, QN_V_PGRAD, s, QN_NONE, size_of(l->t->pgrad_bytes, NULL, s, 1));
+        l->pgrad_left[s] = l->o->items;
+        for (int32_t m = 0; m < l->o->items; m++) {
+            cell *c = cell_of(l, s, m);
+            const int64_t act = size_of(l->how->act_bytes, l->o->act_bytes, s, 1);
+            if (s > 0 && (!act_direct(l, s, m) || (l->training && !shares_visit(l, s, c))))
+                c->act_host = add_host(l, QN_V_ACT, s, m, act);
+            if (l->training && s < l->o->stages - 1 && !grad_direct(l, s, m))
+                c->grad_host = add_host(l, QN_V_GRAD, s, m, size_of(l->how->act_bytes, l->o->act_bytes, s + 1, 1));
+        }
+    }
+}
+
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + 63) & ~(int64_t)63;
+}
+
+/* Ends that were not known yet, offsets of all notes, and what they make tasks wait for. */
+static qn_status lay_slots(tiers *l, qn_plan *p, const int32_t *place, qn_err *err)
+{
+    qn_status st = QN_OK;
+    qni_slot *slot = qn_calloc((size_t)l->notes, sizeof *slot);
+    int32_t *list = qn_malloc((size_t)l->notes, sizeof *list);
+    int32_t(*need)[QN_LANES] = qn_malloc((size_t)p->values, sizeof *need),
+    (*extra)[QN_LANES] = qn_malloc((size_t)p->tasks, sizeof *extra);
+    if (slot == NULL || list == NULL || need == NULL || extra == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "slots of %d values", p->values);
+        goto out;
+    }
+    memset(need, 0xff, (size_t)p->values * sizeof *need);
+    memset(extra, 0xff, (size_t)p->tasks * sizeof *extra);
+    for (int32_t w = 0; w < p->workers; w++) {
+        const qni_tour *tour = &l->tour[w];
+        int32_t n = 0;
+        for (int32_t i = 0; i < l->notes; i++) {
+            const note *x = &l->note[i];
+            if (x->worker != w) continue;
+            const int32_t end = x->until_visit != QN_NONE ? tour->visit[x->until_visit].last : x->until_group;
+            qni_slot *s = &slot[n];
+            *s = (qni_slot){.from = x->from, .until = end != QN_NONE ? 2 * (int64_t)tour->group[end].last + 2 : x->until};
+            if (x->dropper == QN_NONE) s->until = FOREVER;
+            for (int32_t k = 0; k < x->count; k++)
+                s->bytes = (x->count > 1 ? aligned(s->bytes) : 0) + p->value[x->value + k].bytes;
+            if (x->dropper != QN_NONE) {
+                s->drop_lane = p->task[place[x->dropper]].lane;
+                s->drop_index = qni_lane_index(p, place[x->dropper]);
+            }
+            list[n++] = i;
+        }
+        QN_TRY(st, qni_colour_slots(slot, n, &p->arena_bytes[w], err), out);
+        for (int32_t i = 0; i < n; i++) {
+            int64_t at = slot[i].offset;
+            for (int32_t k = 0; k < l->note[list[i]].count; k++) {
+                qn_value *v = &p->value[l->note[list[i]].value + k];
+                v->offset = k > 0 ? aligned(at) : at;
+                at = v->offset + v->bytes;
+                memcpy(need[l->note[list[i]].value + k], slot[i].need, sizeof slot[i].need);
+            }
+        }
+    }
+    for (int32_t t = 0; t < p->tasks; t++) {
+        const qn_span span[] = {p->task[t].out, p->task[t].acc};
+        for (int32_t i = 0; i < span[0].count + span[1].count; i++) {
+            const int32_t v = p->ref[i < span[0].count ? span[0].first + i : span[1].first + i - span[0].count];
+            for (int32_t k = 0; k < QN_LANES; k++) extra[t][k] = qn_max32(extra[t][k], need[v][k]);
+        }
+    }
+    QN_TRY(st, qni_plan_finish(p, (const int32_t(*)[QN_LANES])extra, err), out);
+out:
+    qn_free(slot);
+    qn_free(list);
+    qn_free(need);
+    qn_free(extra);
+    return st;
+}
+
+static qn_status build(qn_plan **out, tiers *l, qn_err *err)
+{
+    const qn_order *o = l->o;
+    qn_plan *p = NULL;
+    int32_t *place = qn_malloc((size_t)l->b.tasks, sizeof *place);
+    qn_status st = place != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
+    if (st == QN_OK) st = qni_builder_plan(&p, &l->b, o->workers, o->stages, o->items, o->worker_of, place, err);
+    if (st != QN_OK) goto out;
+    if (o->backward_of != NULL) {
+        p->backward_of = qn_malloc((size_t)o->stages, sizeof *p->backward_of);
+        if (p->backward_of == NULL) {
+            st = QN_FAIL(err, QN_ENOMEM, "plan of %d stages", o->stages);
+            goto out;
+        }
+        memcpy(p->backward_of, o->backward_of, (size_t)o->stages * sizeof *p->backward_of);
+    }
+    QN_TRY(st, qn_plan_finish(p, err), out);
+    QN_TRY(st, lay_slots(l, p, place, err), out);
+    const int64_t *limit = l->how->arena_limit != NULL ? l->how->arena_limit : o->arena_limit;
+    for (int32_t w = 0; limit != NULL && w < p->workers; w++) p->arena_limit[w] = limit[w];
+    QN_TRY(st, qn_plan_validate(p, err), out);
+    *out = p;
+    p = NULL;
+out:
+    qn_free(place);
+    qn_plan_close(p);
+    return st;
+}
+
+static qn_status check(const qn_order *o, const qn_tiers *t, qn_err *err)
+{
+    if (t->window < 1 || t->replace < 1 || t->replace > t->window)
+        return QN_FAIL(err, QN_ERANGE,
+                       "a window of %d pieces of which %d are replaced at a time; k >= 1 and 1 <= k' <= k are possible",
+                       t->window, t->replace);
+    if (o->columns > 1 || o->shards > 1)
+        return QN_FAIL(err, QN_EINVAL, "device memory with %d columns of the chain: one is possible", o->columns);
+    if (t->lag < 0 || t->lag > 1) return QN_FAIL(err, QN_ERANGE, "an optimizer lag of %d; 0 and 1 are possible", t->lag);
+    return QN_OK;
+}
+
+qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *how, bool training, qn_err *err)
+{
+    tiers l = {.o = o, .how = how, .t = how->tiers, .training = training && !how->forward_only};
+    qn_status st = check(o, how->tiers, err);
+    if (st == QN_OK) st = take_tables(&l, err);
+    for (int32_t w = 0; w < o->workers && st == QN_OK; w++)
+        st = qni_tour_open(&l.tour[w], o, w, how->forward_only, how->tiers, err);
+    if (st == QN_OK) {
+        place_groups(&l);
+        add_hosts(&l);
+        /* Values are made by their writers: forward along the chain, backward against it, whatever worker. */
+        for (int32_t w = 0; w < o->workers; w++) emit_worker(&l, w);
+        if (l.training && how->step_tasks) emit_host(&l);
+        st = l.b.failed ? QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l.b.tasks) : build(out, &l, err);
+    }
+    for (int32_t w = 0; l.tour != NULL && w < o->workers; w++) qni_tour_close(&l.tour[w]);
+    qni_builder_fini(&l.b);
+    qn_free(l.tour);
+    qn_free(l.cell);
+    qn_free(l.note);
+    qn_free(l.load);
+    qn_free(l.pos);
+    qn_free(l.chunk_host);
+    qn_free(l.pgrad);
+    return st;
+}
