@@ -35,6 +35,8 @@ typedef struct qn_train_options {
     double beta1, beta2, eps, weight_decay, clip, dropout;
     int64_t workers, threads; /* threads per worker */
     const char *schedule;     /* a name or a file */
+    const char *cost;         /* "F=1,B=2,W=1" or a file: what schedules are made for; NULL: the model's operations */
+    const char *cost_from;    /* the same, measured: a run's directory, a trace, a profile */
     int64_t chunks;
     qn_list cuts; /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
     int64_t micro_batches;

@@ -3,7 +3,7 @@
  *   RUN/config.json        every setting as text: what it takes to repeat the run
  *   RUN/tokenizer.json, tokens.bin   the tokenizer and the text as token ids
  *   RUN/checkpoints/step-00000100/   model directories with Quern's state (runtime/checkpoint.h)
- *   RUN/metrics.sqlite, log.jsonl, trace.json, report.html */
+ *   RUN/metrics.sqlite, log.jsonl, trace.json, profile.json, report.html */
 #ifndef QN_SESSION_RUN_DIR_H
 #define QN_SESSION_RUN_DIR_H
 

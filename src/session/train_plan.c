@@ -48,10 +48,9 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
         return QN_OK;
     }
     const int64_t chunks = o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1;
-    const qn_pattern pattern = {.workers = (int32_t)o->workers,
-                                .items = (int32_t)o->micro_batches,
-                                .chunks = (int32_t)chunks,
-                                .cost = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1}};
+    qn_pattern pattern = {.workers = (int32_t)o->workers, .items = (int32_t)o->micro_batches, .chunks = (int32_t)chunks};
+    const qn_status st = qni_train_costs(&pattern, r, err);
+    if (st != QN_OK) return st;
     return qn_generate(&r->order, o->schedule, &pattern, err);
 }
 

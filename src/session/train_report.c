@@ -1,4 +1,5 @@
-/* What a finished run leaves to look at: trace.json, report.html, a sample of text. */
+/* What a finished run leaves to look at: trace.json, profile.json (costs for the schedule tools), report.html, a sample of text.
+ */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/io.h"
+#include "cost_file.h"
 #include "measured.h"
 #include "report.h"
 #include "train_run.h"
@@ -109,6 +111,8 @@ qn_status qni_train_report(qni_train_run *r, qn_train_done *done, qn_err *err)
         d.simulated = &simulated;
         QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "trace.json", err), out);
         QN_TRY(st, qn_trace_write_chrome(path, measured, 1000, err), out);
+        QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "profile.json", err), out);
+        QN_TRY(st, qni_profile_write(path, kept, traces, err), out);
     }
     QN_TRY(st, qn_path_join(done->report, sizeof(done->report), r->opt->out, "report.html", err), out);
     QN_TRY(st, qn_report_write(done->report, &d, err), out);

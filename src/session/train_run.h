@@ -49,6 +49,8 @@ void qni_train_run_fini(qni_train_run *r);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* Fills a pattern's costs and sizes: of --cost, --cost-from, or the model's operations. Errors as qni_costs_parse. */
+qn_status qni_train_costs(qn_pattern *pat, const qni_train_run *r, qn_err *err) QN_MUST_USE;
 
 /* train_model.c: config and model of a new run (tokenizer known; init_dir NULL: from the flags) or of one that goes on; the
  * values (and moments) in the homes from --init or the checkpoint. */
@@ -59,7 +61,7 @@ qn_status qni_train_load(qni_train_run *r, const char *start, qn_err *err) QN_MU
 /* Checkpoint of `step` steps, then pruning. */
 qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err) QN_MUST_USE;
 
-/* trace.json and report.html; a short sample of text into done. */
+/* trace.json, profile.json and report.html; a short sample of text into done. */
 qn_status qni_train_report(qni_train_run *r, qn_train_done *done, qn_err *err) QN_MUST_USE;
 qn_status qni_train_sample(qni_train_run *r, qn_train_done *done, qn_err *err) QN_MUST_USE;
 

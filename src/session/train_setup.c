@@ -276,7 +276,7 @@ void qni_train_run_fini(qni_train_run *r)
 qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
 {
     /* What belongs to one call and not to the run. */
-    static const char *const own[] = {"resume", "force", "out", "init", "data"};
+    static const char *const own[] = {"resume", "force", "out", "init", "data", "cost-from"};
     char path[QNI_PATH], *text = NULL;
     size_t bytes;
     json_t *saved = NULL;

@@ -251,7 +251,18 @@ static void search_finds_what_train_runs(void **state)
         }
     }
     for (int i = 0; i < 3; i++) assert_true(loss[0][i] == loss[1][i]);
-    /* costs of a run, by its trace */
+    /* made for other costs, the same losses; a run's costs are used by train and by the tools */
+    run_line("train --data %s --layers 2 --heads 2 --width 32 --context 16 --batch 8 --steps 3 --workers 2 --micro-batches 4 "
+             "--schedule zb-2p --cost-from %s --out %s --json",
+             in_root("text"), in_root("s-found"), in_root("s-costs"));
+    must_be(0);
+    for (int i = 0; i < 3; i++) {
+        json_t *step = json_line(i);
+        assert_true(json_at(step, "loss") == loss[0][i]);
+        json_decref(step);
+    }
+    run_line("train --data %s --steps 1 --workers 2 --schedule zb-2p --cost F=1 --out %s", in_root("text"), in_root("s-bad"));
+    must_say(2, "both F and B", NULL);
     run_line("schedule simulate --schedule zb-h1 --workers 4 --micro-batches 4 --cost-from %s --json", in_root("s-found"));
     must_be(0);
     json_t *timed = json_line(0);

@@ -49,6 +49,7 @@ static void a_run_leaves_what_it_says(void **state)
                                        "metrics.sqlite",
                                        "log.jsonl",
                                        "trace.json",
+                                       "profile.json",
                                        "report.html",
                                        "tokens.bin",
                                        "checkpoints/step-00000003/model.safetensors",
