@@ -1,37 +1,61 @@
 /* Homes of the state: value, gradient accumulators, first and second moment of each parameter. Internal to src/runtime.
  *
- *   value[w][p]   on the owner (the worker of the parameter's first use) and, as a replica, wherever else the parameter is used
- *   grad[w][u]    one accumulator per use, on the worker of that use; all zero between steps
- *   m[p], v[p]    on the owner alone
+ *   value[w][p]       on every worker that has a stage with a use of the parameter
+ *   grad[r][u]        the accumulator of use u in replica r, on the worker of that use; all zero between steps
+ *   sum[r][u]         where the gradient of replica r's items is after their last backward: grad itself with one group per
+ * replica m[w][p], v[w][p]  where the parameter is stepped: once per worker with its first use, or (zero1) on its owner alone
  *
- * Of a frozen parameter there are values alone; grad, m and v are NULL.
+ * The owner of a parameter is the stage of its first use in one replica: it folds all replicas' gradients and takes the norm.
+ * The parameters of a stage of the chain are dealt out to the replicas whole, so that each owns about as many bytes.
+ *
+ * Items are cut into G groups; a replica has G / R of them. grad is a left fold over the items of a group; a binary counter of
+ * levels folds the groups pairwise, so that a replica holds 1 + log2(G / R) accumulators; replicas are folded as the tree goes
+ * on.
+ *
+ * A stage's gradients are one region per level, all levels alike; within it the uses of each owner lie together (a bundle: first
+ * uses, then others), and so do the values of an owner's parameters, so that each travels as one message:
+ *
+ *   region of a stage, level 0   | bundle of replica 0: first uses, other uses | bundle of replica 1 | ..
  *
  * With t shards every (parameter, shard) and (use, shard) has a home of its own: p and u count them, shards innermost. What is
  * whole in all shards has t equal copies; shard 0's gradient is the one that counts in the norm.
  *
- * A worker's part lies in blocks of its own, so that pages belong to the threads that use them. */
+ * Of a frozen parameter there are values alone; grad, sum, m and v are NULL. A worker's part lies in blocks of its own, so that
+ * pages belong to the threads that use them. */
 #ifndef QN_RUNTIME_HOMES_H
 #define QN_RUNTIME_HOMES_H
 
 #include "stage_set.h"
 
+typedef struct qni_bundle {
+    size_t at;     /* in its stage's region */
+    size_t bytes;  /* of all uses */
+    size_t values; /* of the first uses: as many as of the values */
+} qni_bundle;
+
 typedef struct qni_homes {
-    const qn_stage_set *set;      /* borrowed */
+    const qn_stage_set *set; /* borrowed */
+    qn_grid grid;
+    int32_t groups; /* G */
+    int32_t levels; /* log2(G / R) */
+    bool zero1;
     int32_t shards, params, uses; /* params and uses of all shards */
     size_t element;               /* bytes */
-    int32_t *owner;               /* [params] worker */
+    int32_t *owner;               /* [params] stage */
     int32_t *first_use;           /* [params] */
-    int32_t *use_worker;          /* [uses] */
-    int32_t *use_stage;           /* [uses] */
+    int32_t *use_chain;           /* [uses] stage of the chain */
+    size_t *use_at;               /* [uses] in its stage's region */
+    qni_bundle *bundle;           /* [depth][replicas]; alike for all shards */
+    size_t *region_size;          /* [depth] of one level */
+    char **region;                /* [stages] level 0; the next ones follow at multiples of 64 bytes */
     void ***value;                /* [workers][params], NULL where not used */
-    void ***grad;                 /* [workers][uses] */
-    void **m, **v;                /* [params] */
-    void **table;                 /* all pointers of value, grad, m and v */
-    int32_t tied;                 /* parameter with uses on two workers, QN_NONE: none; of shard 0, the other shards' follow */
-    int32_t tied_use;             /* its other use, likewise */
-    void *inbox;                  /* gradient of that use as it came to the owner, for each shard */
-    size_t inbox_bytes;           /* of one shard */
-    qn_arena *block;              /* [workers][QNI_BLOCKS] */
+    void ***grad;                 /* [replicas][uses] */
+    void ***sum;                  /* [replicas][uses] */
+    void ***m, ***v;              /* [workers][params] */
+    void **table;                 /* all pointers of value, grad, sum, m and v */
+    int32_t tied;     /* parameter with uses in two stages of the chain, QN_NONE: none; of shard 0, the other shards' follow */
+    int32_t tied_use; /* its other use, likewise */
+    qn_arena *block;  /* [workers][QNI_BLOCKS] */
 } qni_homes;
 
 enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };
@@ -45,19 +69,45 @@ static inline int32_t qni_use_param(const qni_homes *h, int32_t u)
 {
     return qn_model_use(h->set->model, u / h->shards)->param * h->shards + u % h->shards;
 }
+/* The stage of a use in a replica. */
+static inline int32_t qni_use_stage(const qni_homes *h, int32_t replica, int32_t u)
+{
+    return qn_stage_at(h->grid, replica * h->shards + u % h->shards, h->use_chain[u]);
+}
 
 /* Whether nothing but the value of the parameter exists. */
 bool qni_homes_frozen(const qni_homes *h, int32_t param);
 
-/* Errors: QN_ENOMEM (with the bytes needed), QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes.
- */
-qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, qn_err *err) QN_MUST_USE;
+/* groups: G, a power of two that the replicas divide and that divides the items. Errors: QN_ENOMEM (with the bytes needed),
+ * QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes. */
+qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, int32_t items, int32_t groups, bool zero1,
+                         qn_err *err) QN_MUST_USE;
 void qni_homes_fini(qni_homes *h);
 
 void qni_homes_set_initial(qni_homes *h, uint64_t seed); /* values of the run's start, by each owner's team */
-void qni_homes_refresh(qni_homes *h);                    /* owners' values to the replicas */
+void qni_homes_refresh(qni_homes *h);                    /* owners' values, and moments where there are, to the replicas */
 void qni_homes_clear_grads(qni_homes *h);
 int64_t qni_homes_bytes(const qni_homes *h, int32_t block); /* over all workers */
+int64_t qni_homes_most(const qni_homes *h, int32_t block);  /* of one worker */
+
+static inline int32_t qni_homes_worker(const qni_homes *h, int32_t stage)
+{
+    return h->set->worker_of[stage];
+}
+static inline qni_bundle qni_homes_bundle(const qni_homes *h, int32_t stage, int32_t replica)
+{
+    return h->bundle[qn_chain_stage(h->grid, stage) * qn_replicas(h->grid) + replica];
+}
+/* Where the summed gradients of a stage are that this replica owns. */
+void *qni_homes_sums(const qni_homes *h, int32_t stage, int32_t replica);
+/* The values that the replica owns of the stage's parameters, on the stage's worker. */
+void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica);
+
+/* After the last weight gradient of an item: at the end of a group its sum goes up the tree. */
+void qni_homes_added(qni_homes *h, int32_t stage, int32_t item);
+/* Adds the replicas' sums of what the stage owns, as a tree in replica order, into its own. from: [replicas] their bundles (its
+ * own entry is not looked at); zero afterwards. */
+void qni_homes_reduce(qni_homes *h, int32_t stage, void **from);
 
 /* The first parameter, in parameter order, that holds a number that is not finite, or QN_NONE. */
 int32_t qni_homes_not_finite(const qni_homes *h);

@@ -16,15 +16,15 @@ static int64_t count_of(const qni_homes *h, int32_t param)
     return qni_home_param(h, param)->count;
 }
 
-void qni_tie(qni_homes *h, int32_t worker, int32_t shard, void *other)
+void qni_tie(qni_homes *h, int32_t stage, void *other)
 {
-    const qn_kernels *k = h->set->k;
+    const int32_t worker = qni_homes_worker(h, stage), replica = qn_replica(h->grid, stage);
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
-        const bool mine = h->owner[p] == worker && (shard == QN_NONE || u % h->shards == shard);
-        if (!mine || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
-        void *from = h->use_worker[u] == worker ? h->grad[worker][u] : other;
-        if (from != NULL) k->fold(&h->set->exec[worker], h->grad[worker][h->first_use[p]], from, count_of(h, p));
+        if (h->owner[p] != stage || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
+        const bool here = qni_homes_worker(h, qni_use_stage(h, replica, u)) == worker;
+        void *from = here ? h->sum[replica][u] : other;
+        if (from != NULL) h->set->k->fold(&h->set->exec[worker], h->sum[replica][h->first_use[p]], from, count_of(h, p));
     }
 }
 
@@ -37,29 +37,34 @@ static bool is_copy(const qni_homes *h, int32_t p)
 void qni_norm(const qni_homes *h, int32_t worker, double *sums)
 {
     for (int32_t p = 0; p < h->params; p++)
-        sums[p] = h->owner[p] != worker || qni_homes_frozen(h, p) || is_copy(h, p)
+        sums[p] = qni_homes_worker(h, h->owner[p]) != worker || qni_homes_frozen(h, p) || is_copy(h, p)
                       ? 0.0
-                      : h->set->k->sumsq(&h->set->exec[worker], h->grad[worker][h->first_use[p]], count_of(h, p));
+                      : h->set->k->sumsq(&h->set->exec[worker], h->sum[qn_replica(h->grid, h->owner[p])][h->first_use[p]],
+                                         count_of(h, p));
+}
+
+int32_t qni_head_of_item(const qni_homes *h, int32_t item)
+{
+    const qn_grid g = h->grid;
+    return qn_stage_at(g, item / qn_items_each(g) * g.shards, qn_depth(g) - 1);
 }
 
 void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip)
 {
-    const qn_grid g = qni_stage_set_grid(h->set, items);
-    const int32_t head = h->set->worker_of[qn_depth(g) - 1]; /* of shard 0 */
-    const double *loss = sums[head] + h->params, *targets = loss + items;
     qni_verdict v = {.finding = QNI_GOOD};
     double squares = 0.0, tokens = 0.0;
     for (int32_t i = 0; i < items; i++) {
-        v.loss += loss[i];
-        tokens += targets[i];
-        if (v.finding != QNI_GOOD || isfinite(loss[i])) continue;
+        const double *at = sums[qni_homes_worker(h, qni_head_of_item(h, i))] + h->params, loss = at[i];
+        v.loss += loss;
+        tokens += at[items + i];
+        if (v.finding != QNI_GOOD || isfinite(loss)) continue;
         v.finding = QNI_BAD_LOSS;
         v.where = i;
     }
     v.tokens = (int64_t)tokens;
     if (v.finding == QNI_GOOD && v.tokens == 0) v.finding = QNI_NO_TARGETS;
     for (int32_t p = 0; p < h->params; p++) {
-        const double square = sums[h->owner[p]][p];
+        const double square = sums[qni_homes_worker(h, h->owner[p])][p];
         squares += square;
         if (v.finding != QNI_GOOD || isfinite(square)) continue;
         v.finding = QNI_BAD_GRADIENT;
@@ -92,18 +97,25 @@ static void clear(const qn_exec *ex, void *at, size_t bytes)
     qn_exec_run(ex, clear_part, &job);
 }
 
+/* Does the stage step the parameter? */
+static bool steps(const qni_homes *h, int32_t stage, int32_t param)
+{
+    const int32_t owner = h->owner[param];
+    return h->zero1 ? owner == stage : qn_stepping_stage(h->grid, h->set->worker_of, stage, qn_replica(h->grid, owner)) == stage;
+}
+
 void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr)
 {
-    const int32_t worker = h->set->worker_of[stage];
+    const int32_t worker = qni_homes_worker(h, stage), replica = qn_replica(h->grid, stage);
     const qn_exec *ex = &h->set->exec[worker];
     const double t = (double)step + 1.0;
     for (int32_t u = 0; u < h->uses; u++) {
-        if (h->use_stage[u] != stage) continue;
+        if (qni_use_stage(h, replica, u) != stage) continue;
         const int32_t p = qni_use_param(h, u);
         if (qni_homes_frozen(h, p)) continue;
-        void *g = h->grad[worker][u];
+        void *g = h->sum[replica][u];
         const bool first = u == h->first_use[p];
-        if (first && v->finding == QNI_GOOD) {
+        if (first && v->finding == QNI_GOOD && steps(h, stage, p)) {
             const qn_adamw a = {.lr = lr,
                                 .beta1 = hyper->beta1,
                                 .beta2 = hyper->beta2,
@@ -112,8 +124,8 @@ void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hy
                                 .correct1 = 1.0 - pow(hyper->beta1, t),
                                 .correct2 = 1.0 - pow(hyper->beta2, t),
                                 .grad_scale = v->grad_scale};
-            h->set->k->adamw(ex, h->value[worker][p], g, h->m[p], h->v[p], count_of(h, p), &a); /* clears g */
-        } else if (!first && h->owner[p] == worker && v->finding == QNI_GOOD) {
+            h->set->k->adamw(ex, h->value[worker][p], g, h->m[worker][p], h->v[worker][p], count_of(h, p), &a); /* clears g */
+        } else if (!first && qn_replica(h->grid, h->owner[p]) == replica && qni_homes_worker(h, h->owner[p]) == worker) {
             continue; /* the fold cleared it */
         } else {
             clear(ex, g, (size_t)count_of(h, p) * h->element);

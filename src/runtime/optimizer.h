@@ -25,14 +25,16 @@ typedef struct qni_verdict {
 /* Doubles of one worker's sums; at least a verdict fits in. */
 int64_t qni_sums_count(const qni_homes *h, int32_t items);
 
-/* Adds the uses of shared weights that are on this worker into the first use's accumulator, in layer order, for one shard or
- * (QN_NONE) all. other: the gradient of the use on another worker as it came here, or NULL. */
-void qni_tie(qni_homes *h, int32_t worker, int32_t shard, void *other);
-/* Squares of the gradients that this worker owns into sums. */
+/* Adds the other uses of the weights that the stage owns into the first use's sum, in layer order. other: the gradient of the use
+ * on another worker as it came here, or NULL. */
+void qni_tie(qni_homes *h, int32_t stage, void *other);
+/* Squares of the gradients that stages of this worker own into sums. */
 void qni_norm(const qni_homes *h, int32_t worker, double *sums);
+/* The last stage of the replica that runs the item: its worker has the item's loss. */
+int32_t qni_head_of_item(const qni_homes *h, int32_t item);
 /* sums: [workers]. */
 void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip);
-/* Updates the parameters that the stage owns when the verdict is good; in any case all gradients of the stage are zero
+/* Updates the parameters that the stage steps when the verdict is good; in any case all gradients of the stage are zero
  * afterwards. step: 0-based. */
 void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr);
 

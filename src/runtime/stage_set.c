@@ -162,7 +162,7 @@ void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const 
         const int32_t w = s->worker_of[i], k = qn_shard(qni_stage_set_grid(s, 1), i);
         void **v = s->bound, **g = v + n;
         for (int32_t p = 0; p < n; p++) v[p] = value[w][p * t + k];
-        for (int32_t u = 0; grad != NULL && u < uses; u++) g[u] = grad[w][u * t + k];
+        for (int32_t u = 0; grad != NULL && u < uses; u++) g[u] = grad[qn_replica(qni_stage_set_grid(s, 1), i)][u * t + k];
         const qn_stage_binding b = {.value = v, .grad = grad != NULL ? g : NULL, .packed = s->packed[i]};
         qn_stage_bind(s->stage[i], &b);
     }

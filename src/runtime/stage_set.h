@@ -55,7 +55,7 @@ typedef struct qn_stage_set_desc {
 qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err) QN_MUST_USE;
 void qni_stage_set_fini(qn_stage_set *s);
 
-/* value[worker][param * shards + shard], grad[worker][use * shards + shard] (grad NULL: no gradients). The pointers are copied.
+/* value[worker][param * shards + shard], grad[replica][use * shards + shard] (grad NULL: no gradients). The pointers are copied.
  */
 void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad);
 

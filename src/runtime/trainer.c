@@ -16,41 +16,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
-#include "core/compiler.h"
-#include "forward.h"
-#include "homes.h"
-#include "optimizer.h"
-#include "stage_set.h"
-#include "tensor_shards.h"
-
-typedef struct train_worker {
-    QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
-    int32_t *tokens, *targets;                   /* [batch, T]; NULL on workers with neither embedding nor head */
-    bool tied;                                   /* shared weights are folded this step */
-    double *sums;
-    double *result;     /* a qni_verdict */
-    double copied_loss; /* of heads whose loss another shard counts */
-} train_worker;
-
-struct qn_trainer {
-    qn_trainer_desc desc;
-    qn_stage_set set;
-    qni_homes homes;
-    qn_plan *plan;
-    qn_executor *ex;
-    qni_shards shards; /* with one shard: unused */
-    qni_forward eval;  /* opened by the first evaluation */
-    bool eval_open;
-    int64_t item_samples; /* of a full item */
-    int64_t sums_count;
-    train_worker *worker; /* [workers] */
-    size_t worker_bytes;
-    double **inbox; /* [workers]: sums as they came to worker 0; [0] is its own */
-    double *loss;   /* [items] */
-    int64_t step;   /* in progress */
-    double lr;
-    bool dirty; /* the last step stopped early: gradients are not zero */
-};
+#include "trainer_internal.h"
 
 /* --- items */
 static int64_t first_sample(const qn_trainer *t, int32_t item)
@@ -118,11 +84,18 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
         mb = micro_batch(t, &t->worker[task->worker], task->item);
         qn_stage_backward_weight(t->set.stage[task->stage], &mb, value_in(ex, p, task->in, QN_V_ACT),
                                  value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
+        qni_homes_added(&t->homes, task->stage, task->item);
         return QN_OK;
     }
-    if (p->shards > 1) return qni_shards_run(&t->shards, ex, index, pass_of, t, err);
-    qn_pass pass = pass_of(t, ex, index, &mb);
-    while (qn_pass_step(&pass)) continue;
+    if (p->shards > 1) {
+        const qn_status st = qni_shards_run(&t->shards, ex, index, pass_of, t, err);
+        if (st != QN_OK || qn_joint_last(p, index) != index) return st; /* its part comes with the last one's */
+    } else {
+        qn_pass pass = pass_of(t, ex, index, &mb);
+        while (qn_pass_step(&pass)) continue;
+    }
+    for (int32_t i = qn_joint_first(p, index); task->op == QN_OP_BW && i <= index; i++)
+        qni_homes_added(&t->homes, p->task[i].stage, task->item);
     return QN_OK;
 }
 
@@ -135,15 +108,23 @@ static int64_t targets_of(const qn_trainer *t, const train_worker *w, int32_t it
     return n;
 }
 
+/* All uses of a shared weight in one stage: the plan has no TIE for it. */
+static void tie_within(qn_trainer *t, int32_t stage)
+{
+    const qn_grid g = t->homes.grid;
+    if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
+}
+
 static void run_norm(qn_trainer *t, int32_t worker)
 {
     train_worker *w = &t->worker[worker];
     const int32_t items = t->plan->items;
-    const bool head = t->set.worker_of[qn_depth(qn_plan_grid(t->plan)) - 1] == worker; /* of shard 0 */
     double *loss = w->sums + t->homes.params, *targets = loss + items;
-    if (!w->tied) qni_tie(&t->homes, worker, QN_NONE, NULL); /* all uses of a shared weight in one stage: the plan has no TIE */
+    for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
+        if (t->set.worker_of[s] == worker) tie_within(t, s);
     qni_norm(&t->homes, worker, w->sums);
     for (int32_t i = 0; i < items; i++) {
+        const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
         loss[i] = head ? t->loss[i] : 0.0;
         targets[i] = head ? (double)targets_of(t, w, i) : 0.0;
     }
@@ -151,8 +132,23 @@ static void run_norm(qn_trainer *t, int32_t worker)
 
 static void run_tie(qn_trainer *t, qn_executor *ex, const qn_task *task)
 {
-    qni_tie(&t->homes, task->worker, qn_shard(qn_plan_grid(t->plan), task->stage), value_in(ex, t->plan, task->in, QN_V_TGRAD));
-    t->worker[task->worker].tied = true;
+    qni_tie(&t->homes, task->stage, value_in(ex, t->plan, task->in, QN_V_TGRAD));
+}
+
+/* The replicas' gradients: as they came, or in place where they are on this worker. */
+static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    const qn_plan *p = t->plan;
+    const qn_grid g = qn_plan_grid(p);
+    void *from[QN_MAX_WORKERS] = {NULL};
+    for (int32_t i = 0; i < task->in.count; i++) {
+        const int32_t v = p->ref[task->in.first + i];
+        const qn_value *x = &p->value[v];
+        from[qn_replica(g, x->stage)] =
+            x->cls == QN_V_TGRAD ? qn_executor_value(ex, v) : qni_homes_sums(&t->homes, x->stage, qn_replica(g, task->stage));
+    }
+    qni_homes_reduce(&t->homes, task->stage, from);
+    tie_within(t, task->stage); /* before the sums go back */
 }
 
 static void run_opt(qn_trainer *t, const qn_task *task)
@@ -176,6 +172,9 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         return run_compute(t, ex, index, err);
     case QN_OP_PACK:
         qn_stage_pack(t->set.stage[task->stage]);
+        return QN_OK;
+    case QN_OP_SUM:
+        run_sum(t, ex, task);
         return QN_OK;
     case QN_OP_TIE:
         run_tie(t, ex, task);
@@ -209,15 +208,13 @@ static void *home_of(void *ctx, int32_t value, size_t *bytes)
         *bytes = (size_t)t->sums_count * sizeof(double);
         if (v->stage == QN_NONE) return t->worker[v->worker].result;
         return v->worker == v->stage ? t->worker[v->worker].sums : t->inbox[v->stage];
-    case QN_V_TPARAM:
-        *bytes = h->inbox_bytes;
-        return h->value[v->worker][h->tied + k];
-    case QN_V_TGRAD:
-        *bytes = h->inbox_bytes;
-        return (char *)h->inbox + (size_t)k * h->inbox_bytes;
-    case QN_V_PGRAD: /* the replica's gradient leaves from its accumulator */
-        *bytes = h->tied != QN_NONE && v->stage == h->use_stage[h->tied_use + k] ? h->inbox_bytes : 0;
-        return *bytes > 0 ? h->grad[v->worker][h->tied_use + k] : NULL;
+    case QN_V_TPARAM: /* item: the owner whose part of the stage's values it is; none: the shared weight */
+        *bytes = (size_t)v->bytes;
+        return v->item == QN_NONE ? h->value[v->worker][h->tied + k] : qni_homes_values(h, v->stage, v->item);
+    case QN_V_PGRAD: /* the same of the gradients, which leave from their sums and come back there */
+        *bytes = (size_t)v->bytes;
+        if (v->item != QN_NONE) return qni_homes_sums(h, v->stage, v->item);
+        return h->tied == QN_NONE ? NULL : h->sum[qn_replica(h->grid, v->stage)][h->tied_use + k];
     default:
         *bytes = 0;
         return NULL;
@@ -247,45 +244,6 @@ static qn_status check_source(const qn_trainer_desc *d, qn_err *err)
         return QN_FAIL(err, QN_EINVAL, "the data has tokens up to %d; the model knows %d: it needs the model's own tokenizer",
                        s->vocab - 1, c->vocab);
     return QN_OK;
-}
-
-/* The two stages of the chain that share a weight, when they are two. */
-static void find_tie(qn_lowering *how, const qni_homes *h)
-{
-    how->tied_owner = how->tied_replica = QN_NONE;
-    for (int32_t u = 0; u < h->uses; u += h->shards) {
-        const int32_t p = qni_use_param(h, u), first = h->first_use[p];
-        if (h->use_stage[u] == h->use_stage[first] || qni_homes_frozen(h, p)) continue;
-        how->tied_owner = h->use_stage[first];
-        how->tied_replica = h->use_stage[u];
-        how->tied_bytes = qni_home_param(h, p)->count * (int64_t)h->element;
-    }
-}
-
-static qn_status make_plan(qn_trainer *t, qn_err *err)
-{
-    const size_t S = (size_t)t->set.stages;
-    int64_t *bytes = qn_calloc(3 * S, sizeof(*bytes));
-    if (bytes == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for %zu stages", S);
-    for (size_t s = 0; s < S; s++) {
-        const qn_stage_need *need = qn_stage_need_of(t->set.stage[s]);
-        bytes[s] = (int64_t)need->act_bytes;
-        bytes[S + s] = (int64_t)need->stash_bytes;
-        bytes[2 * S + s] = (int64_t)need->wstash_bytes;
-    }
-    t->sums_count = qni_sums_count(&t->homes, t->desc.order->items);
-    qn_lowering how = {.act_bytes = bytes,
-                       .stash_bytes = bytes + S,
-                       .wstash_bytes = bytes + 2 * S,
-                       .arena_limit = t->desc.arena_limit,
-                       .recompute = t->desc.recompute,
-                       .step_tasks = true,
-                       .stat_bytes = t->sums_count * (int64_t)sizeof(double),
-                       .part_bytes = qni_part_bytes(bytes[0], t->set.shards)};
-    find_tie(&how, &t->homes);
-    const qn_status st = qn_lower(&t->plan, t->desc.order, &how, err);
-    qn_free(bytes);
-    return st;
 }
 
 /* Whether a worker has an embedding or a head. */
@@ -352,8 +310,10 @@ static qn_status open_executor(qn_trainer *t, qn_err *err)
 
 qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err)
 {
+    int32_t groups = 1;
     qn_status st = check_source(desc, err);
     *out = NULL;
+    if (st == QN_OK) st = qni_trainer_groups(&groups, desc, err);
     if (st != QN_OK) return st;
     qn_trainer *t = qn_calloc(1, sizeof(*t));
     if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a trainer");
@@ -373,8 +333,8 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                    .limits = {.B = t->item_samples, .T = desc->source->T, .train = true},
                                    .pin = desc->pin};
     QN_TRY(st, qni_stage_set_init(&t->set, &set, err), out);
-    QN_TRY(st, qni_homes_init(&t->homes, &t->set, err), out);
-    QN_TRY(st, make_plan(t, err), out);
+    QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
+    QN_TRY(st, qni_trainer_plan(t, err), out);
     QN_TRY(st, take_workers(t, err), out);
     QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
     QN_TRY(st, open_executor(t, err), out);
@@ -433,7 +393,6 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
     t->lr = lr;
     memset(t->loss, 0, (size_t)t->plan->items * sizeof(*t->loss));
     for (int32_t w = 0; w < t->set.workers; w++) {
-        t->worker[w].tied = false;
         t->worker[w].read_step = -1;
     }
     qni_shards_reset(&t->shards);
@@ -497,7 +456,8 @@ qn_memory qn_trainer_memory(const qn_trainer *t)
                        .moments = qni_homes_bytes(&t->homes, QNI_BLOCK_MOMENTS),
                        .packed = qni_stage_set_packed(&t->set),
                        .arenas = arenas_of(t->plan) + (t->eval_open ? arenas_of(t->eval.plan) : 0),
-                       .scratch = qni_stage_set_scratch(&t->set)};
+                       .scratch = qni_stage_set_scratch(&t->set),
+                       .most_moments = qni_homes_most(&t->homes, QNI_BLOCK_MOMENTS)};
 }
 
 int32_t qn_trainer_shards(const qn_trainer *t)
@@ -508,9 +468,9 @@ int32_t qn_trainer_shards(const qn_trainer *t)
 qn_param_home qn_trainer_shard_home(qn_trainer *t, int32_t param, int32_t shard)
 {
     const qni_homes *h = &t->homes;
-    const int32_t p = param * h->shards + shard;
+    const int32_t p = param * h->shards + shard, w = qni_homes_worker(h, h->owner[p]);
     return (qn_param_home){
-        .part = qni_home_param(h, p), .value = h->value[h->owner[p]][p], .m = h->m[p], .v = h->v[p], .element = h->element};
+        .part = qni_home_param(h, p), .value = h->value[w][p], .m = h->m[w][p], .v = h->v[w][p], .element = h->element};
 }
 
 qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)

@@ -24,6 +24,9 @@ typedef struct qn_trainer_desc {
     const qn_order *order;      /* compute tasks; its items are the micro-batches */
     const int32_t *first_layer; /* [depth + 1], depth = stages / columns of the order: stage s of a column has layers
                                    first_layer[s] .. first_layer[s + 1] - 1 of the chain */
+    int32_t groups; /* of gradient accumulation: a power of two that divides the items and that the replicas divide; 0: as many
+                       as replicas. Results are the same for all numbers of replicas that divide it */
+    bool zero1;     /* a parameter's moments live in one replica, which steps it for all */
     qn_recompute recompute;
     qn_mode mode;
     int32_t threads;         /* per worker */
@@ -73,6 +76,7 @@ const qn_plan *qn_trainer_plan(const qn_trainer *t);
 /* Memory by kind, in bytes, over all workers. */
 typedef struct qn_memory {
     int64_t params, grads, moments, packed, arenas, scratch;
+    int64_t most_moments; /* of one worker */
 } qn_memory;
 qn_memory qn_trainer_memory(const qn_trainer *t);
 

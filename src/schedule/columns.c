@@ -20,6 +20,16 @@ qn_status qni_check_grid(qn_grid g, qn_err *err)
                    replicas, below, below + replicas, replicas);
 }
 
+int32_t qn_stepping_stage(qn_grid g, const int32_t *worker_of, int32_t stage, int32_t replica)
+{
+    const int32_t shard = qn_shard(g, stage), s = qn_chain_stage(g, stage), w = worker_of[stage];
+    const int32_t owner = qn_stage_at(g, replica * g.shards + shard, s);
+    if (worker_of[owner] == w) return owner;
+    int32_t r = 0;
+    while (worker_of[qn_stage_at(g, r * g.shards + shard, s)] != w) r++;
+    return qn_stage_at(g, r * g.shards + shard, s);
+}
+
 /* ---- joint tasks */
 
 bool qn_tasks_joint(const qn_plan *p, int32_t a, int32_t b)

@@ -20,16 +20,17 @@
  * Of vocabulary shards (arXiv:2411.05288): VI looks the owned tokens up, VS makes the shard's logits and their local softmax, VT
  * its gradients once all shards' statistics are there, VJ adds the look-ups' gradients up.
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
- * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; TIE adds a tied
- * weight's other uses into its owner's gradient.
+ * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; SUM adds the other
+ * replicas' gradients of what a stage owns into its own, as a tree; TIE adds a tied weight's other uses into its owner's
+ * gradient.
  * Tiers (a device's arena and the host's memory): LOAD brings a value from its host copy into an arena, OFFLOAD takes one out;
  * PCOPY makes the optimizer's parameters of a stage those that the next step loads, GCOPY hands it the gradients (RoundPipe). */
 /* clang-format off */
 #define QN_OP_LIST(X)                                                                                          \
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
     X(QN_OP_VI, "VI") X(QN_OP_VS, "VS") X(QN_OP_VT, "VT") X(QN_OP_VJ, "VJ")                                    \
-    X(QN_OP_PACK, "PACK") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD") X(QN_OP_OPT, "OPT")  \
-    X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                                                 \
+    X(QN_OP_PACK, "PACK") X(QN_OP_SUM, "SUM") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD")   \
+    X(QN_OP_OPT, "OPT") X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                             \
     X(QN_OP_LOAD, "LOAD") X(QN_OP_OFFLOAD, "OFFLOAD") X(QN_OP_PCOPY, "PCOPY") X(QN_OP_GCOPY, "GCOPY")
 
 typedef enum qn_op {
@@ -135,6 +136,10 @@ static inline bool qn_has_item(qn_grid g, int32_t stage, int32_t item)
 {
     return item / qn_items_each(g) == qn_replica(g, stage);
 }
+
+/* Of all stages that hold what `stage` holds on its worker, the one that steps the parameters of the given owner where every
+ * replica steps: the owner's own, or else the first. (Several replicas on one worker share values.) */
+int32_t qn_stepping_stage(qn_grid g, const int32_t *worker_of, int32_t stage, int32_t replica);
 
 /* --- order: compute tasks per worker */
 typedef struct qn_order_task {
@@ -276,10 +281,15 @@ typedef struct qn_lowering {
     int64_t slot_bytes;     /* upper limit of a slot, 0: none */
     bool forward_only;      /* F only: evaluation and generation */
     bool step_tasks;        /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
-    int32_t tied_owner, tied_replica; /* stages of the first column that share a weight, QN_NONE: no tied weight across stages */
+    int32_t tied_owner, tied_replica; /* stages of the chain that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;               /* of that weight */
-    int64_t stat_bytes;               /* of one worker's sums */
-    int64_t part_bytes;               /* slots of the channels between workers whose shards meet; 0: no such channels */
+    int32_t tied_home;                /* the replica that owns it */
+    const int64_t *sum_bytes;   /* [depth][replicas]: gradients of a stage of the chain that the replica owns. NULL: all 1 */
+    const int64_t *value_bytes; /* [depth][replicas]: values of the same parameters. NULL: all 1 */
+    int64_t piece_bytes;        /* upper limit of a slot between replicas, 0: 1 MiB */
+    bool zero1;                 /* the owner alone steps and sends the values; else it sends the sums and every replica steps */
+    int64_t stat_bytes;         /* of one worker's sums */
+    int64_t part_bytes;         /* slots of the channels between workers whose shards meet; 0: no such channels */
     /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;

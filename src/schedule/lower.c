@@ -15,8 +15,8 @@
 static void lower_fini(qni_lower *l)
 {
     qni_builder_fini(&l->b);
-    int32_t *const table[] = {l->pos,   l->act_in, l->act_out, l->grad_in,     l->grad_out,    l->wstash,
-                              l->stash, l->param,  l->pgrad,   l->act_channel, l->grad_channel};
+    int32_t *const table[] = {l->pos,   l->act_in, l->act_out,     l->grad_in,      l->grad_out, l->wstash,   l->stash,
+                              l->param, l->pgrad,  l->act_channel, l->grad_channel, l->last_add, l->sum_task, l->sum_back};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) qn_free(table[i]);
     qn_free(l->has_r);
     qn_free(l->packed);
@@ -26,12 +26,13 @@ static void lower_fini(qni_lower *l)
 
 static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
+    const int32_t depth = (o->stages - o->sides) / qn_max32(o->columns, 1);
     const bool tied = how->step_tasks && !how->forward_only && how->tied_owner != QN_NONE && how->tied_replica != QN_NONE;
     if (how->depth < 0 || how->slot_bytes < 0 || how->stat_bytes < 0 || how->tied_bytes < 0 || how->part_bytes < 0)
         return QN_FAIL(err, QN_ERANGE, "lowering: depth, slot, stat, part and tied sizes may not be negative");
-    if (tied && (how->tied_owner < 0 || how->tied_owner >= o->stages || how->tied_replica < 0 || how->tied_replica >= o->stages))
-        return QN_FAIL(err, QN_ERANGE, "lowering: tied stages %d and %d; stages go from 0 to %d", how->tied_owner,
-                       how->tied_replica, o->stages - 1);
+    if (tied && (how->tied_owner < 0 || how->tied_owner >= depth || how->tied_replica < 0 || how->tied_replica >= depth))
+        return QN_FAIL(err, QN_ERANGE, "lowering: tied stages %d and %d; stages of the chain go from 0 to %d", how->tied_owner,
+                       how->tied_replica, depth - 1);
     if (how->one_lane && o->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
     qn_status grid = qni_check_sides(o->stages, o->columns, o->sides, o->vocab, err);

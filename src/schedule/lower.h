@@ -7,6 +7,7 @@
 typedef struct qni_message {
     int32_t channel, send, recv; /* builder ids */
     int32_t from, to;            /* values: the sender's and the receiver's */
+    int64_t most;                /* of its slots' bytes; 0: as for all */
 } qni_message;
 
 typedef struct qni_lower {
@@ -20,8 +21,11 @@ typedef struct qni_lower {
     int32_t *act_in, *act_out, *grad_in, *grad_out, *wstash, *stash; /* [stages * items] values at their reader and at their
                               writer. grad: of this stage's output; its writer is the next stage. stash: what backward reads */
     int32_t *param, *pgrad;                                          /* [stages] values */
-    bool *packed;                                                    /* [stages]: has its PACK */
-    int32_t *act_channel, *grad_channel;                             /* [stages]: into stage s; from stage s to s - 1 */
+    int32_t *last_add;                                               /* [stages]: the last task so far that added to pgrad */
+    int32_t *sum_task;                                               /* [stages]: its SUM, or QN_NONE */
+    int32_t *sum_back;                   /* [stages][replicas]: sums of that owner as they came back, or QN_NONE */
+    bool *packed;                        /* [stages]: has its PACK */
+    int32_t *act_channel, *grad_channel; /* [stages]: into stage s; from stage s to s - 1 */
     qni_message *message;
     int32_t messages, message_cap;
     struct qni_vocab *vocab; /* lower_vocab.c; NULL: no vocabulary shards */
@@ -45,6 +49,11 @@ void qni_lower_compute(qni_lower *l, int32_t worker);
 void qni_lower_shards(qni_lower *l);
 /* lower_step.c: PACK before a stage's first forward; all that comes after the last backward. */
 void qni_lower_step(qni_lower *l);
+uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item);
+/* lower_replicas.c: gradients to their owners, sums back to the replicas, a stage's OPT; nothing with one replica. */
+void qni_lower_sums(qni_lower *l);
+void qni_lower_sums_back(qni_lower *l);
+void qni_lower_replica_opt(qni_lower *l, int32_t opt, int32_t stage);
 /* lower_messages.c: places of SENDs and RECVs in their lanes, sizes of slots, who frees what. arrival: [builder tasks] keys or
  * NULL. */
 qn_status qni_lower_place_messages(qni_lower *l, const int64_t *arrival, qn_err *err) QN_MUST_USE;

@@ -119,10 +119,16 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     l->act_channel = qn_calloc((size_t)l->stages, sizeof *l->act_channel);
     l->grad_channel = qn_calloc((size_t)l->stages, sizeof *l->grad_channel);
     l->packed = qn_calloc((size_t)l->stages, sizeof *l->packed);
+    const size_t backs = (size_t)l->stages * (size_t)qn_replicas(qn_order_grid(l->order));
+    l->last_add = qn_calloc((size_t)l->stages, sizeof *l->last_add);
+    l->sum_task = qn_malloc((size_t)l->stages, sizeof *l->sum_task);
+    l->sum_back = qn_malloc(backs, sizeof *l->sum_back);
     l->pos = qn_calloc((size_t)l->workers, sizeof *l->pos);
     if (!room || l->has_r == NULL || l->param == NULL || l->pgrad == NULL || l->act_channel == NULL || l->grad_channel == NULL ||
-        l->packed == NULL || l->pos == NULL)
+        l->packed == NULL || l->last_add == NULL || l->sum_task == NULL || l->sum_back == NULL || l->pos == NULL)
         return QN_FAIL(err, QN_ENOMEM, "plan of %d stages and %d micro-batches", l->stages, l->items);
+    memset(l->sum_task, 0xff, (size_t)l->stages * sizeof *l->sum_task); /* QN_NONE everywhere */
+    memset(l->sum_back, 0xff, backs * sizeof *l->sum_back);
     const qn_grid g = qn_order_grid(l->order);
     qn_status st = check_sizes(l, err);
     if (st != QN_OK) return st;
@@ -201,7 +207,9 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
         qni_add_link(b, t, QNI_OUT, l->wstash[c]);
     }
     qni_vocab_backward(l, t, op, s, m);
-    if (op != QN_OP_B) qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
+    if (op == QN_OP_B) return;
+    qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
+    l->last_add[s] = t;
 }
 
 /* What comes before a task: the packed weights before their first use, a recomputation before its backward. */

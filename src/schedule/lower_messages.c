@@ -46,7 +46,7 @@ void qni_lower_message(qni_lower *l, int32_t channel, int32_t producer, int32_t 
     const int64_t after =
         producer != QN_NONE ? b->key[producer] : (int64_t)(l->pos[c.from] > 0 ? l->pos[c.from] - 1 : 0) << 32 | MIDDLE;
     b->key[send] = after + 1;
-    l->message[l->messages++] = (qni_message){channel, send, recv, from, to};
+    l->message[l->messages++] = (qni_message){channel, send, recv, from, to, 0};
 }
 
 /* A message in the order of its channel's sends: sorted by channel, then key of its SEND. */
@@ -139,8 +139,10 @@ qn_status qni_lower_frees(qni_lower *l, qn_err *err)
 void qni_lower_slot_sizes(qni_lower *l)
 {
     for (int32_t i = 0; i < l->messages && !l->b.failed; i++) {
-        int64_t *slot = &l->b.channel[l->message[i].channel].slot_bytes;
-        *slot = qn_max64(*slot, l->b.value[l->message[i].to].bytes);
-        if (l->how->slot_bytes > 0) *slot = qn_min64(*slot, l->how->slot_bytes);
+        const qni_message *m = &l->message[i];
+        int64_t *slot = &l->b.channel[m->channel].slot_bytes;
+        const int64_t most = m->most > 0 ? m->most : l->how->slot_bytes;
+        *slot = qn_max64(*slot, l->b.value[m->to].bytes);
+        if (most > 0) *slot = qn_min64(*slot, most);
     }
 }

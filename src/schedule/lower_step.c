@@ -1,6 +1,7 @@
 /* Lowering, pass step tasks: what happens once per step after the last backward of a worker.
  *
  *   replica                 owner                        every worker w          worker 0
+ *   SEND tgrad ---------->  RECV, SUM                     (with several replicas: lower_replicas.c)
  *   SEND tgrad ---------->  RECV, TIE                     NORM, SEND stat w --->  RECV, FOLD (all sums in parameter order)
  *                                                         RECV <----------------  SEND stat (the result)
  *                           OPT, SEND tparam -> RECV      OPT of its stages
@@ -10,14 +11,22 @@
 #include "core/alloc.h"
 #include "lower_vocab.h"
 
-static uint64_t tag_of(int32_t cls, int32_t index)
+uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item)
 {
-    return (uint64_t)(uint32_t)cls << 48 | (uint64_t)(uint32_t)index << 32 | UINT32_MAX;
+    return (uint64_t)(uint32_t)cls << 48 | (uint64_t)(uint32_t)index << 32 | (uint32_t)item;
 }
 
-/* The replica's gradient comes to the owner and is added to its own. */
-static void add_tie(qni_lower *l, int32_t owner, int32_t replica)
+static bool is_tied(const qni_lower *l)
 {
+    return l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE;
+}
+
+/* The other use's gradient comes to the owner and is added to its own, once per shard, in the replica that owns the weight. */
+static void add_tie(qni_lower *l, int32_t shard)
+{
+    const qn_grid g = qn_order_grid(l->order);
+    const int32_t column = l->how->tied_home * g.shards + shard;
+    const int32_t owner = qn_stage_at(g, column, l->how->tied_owner), replica = qn_stage_at(g, column, l->how->tied_replica);
     const int32_t to = l->order->worker_of[owner], from = l->order->worker_of[replica];
     qni_builder *b = &l->b;
     const int32_t tie = qni_lower_comp(l, QN_OP_TIE, owner, QN_NONE, to);
@@ -27,10 +36,11 @@ static void add_tie(qni_lower *l, int32_t owner, int32_t replica)
         other = qni_add_value(b, QN_V_TGRAD, replica, QN_NONE, to, l->how->tied_bytes);
         const int32_t sent = l->pgrad[replica];
         if (!b->failed) b->value[sent].bytes = l->how->tied_bytes; /* what travels; its home is elsewhere */
-        qni_lower_message(l, channel, QN_NONE, sent, other, tag_of(QN_V_TGRAD, replica));
+        qni_lower_message(l, channel, QN_NONE, sent, other, qni_lower_step_tag(QN_V_TGRAD, replica, QN_NONE));
     }
     qni_add_link(b, tie, QNI_IN, other);
     qni_add_link(b, tie, QNI_ACC, l->pgrad[owner]);
+    l->last_add[owner] = tie;
 }
 
 static int32_t add_norm(qni_lower *l, int32_t w)
@@ -44,7 +54,7 @@ static int32_t add_norm(qni_lower *l, int32_t w)
     qni_add_link(&l->b, norm, QNI_OUT, stat);
     if (w == 0) return stat;
     const int32_t there = qni_add_value(&l->b, QN_V_STAT, w, QN_NONE, 0, l->how->stat_bytes);
-    qni_lower_message(l, qni_lower_channel(l, w, 0, QN_V_STAT, w), norm, stat, there, tag_of(QN_V_STAT, w));
+    qni_lower_message(l, qni_lower_channel(l, w, 0, QN_V_STAT, w), norm, stat, there, qni_lower_step_tag(QN_V_STAT, w, QN_NONE));
     return there;
 }
 
@@ -60,41 +70,71 @@ static void add_fold(qni_lower *l, int32_t *stat)
         if (w == 0)
             qni_add_link(b, fold, QNI_OUT, stat[0]);
         else
-            qni_lower_message(l, qni_lower_channel(l, 0, w, QN_V_STAT, w), fold, stat[0], stat[w], tag_of(QN_V_STAT, w));
+            qni_lower_message(l, qni_lower_channel(l, 0, w, QN_V_STAT, w), fold, stat[0], stat[w],
+                              qni_lower_step_tag(QN_V_STAT, w, QN_NONE));
+    }
+}
+
+/* Does a stage of the chain that is on worker w in some replica hold the owner's use of the tied weight there? */
+static bool holds_tied(const qni_lower *l, int32_t shard, int32_t w)
+{
+    const qn_grid g = qn_order_grid(l->order);
+    for (int32_t r = 0; r < qn_replicas(g); r++)
+        if (l->order->worker_of[qn_stage_at(g, r * g.shards + shard, l->how->tied_owner)] == w) return true;
+    return false;
+}
+
+/* The tied weight goes from where it is stepped to workers that have its other use alone. */
+static void send_tied(qni_lower *l, int32_t opt, int32_t stage)
+{
+    const qn_grid g = qn_order_grid(l->order);
+    const int32_t shard = qn_shard(g, stage), w = l->order->worker_of[stage];
+    qni_builder *b = &l->b;
+    int32_t sent = QN_NONE;
+    for (int32_t r = 0; r < qn_replicas(g); r++) {
+        const int32_t use = qn_stage_at(g, r * g.shards + shard, l->how->tied_replica), to = l->order->worker_of[use];
+        bool first = true;
+        for (int32_t q = 0; q < r; q++)
+            first = first && l->order->worker_of[qn_stage_at(g, q * g.shards + shard, l->how->tied_replica)] != to;
+        const int32_t from = qn_stage_at(g, (l->how->zero1 ? l->how->tied_home : r) * g.shards + shard, l->how->tied_owner);
+        const int32_t steps = qn_stepping_stage(g, l->order->worker_of, from, l->how->tied_home);
+        if (!first || steps != stage || holds_tied(l, shard, to)) continue;
+        if (sent == QN_NONE) {
+            sent = qni_add_value(b, QN_V_TPARAM, use, QN_NONE, w, l->how->tied_bytes);
+            qni_add_link(b, opt, QNI_OUT, sent);
+        }
+        const int32_t there = qni_add_value(b, QN_V_TPARAM, use, QN_NONE, to, l->how->tied_bytes);
+        if (!b->failed) b->value[there].carried = true;
+        qni_lower_message(l, qni_lower_channel(l, w, to, QN_V_TPARAM, use), opt, sent, there,
+                          qni_lower_step_tag(QN_V_TPARAM, use, QN_NONE));
     }
 }
 
 static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
 {
-    qni_builder *b = &l->b;
+    const qn_grid g = qn_order_grid(l->order);
     for (int32_t s = 0; s < l->stages; s++) {
         if (l->order->worker_of[s] != w) continue;
         const int32_t opt = qni_lower_comp(l, QN_OP_OPT, s, QN_NONE, w);
-        qni_add_link(b, opt, QNI_IN, result);
-        qni_add_link(b, opt, QNI_IN, l->pgrad[s]);
+        qni_add_link(&l->b, opt, QNI_IN, result);
+        qni_add_link(&l->b, opt, QNI_IN, l->pgrad[s]);
         qni_vocab_pgrads(l, opt, w, s);
-        const int32_t first = s - qn_shard(qn_order_grid(l->order), s) * qn_depth(qn_order_grid(l->order));
-        if (first != l->how->tied_owner || l->how->tied_replica == QN_NONE) continue;
-        const int32_t replica = l->how->tied_replica + s - first, to = l->order->worker_of[replica]; /* of the same shard */
-        if (to == w) continue;
-        const int32_t sent = qni_add_value(b, QN_V_TPARAM, replica, QN_NONE, w, l->how->tied_bytes);
-        const int32_t there = qni_add_value(b, QN_V_TPARAM, replica, QN_NONE, to, l->how->tied_bytes);
-        qni_add_link(b, opt, QNI_OUT, sent);
-        if (!b->failed) b->value[there].carried = true;
-        qni_lower_message(l, qni_lower_channel(l, w, to, QN_V_TPARAM, replica), opt, sent, there, tag_of(QN_V_TPARAM, replica));
+        qni_lower_replica_opt(l, opt, s);
+        if (s < g.stages && is_tied(l) && qn_chain_stage(g, s) == l->how->tied_owner) send_tied(l, opt, s);
     }
 }
 
 void qni_lower_step(qni_lower *l)
 {
+    const qn_grid g = qn_order_grid(l->order);
     int32_t *stat = qn_calloc((size_t)l->workers, sizeof *stat);
     if (stat == NULL) {
         l->b.failed = true;
         return;
     }
-    const int32_t owner = l->how->tied_owner, replica = l->how->tied_replica, depth = qn_depth(qn_order_grid(l->order));
-    for (int32_t k = 0; owner != QN_NONE && replica != QN_NONE && k < l->order->shards; k++)
-        add_tie(l, owner + k * depth, replica + k * depth);
+    qni_lower_sums(l);
+    for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
+    qni_lower_sums_back(l);
     for (int32_t w = 0; w < l->workers; w++) stat[w] = add_norm(l, w);
     add_fold(l, stat);
     for (int32_t w = 0; w < l->workers; w++) add_optimizer(l, w, stat[w]);

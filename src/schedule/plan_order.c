@@ -3,7 +3,8 @@
 
 static bool is_compute(int32_t op)
 {
-    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW || op == QN_OP_R || (op >= QN_OP_VI && op <= QN_OP_VJ);
+    return op == QN_OP_F || op == QN_OP_B || op == QN_OP_W || op == QN_OP_BW || op == QN_OP_R ||
+           (op >= QN_OP_VI && op <= QN_OP_VJ);
 }
 
 qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)

@@ -82,6 +82,10 @@ typedef struct rig_way {
     uint64_t seed;         /* of the simulated delays */
     int32_t shards;        /* tensor shards t; 0: 1 */
     int32_t shard_workers; /* workers that share a stage; 0: 1. workers counts those of one shard */
+    int32_t replicas;      /* workers is of one of them; 0: 1 */
+    int32_t groups;        /* of gradient accumulation; 0: as many as replicas */
+    bool zero1;
+    bool together; /* all replicas on the workers of the first */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -111,14 +115,31 @@ static inline qn_order *rig_base_order(const rig_way *way, int32_t items)
     return o;
 }
 
+/* Every worker's tasks go on worker w % workers, one replica after the other: each alone can run, so all can. */
+static inline qn_order *rig_put_together(qn_order *wide, int32_t workers)
+{
+    qn_order *o;
+    qn_err err;
+    rig_ok(qn_order_open(&o, workers, wide->stages, wide->items, &err), &err);
+    o->columns = wide->columns;
+    o->shards = wide->shards;
+    for (int32_t s = 0; s < wide->stages; s++) o->worker_of[s] = wide->worker_of[s] % workers;
+    for (int32_t w = 0; w < wide->workers; w++)
+        for (int32_t i = 0; i < wide->count[w]; i++)
+            qn_order_push(o, w % workers, (qn_op)wide->task[w][i].op, wide->task[w][i].stage, wide->task[w][i].item);
+    qn_order_close(wide);
+    return o;
+}
+
 static inline qn_order *rig_order(const rig_way *way, int32_t items)
 {
-    qn_order *base = rig_base_order(way, items), *wide;
+    const int32_t R = way->replicas > 1 ? way->replicas : 1, t = way->shards > 1 ? way->shards : 1;
+    qn_order *base = rig_base_order(way, items / R), *wide;
     qn_err err;
-    if (way->shards <= 1) return base;
-    rig_ok(qn_order_widen(&wide, base, 1, way->shards, way->shard_workers > 0 ? way->shard_workers : 1, &err), &err);
+    if (R == 1 && t == 1) return base;
+    rig_ok(qn_order_widen(&wide, base, R, t, way->shard_workers > 0 ? way->shard_workers : 1, &err), &err);
     qn_order_close(base);
-    return wide;
+    return way->together ? rig_put_together(wide, wide->workers / R) : wide;
 }
 
 static const qn_hyper rig_hyper = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .clip = 0.05};
@@ -130,11 +151,13 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
     qn_err err;
     int32_t first[RIG_MAX_STAGES + 1];
     qn_order *order = rig_order(way, items);
-    rig_cut(first, order->stages / order->columns, qn_model_layers(m));
+    rig_cut(first, qn_depth(qn_order_grid(order)), qn_model_layers(m));
     const qn_trainer_desc d = {.model = m,
                                .order = order,
                                .first_layer = first,
                                .recompute = way->recompute,
+                               .groups = way->groups,
+                               .zero1 = way->zero1,
                                .mode = mode,
                                .threads = way->threads,
                                .source = &rig_source,

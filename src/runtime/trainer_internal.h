@@ -1,0 +1,47 @@
+/* What the trainer's files share. Private to trainer*.c. */
+#ifndef QN_RUNTIME_TRAINER_INTERNAL_H
+#define QN_RUNTIME_TRAINER_INTERNAL_H
+
+#include "core/compiler.h"
+#include "forward.h"
+#include "homes.h"
+#include "optimizer.h"
+#include "stage_set.h"
+#include "tensor_shards.h"
+#include "trainer.h"
+
+typedef struct train_worker {
+    QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
+    int32_t *tokens, *targets;                   /* [batch, T]; NULL on workers with neither embedding nor head */
+    double *sums;
+    double *result;     /* a qni_verdict */
+    double copied_loss; /* of heads whose loss another shard counts */
+} train_worker;
+
+struct qn_trainer {
+    qn_trainer_desc desc;
+    qn_stage_set set;
+    qni_homes homes;
+    qn_plan *plan;
+    qn_executor *ex;
+    qni_shards shards; /* with one shard: unused */
+    qni_forward eval;  /* opened by the first evaluation */
+    bool eval_open;
+    int64_t item_samples; /* of a full item */
+    int64_t sums_count;
+    train_worker *worker; /* [workers] */
+    size_t worker_bytes;
+    double **inbox;     /* [workers]: sums as they came to worker 0; [0] is its own */
+    double *loss;       /* [items] */
+    int32_t tied_stage; /* whose TIE the plan has (shard 0's), or QN_NONE */
+    int64_t step;       /* in progress */
+    double lr;
+    bool dirty; /* the last step stopped early: gradients are not zero */
+};
+
+/* trainer_plan.c. *groups: as asked for, or as many as replicas. Errors: QN_EINVAL. */
+qn_status qni_trainer_groups(int32_t *groups, const qn_trainer_desc *d, qn_err *err) QN_MUST_USE;
+/* The order as a plan, with the sizes of stages and homes; sets sums_count and tied_stage too. Errors as qn_lower. */
+qn_status qni_trainer_plan(qn_trainer *t, qn_err *err) QN_MUST_USE;
+
+#endif

@@ -1,0 +1,256 @@
+/* Data parallelism: with G groups of gradients the losses and the state are the same bits for every number of replicas that
+ * divides G, every schedule, placement and order of arrival, with every replica stepping or each its part (zero1). */
+#include "support/sanitized.h"
+#include "support/trainer_rig.h"
+
+enum { STEPS = QN_SANITIZED ? 4 : 20, ITEMS = 8 };
+
+typedef struct outcome {
+    double loss[STEPS], norm[STEPS];
+    char *state;
+    qn_memory memory;
+} outcome;
+
+static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way)
+{
+    outcome out;
+    qn_err err;
+    qn_trainer *t = rig_open(m, mode, way, ITEMS);
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        out.loss[step] = r.loss;
+        out.norm[step] = r.grad_norm;
+    }
+    out.state = malloc(rig_state_bytes(m, rig_element(mode)));
+    assert_non_null(out.state);
+    rig_state(out.state, t, m, rig_element(mode), 0);
+    out.memory = qn_trainer_memory(t);
+    qn_trainer_close(t);
+    return out;
+}
+
+static outcome reference(const qn_model *m, qn_mode mode, int32_t groups)
+{
+    const rig_way way = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .groups = groups};
+    return compute(m, mode, &way);
+}
+
+static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, const outcome *want)
+{
+    const outcome got = compute(m, mode, way);
+    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
+               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
+               state = memcmp(got.state, want->state, rig_state_bytes(m, rig_element(mode))) == 0;
+    free(got.state);
+    if (losses && norms && state) return;
+    fail_msg("%s, %d replicas of %d workers, %d groups, %s%s%s (seed %llu): %s differ", way->schedule, way->replicas,
+             way->workers, way->groups, way->transport, way->zero1 ? ", zero1" : "", way->together ? ", together" : "",
+             (unsigned long long)way->seed, losses ? norms ? "states" : "norms" : "losses");
+}
+
+static const char *const transports[] = {"thread", "self", "sim"};
+static const char *const schedules[] = {"1f1b", "zb-h1", "split", "interleaved", "gpipe"};
+
+static void sweep(const qn_model *m, qn_mode mode, uint32_t *turn)
+{
+    for (int32_t G = 1; G <= 4; G *= 2) {
+        outcome want = reference(m, mode, G);
+        assert_true(want.loss[STEPS - 1] < want.loss[0]);
+        for (int32_t R = 1; R <= G; R *= 2) {
+            for (int32_t P = 1; P <= 3; P++) {
+                for (int32_t zero1 = 0; zero1 < 2; zero1++, (*turn)++) {
+                    if ((*turn * 2654435761u >> 16) % (QN_SANITIZED ? 8 : 2) != 0) continue; /* a scattered half */
+                    const rig_way way = {.schedule = schedules[*turn % 5],
+                                         .workers = P,
+                                         .threads = 1 + (int32_t)(*turn % 2),
+                                         .recompute = (qn_recompute)(*turn % 3),
+                                         .transport = transports[*turn / 2 % 3],
+                                         .seed = *turn / 2 % 3 == 2 ? 1000u + *turn : 0,
+                                         .replicas = R,
+                                         .groups = G,
+                                         .zero1 = zero1 != 0,
+                                         .together = *turn % 7 == 3};
+                    assert_same(m, mode, &way, &want);
+                }
+            }
+        }
+        free(want.state);
+    }
+}
+
+static void same_bits_for_any_number_of_replicas(void **unused)
+{
+    (void)unused;
+    uint32_t turn = 0;
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        sweep(m, QN_MODE_F32, &turn);
+        if (c == 0) sweep(m, QN_MODE_REF_F64, &turn);
+        qn_model_close(m);
+    }
+}
+
+/* Replicas of tensor shards: the same bits as one replica of as many shards. */
+static void replicas_of_shards(void **unused)
+{
+    (void)unused;
+    for (int32_t c = 0; c < 2; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .groups = 4, .shards = 2};
+        outcome want = compute(m, QN_MODE_F32, &base);
+        for (int32_t k = 0; k < 8; k++) {
+            const rig_way way = {.schedule = schedules[k % 5],
+                                 .workers = 1 + k / 4,
+                                 .threads = 1,
+                                 .transport = transports[k % 3],
+                                 .seed = k % 3 == 2 ? 2000u + (uint64_t)k : 0,
+                                 .replicas = 2 + k % 2 * 2,
+                                 .groups = 4,
+                                 .zero1 = k / 2 % 2 != 0,
+                                 .shards = 2,
+                                 .shard_workers = 1 + k / 2 % 2,
+                                 .together = k == 5};
+            assert_same(m, QN_MODE_F32, &way, &want);
+        }
+        free(want.state);
+        qn_model_close(m);
+    }
+}
+
+static void frozen_parameters_do_not_travel(void **unused)
+{
+    static const char *const pattern[] = {"transformer.wte*", "*.mlp.*"};
+    (void)unused;
+    for (size_t i = 0; i < QN_COUNT(pattern); i++) {
+        qn_err err;
+        qn_model *m = rig_model(&rig_config[0]);
+        rig_ok(qn_model_freeze(m, &pattern[i], 1, &err), &err);
+        outcome want = reference(m, QN_MODE_F32, 4);
+        for (int32_t k = 0; k < 4; k++) {
+            const rig_way way = {.schedule = "1f1b",
+                                 .workers = 2,
+                                 .threads = 1,
+                                 .transport = "thread",
+                                 .replicas = 2 + k / 2 * 2,
+                                 .groups = 4,
+                                 .zero1 = k % 2 != 0};
+            assert_same(m, QN_MODE_F32, &way, &want);
+        }
+        free(want.state);
+        qn_model_close(m);
+    }
+}
+
+/* Groups change the bits (they are another order of additions), so they are not thrown in with anything else. */
+static void groups_are_a_tree(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[0]);
+    outcome one = reference(m, QN_MODE_F32, 1), two = reference(m, QN_MODE_F32, 2), eight = reference(m, QN_MODE_F32, 8);
+    assert_memory_not_equal(one.state, two.state, rig_state_bytes(m, sizeof(float)));
+    assert_memory_not_equal(two.state, eight.state, rig_state_bytes(m, sizeof(float)));
+    free(one.state);
+    free(two.state);
+    free(eight.state);
+    qn_model_close(m);
+}
+
+/* A replica holds 1 + log2(G / R) accumulators; zero1 leaves each worker about 1 / R of the moments. */
+static void memory_of_groups_and_zero1(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[1]); /* untied: many parameters of like size */
+    const outcome one = reference(m, QN_MODE_F32, 1), eight = reference(m, QN_MODE_F32, 8);
+    assert_in_range(eight.memory.grads, 4 * one.memory.grads, 4 * one.memory.grads + 3 * 64);
+    free(one.state);
+    free(eight.state);
+    for (int32_t R = 2; R <= 4; R *= 2) {
+        rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .transport = "self", .replicas = R, .groups = 8};
+        const outcome all = compute(m, QN_MODE_F32, &way);
+        way.zero1 = true;
+        const outcome part = compute(m, QN_MODE_F32, &way);
+        print_message("%d replicas: %lld bytes of moments a worker, with zero1 at most %lld\n", R,
+                      (long long)all.memory.most_moments, (long long)part.memory.most_moments);
+        assert_int_equal(all.memory.most_moments, one.memory.most_moments);
+        assert_int_equal(all.memory.moments, R * one.memory.moments);
+        assert_in_range(part.memory.moments, one.memory.moments - 64, one.memory.moments + 64 * R);
+        assert_in_range(part.memory.most_moments, one.memory.most_moments / R, one.memory.most_moments * 115 / 100 / R);
+        int32_t log = 0;
+        while (8 / R >> (log + 1) > 0) log++;
+        assert_in_range(part.memory.grads, R * (1 + log) * one.memory.grads - 64, R * (1 + log) * (one.memory.grads + 64 * R));
+        free(all.state);
+        free(part.state);
+    }
+    qn_model_close(m);
+}
+
+/* A state taken over by a run with another number of replicas goes on with the same bits. */
+static void state_moves_between_numbers_of_replicas(void **unused)
+{
+    static const rig_way ways[] = {
+        {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "thread", .replicas = 2, .groups = 4, .zero1 = true},
+        {.schedule = "zb-h1", .workers = 1, .threads = 1, .transport = "self", .replicas = 4, .groups = 4},
+        {.schedule = "gpipe", .workers = 3, .threads = 1, .transport = "self", .replicas = 1, .groups = 4},
+        {.schedule = "1f1b", .workers = 1, .threads = 1, .transport = "thread", .replicas = 4, .groups = 4, .zero1 = true},
+    };
+    (void)unused;
+    qn_err err;
+    qn_model *m = rig_model(&rig_config[0]);
+    const size_t bytes = rig_state_bytes(m, sizeof(float));
+    const outcome want = reference(m, QN_MODE_F32, 4);
+    char *state = malloc(bytes);
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        qn_trainer *t = rig_open(m, QN_MODE_F32, &ways[step % 4], ITEMS);
+        if (step > 0) rig_state(state, t, m, sizeof(float), 1);
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        rig_state(state, t, m, sizeof(float), 0);
+        assert_true(r.loss == want.loss[step]);
+        qn_trainer_close(t);
+    }
+    assert_memory_equal(state, want.state, bytes);
+    free(state);
+    free(want.state);
+    qn_model_close(m);
+}
+
+static void numbers_that_do_not_go_together(void **unused)
+{
+    static const struct {
+        int32_t replicas, groups;
+        const char *words;
+    } bad[] = {{2, 1, "at least 2"}, {1, 3, "power of two"}, {1, 16, "divides the micro-batches"}, {4, 2, "at least 4"}};
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[0]);
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        const rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .replicas = bad[i].replicas};
+        qn_err err = {0};
+        qn_trainer *t;
+        int32_t first[2] = {0, qn_model_layers(m)};
+        qn_order *order = rig_order(&way, ITEMS);
+        const qn_trainer_desc d = {.model = m,
+                                   .order = order,
+                                   .first_layer = first,
+                                   .mode = QN_MODE_F32,
+                                   .threads = 1,
+                                   .source = &rig_source,
+                                   .hyper = rig_hyper,
+                                   .groups = bad[i].groups};
+        assert_int_equal(qn_trainer_open(&t, &d, &err), QN_EINVAL);
+        assert_non_null(strstr(err.text, bad[i].words));
+        qn_order_close(order);
+    }
+    qn_model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_bits_for_any_number_of_replicas), cmocka_unit_test(replicas_of_shards),
+        cmocka_unit_test(frozen_parameters_do_not_travel),      cmocka_unit_test(groups_are_a_tree),
+        cmocka_unit_test(memory_of_groups_and_zero1),           cmocka_unit_test(state_moves_between_numbers_of_replicas),
+        cmocka_unit_test(numbers_that_do_not_go_together),
+    };
+    return cmocka_run_group_tests_name("trainer_replicas", tests, NULL, NULL);
+}
