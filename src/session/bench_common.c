@@ -76,7 +76,9 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const ch
                                     .context = (int32_t)opt->context,
                                     .vocab = (int32_t)opt->vocab,
                                     .tied = opt->arch == QN_ARCH_GPT2};
-    const qn_pattern pattern = {.workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = 1};
+    const qn_generator *g = qn_generator_find(schedule);
+    const qn_pattern pattern = {
+        .workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = g != NULL ? g->usual_chunks : 1};
     b->source = (qn_source){.ops = &random_ops, .T = opt->context, .batch = opt->batch, .vocab = (int32_t)opt->vocab};
     QN_TRY(st, qn_model_open(&b->model, &config, err), out);
     QN_TRY(st, qn_generate(&b->order, schedule, &pattern, err), out);

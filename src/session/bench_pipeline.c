@@ -1,9 +1,9 @@
 /* quern bench pipeline: a real run on several workers against the simulator with the costs measured in that run, against one
- * worker, and the time it takes to hand a message over. */
+ * worker, and the time it takes to hand a message over. All schedules: bench_schedules.c. */
 #include <pthread.h>
 #include <string.h>
 
-#include "bench_common.h"
+#include "bench_schedules.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
@@ -188,7 +188,9 @@ qn_status qn_bench_pipeline(const qn_bench_options *given, qn_line_fn *line, voi
 {
     const qn_bench_options opt = qni_bench_defaults(given, true);
     qn_status st;
+    if (given->kernels == 1) return qni_bench_sleepers(given, line, ctx, err);
     QN_TRY(st, measure_schedules(&opt, line, ctx, err), out);
+    QN_TRY(st, qni_bench_all_schedules(&opt, line, ctx, err), out);
     if (qn_team_cores() > 1) QN_TRY(st, measure_handover("between cores", 0, &opt, line, ctx, err), out);
     QN_TRY(st, measure_handover("on a shared core", 1, &opt, line, ctx, err), out);
 out:

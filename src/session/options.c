@@ -184,6 +184,8 @@ static const qn_key bench_keys[] = {
     KEY(INT, "workers", T, workers, "0", 0, 1024, NULL, "", "pipeline workers (0: 1, for pipeline 2)"),
     KEY(INT, "threads", T, threads, "0", 0, 1024, NULL, "", "threads of a worker (0: all cores, for pipeline 1)"),
     KEY(INT, "steps", T, steps, "7", 1, 1000, NULL, "", "measured steps or repetitions"),
+    KEY(CHOICE, "kernels", T, kernels, "model", 0, 0, "model|sleep", "",
+        "pipeline: what tasks do; sleeping ones show the executor alone, on up to 16 workers"),
     KEY(CHOICE, "weights", T, weights, "bf16", 0, 0, "f32|bf16|q8", "", "what the products of generate read"),
     KEY(BOOL, "json", T, json, NULL, 0, 0, NULL, "", "one JSON object a line"),
 };
