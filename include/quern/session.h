@@ -34,6 +34,7 @@ typedef struct qn_train_options {
     int64_t warmup;
     double beta1, beta2, eps, weight_decay, clip, dropout;
     int64_t workers, threads; /* threads per worker */
+    int64_t tensor;           /* t: shards of every layer */
     const char *schedule;     /* a name or a file */
     const char *cost;         /* "F=1,B=2,W=1" or a file: what schedules are made for; NULL: the model's operations */
     const char *cost_from;    /* the same, measured: a run's directory, a trace, a profile */

@@ -40,6 +40,8 @@ static const qn_key train_keys[] = {
     KEY(REAL, "dropout", T, dropout, "0", 0, 0.99, NULL, "", "share dropped after the embedding and on residual branches"),
     KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
+    KEY(INT, "tensor", T, tensor, "1", 1, 64, NULL, "",
+        "shards of every layer; as many workers as divide both it and --workers share a stage"),
     KEY(TEXT, "schedule", T, schedule, "1f1b", 0, 0, NULL, "", "a name (quern schedule list) or a FILE"),
     KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
         "F=1,B=2,W=1 or a FILE: times that the schedule is made for (default: the model's operations)"),

@@ -32,6 +32,7 @@ qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
     qn_status st;
     snprintf(state, sizeof(state), "{\"format\": 1, \"step\": %" PRId64 ", \"steps\": %" PRId64 ", \"seed\": %" PRId64 "}\n",
              step, r->opt->steps, r->opt->seed);
+    qni_train_views_take(r);
     const qn_state_view view = {.model = r->model, .value = r->value, .m = r->m, .v = r->v};
     const qn_checkpoint_desc desc = {.tokenizer_json = r->tokenizer_json,
                                      .tokenizer_bytes = r->tokenizer_bytes,

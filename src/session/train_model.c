@@ -97,8 +97,9 @@ qn_status qni_train_load(qni_train_run *r, const char *start, qn_err *err)
     const bool resumed = r->opt->resume != 0, adapters = r->opt->lora_rank > 0;
     const qn_state_view values = {.model = r->model, .value = r->value};
     const qn_state_view all = {.model = r->model, .value = r->value, .m = r->m, .v = r->v};
+    qni_train_views_take(r); /* what a file may leave as it is */
     qn_status st = qn_checkpoint_read(adapters ? r->base : start, resumed && !adapters ? &all : &values, err);
     if (st == QN_OK && resumed && adapters) st = qn_adapter_read(start, &all, err);
-    if (st == QN_OK) qn_trainer_refresh(r->trainer);
+    if (st == QN_OK) qni_train_views_give(r);
     return st;
 }

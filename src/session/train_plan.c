@@ -34,31 +34,57 @@ out:
     return st;
 }
 
-static qn_status choose_order(qni_train_run *r, qn_err *err)
+/* The order of one chain: a pipeline of so many workers. */
+static qn_status choose_chain(qn_order **out, const qni_train_run *r, int64_t workers, qn_err *err)
 {
     const qn_train_options *o = r->opt;
     const qn_generator *g = qn_generator_find(o->schedule);
     if (g == NULL && qn_path_exists(o->schedule) == 1) {
-        qn_status st = read_order(&r->order, o->schedule, err);
+        qn_status st = read_order(out, o->schedule, err);
         if (st != QN_OK) return st;
-        if (r->order->workers != o->workers || r->order->items != o->micro_batches)
+        const bool whole = (*out)->columns > 1; /* a file may place shards itself */
+        if ((*out)->workers != (whole ? o->workers : workers) || (*out)->items != o->micro_batches)
             return QN_FAIL(err, QN_EINVAL,
                            "%s is for --workers %d --micro-batches %d, but %" PRId64 " and %" PRId64 " were given", o->schedule,
-                           r->order->workers, r->order->items, o->workers, o->micro_batches);
+                           (*out)->workers, (*out)->items, o->workers, o->micro_batches);
+        if (whole && (*out)->shards != o->tensor)
+            return QN_FAIL(err, QN_EINVAL, "%s has %d shards of a stage, but --tensor is %" PRId64, o->schedule, (*out)->shards,
+                           o->tensor);
         return QN_OK;
     }
     const int64_t chunks = o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1;
-    qn_pattern pattern = {.workers = (int32_t)o->workers, .items = (int32_t)o->micro_batches, .chunks = (int32_t)chunks};
+    qn_pattern pattern = {.workers = (int32_t)workers, .items = (int32_t)o->micro_batches, .chunks = (int32_t)chunks};
     const qn_status st = qni_train_costs(&pattern, r, err);
     if (st != QN_OK) return st;
-    return qn_generate(&r->order, o->schedule, &pattern, err);
+    return qn_generate(out, o->schedule, &pattern, err);
+}
+
+/* Workers that share a stage: the largest number that divides both the shards and the workers. */
+static int64_t shard_workers(const qn_train_options *o)
+{
+    int64_t n = o->tensor;
+    while (o->tensor % n != 0 || o->workers % n != 0) n--;
+    return n;
+}
+
+static qn_status choose_order(qni_train_run *r, qn_err *err)
+{
+    const qn_train_options *o = r->opt;
+    const int64_t together = shard_workers(o);
+    qn_status st = choose_chain(&r->order, r, o->workers / together, err);
+    if (st != QN_OK || o->tensor == 1 || r->order->columns > 1) return st;
+    qn_order *chain = r->order;
+    r->order = NULL;
+    st = qn_order_widen(&r->order, chain, 1, (int32_t)o->tensor, (int32_t)together, err);
+    qn_order_close(chain);
+    return st;
 }
 
 /* --cuts as numbers, ascending within the chain. */
 static qn_status read_cuts(qni_train_run *r, qn_err *err)
 {
     const qn_list *cuts = &r->opt->cuts;
-    const int32_t layers = qn_model_layers(r->model), stages = r->order->stages;
+    const int32_t layers = qn_model_layers(r->model), stages = r->order->stages / r->order->columns;
     if (cuts->count != stages - 1)
         return QN_FAIL(err, QN_EINVAL, "--cuts names %d places, but %d stages need %d", cuts->count, stages, stages - 1);
     r->first_layer[0] = 0;
@@ -81,7 +107,7 @@ qn_status qni_train_plan(qni_train_run *r, qn_err *err)
     const qn_train_options *o = r->opt;
     qn_status st = choose_order(r, err);
     if (st != QN_OK) return st;
-    const int32_t stages = r->order->stages, workers = r->order->workers;
+    const int32_t stages = r->order->stages / r->order->columns, workers = r->order->workers; /* stages of the chain */
     r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
     r->arena_limit = o->memory > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
     if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL))

@@ -177,6 +177,7 @@ qn_status qni_train_sample(qni_train_run *r, qn_train_done *done, qn_err *err)
                                  .T = qn_min64(r->opt->context, 128),
                                  .cache_len = r->opt->context};
     qn_status st;
+    qni_train_views_take(r);
     QN_TRY(st, qn_runner_open(&runner, &desc, err), out);
     qni_window window = {.runner = runner, .cache_len = desc.cache_len, .most = desc.T};
     QN_TRY(st, draw(ids, &count, MOST, r, &window, err), out);

@@ -30,7 +30,8 @@ typedef struct qni_train_run {
     int32_t *first_layer; /* [stages + 1] */
     int64_t *arena_limit; /* [workers], NULL: none */
     qn_trainer *trainer;
-    float **value, **m, **v; /* [params]: views of the homes */
+    float **value, **m, **v; /* [params]: the homes themselves, or with tensor shards copies of the whole parameters */
+    float *copies;           /* the memory of those, or NULL */
 
     char *settings;     /* JSON of all options */
     char dir[QNI_PATH]; /* where the run's files are now */
@@ -46,6 +47,12 @@ typedef struct qni_train_run {
 /* Everything up to a trainer that can take its next step. Errors as qn_train. */
 qn_status qni_train_open(qni_train_run *r, qn_err *err) QN_MUST_USE;
 void qni_train_run_fini(qni_train_run *r);
+
+/* The views of the trainer's state. With one shard they are the homes; else take copies the homes into them, give back. */
+qn_status qni_train_views_open(qni_train_run *r, qn_err *err) QN_MUST_USE;
+void qni_train_views_close(qni_train_run *r);
+void qni_train_views_take(qni_train_run *r);
+void qni_train_views_give(qni_train_run *r);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;

@@ -180,20 +180,7 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .pin = qni_pin(o->pin && !looped, o->workers, o->threads),
     };
     QN_TRY(st, qn_trainer_open(&r->trainer, &desc, err), out);
-    const int32_t n = qn_model_params(r->model);
-    r->value = qn_calloc((size_t)n * 3, sizeof(float *));
-    if (r->value == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "table of parameters");
-        goto out;
-    }
-    r->m = r->value + n;
-    r->v = r->m + n;
-    for (int32_t i = 0; i < n; i++) {
-        const qn_param_home home = qn_trainer_home(r->trainer, i);
-        r->value[i] = home.value;
-        r->m[i] = home.m;
-        r->v[i] = home.v;
-    }
+    QN_TRY(st, qni_train_views_open(r, err), out);
 out:
     return st;
 }
@@ -266,7 +253,7 @@ void qni_train_run_fini(qni_train_run *r)
     qn_order_close(r->order);
     qn_model_close(r->model);
     qn_tokenizer_close(r->tokenizer);
-    qn_free(r->value);
+    qni_train_views_close(r);
     qn_free(r->first_layer);
     qn_free(r->arena_limit);
     qn_free(r->tokenizer_json);
@@ -295,8 +282,8 @@ qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
         st = QN_FAIL(err, QN_EFORMAT, "%s, line %d: %s", path, where.line, where.text);
         goto out;
     }
-    const bool respread =
-        qn_config_given(config, "workers") || qn_config_given(config, "schedule") || qn_config_given(config, "chunks");
+    const bool respread = qn_config_given(config, "workers") || qn_config_given(config, "schedule") ||
+                          qn_config_given(config, "chunks") || qn_config_given(config, "tensor");
     json_object_foreach(saved, name, value)
     {
         if (respread && strcmp(name, "cuts") == 0) continue; /* they were for other stages */
