@@ -12,6 +12,13 @@ static int run_convert(const cli_verb *verb, int argc, char **argv)
     qn_config *config = NULL;
     qn_convert_options opt;
     if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc, argv, &err) != QN_OK) return cli_fail(&err);
+    const qn_list named = qn_config_positional(config);
+    if (named.count > 1 || (named.count == 1 && opt.model != NULL)) {
+        fprintf(stderr, "quern: convert takes one model; '%s' is another\n", named.item[named.count - 1]);
+        qn_config_close(config);
+        return EXIT_USAGE;
+    }
+    if (named.count == 1) opt.model = named.item[0];
     const int code = qn_convert(&opt, &err) == QN_OK ? EXIT_DONE : cli_fail(&err);
     if (code == EXIT_DONE) fprintf(stderr, "quern: model written to %s\n", opt.out);
     qn_config_close(config);
@@ -21,7 +28,8 @@ static int run_convert(const cli_verb *verb, int argc, char **argv)
 const cli_verb cli_convert = {
     .name = "convert",
     .summary = "turn another tool's model into a directory that Quern and others read",
-    .examples = "  quern convert --from llama2c --weights stories260K.bin --tokenizer tok512.bin --out stories\n"
+    .examples = "  quern convert model.gguf --out DIR\n"
+                "  quern convert --from llama2c --weights stories260K.bin --tokenizer tok512.bin --out stories\n"
                 "  quern convert --lora runs/tuned --out merged      # an adapter merged into its base\n",
     .table = &qn_convert_table,
     .run = run_convert,

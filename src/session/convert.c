@@ -49,8 +49,9 @@ out:
     return st;
 }
 
-/* The adapter's base with the adapter merged into its matrices, as a plain model. */
-static qn_status convert_adapter(const qn_convert_options *opt, qn_err *err)
+/* A model that is read anyway (a GGUF file, a directory, a run), maybe with an adapter merged into its matrices, as a plain one.
+ */
+static qn_status convert_model(const qn_convert_options *opt, qn_err *err)
 {
     qni_loaded l = {.model = NULL};
     char *json = NULL;
@@ -82,11 +83,7 @@ qn_status qn_convert(const qn_convert_options *opt, qn_err *err)
     size_t block_bytes = 0, json_bytes = 0, raw_bytes = 0;
     qn_status st;
     QN_TRY(st, check_out(opt->out, opt->force, err), out);
-    if (opt->lora != NULL) return convert_adapter(opt, err);
-    if (opt->model != NULL) {
-        st = QN_FAIL(err, QN_EINVAL, "--model is the base of an adapter: name that with --lora");
-        goto out;
-    }
+    if (opt->lora != NULL || opt->model != NULL) return convert_model(opt, err);
     if (opt->weights == NULL || opt->tokenizer == NULL) {
         st = QN_FAIL(err, QN_EINVAL, "%s is missing", opt->weights == NULL ? "--weights" : "--tokenizer");
         goto out;

@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/io.h"
 #include "core/team.h"
+#include "gguf_model.h"
 #include "run_dir.h"
 #include "runtime/peft.h"
 
@@ -104,12 +105,43 @@ static qn_status find_tokenizer(char file[QNI_PATH], const char *model, const ch
     return st;
 }
 
+/* Model, values and tokenizer out of one GGUF file. A file without a tokenizer gives none. */
+static qn_status load_gguf(qni_loaded *out, const char *path, qn_err *err)
+{
+    qn_status st;
+    qn_model_config config;
+    qn_gguf *f = NULL;
+    snprintf(out->dir, QNI_PATH, "%s", path);
+    QN_TRY(st, qn_gguf_open(&f, path, err), out);
+    QN_TRY(st, qni_gguf_config(&config, f, err), out);
+    QN_TRY(st, qn_model_open(&out->model, &config, err), out);
+    QN_TRY(st, qni_values_open(&out->value, &out->block, &out->block_bytes, out->model, err), out);
+    QN_TRY(st, qni_gguf_values(out->value, out->model, f, err), out);
+    if (!qn_gguf_has(f, "tokenizer.ggml.model")) goto out;
+    QN_TRY(st, qn_gguf_tokenizer(&out->tokenizer, f, err), out);
+    if (qn_tokenizer_vocab(out->tokenizer) > config.vocab)
+        st = QN_FAIL(err, QN_EFORMAT, "%s has a tokenizer of %d tokens, but the model's vocabulary is %d", path,
+                     qn_tokenizer_vocab(out->tokenizer), config.vocab);
+out:
+    qn_gguf_close(f);
+    return st;
+}
+
 qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err)
 {
     qn_status st;
     qn_model_config config;
     char file[QNI_PATH], adapter[QNI_PATH];
     memset(out, 0, sizeof(*out));
+    if (path != NULL && qn_gguf_is(path)) {
+        st = load_gguf(out, path, err);
+        if (st == QN_OK && lora != NULL) {
+            const qn_state_view merged = {.model = out->model, .value = out->value};
+            QN_TRY(st, qni_model_dir(adapter, lora, err), out);
+            st = qn_adapter_merge(adapter, &merged, err);
+        }
+        goto out;
+    }
     QN_TRY(st, find_dirs(out->dir, adapter, path, lora, err), out);
     QN_TRY(st, qn_checkpoint_read_config(&config, out->dir, err), out);
     QN_TRY(st, qn_model_open(&out->model, &config, err), out);

@@ -122,7 +122,10 @@ static const qn_key convert_keys[] = {
     KEY(TEXT, "weights", T, weights, NULL, 0, 0, NULL, "", "FILE of weights"),
     KEY(TEXT, "tokenizer", T, tokenizer, NULL, 0, 0, NULL, "", "FILE of the tokenizer"),
     KEY(TEXT, "lora", T, lora, NULL, 0, 0, NULL, "", "DIR of an adapter, or its run: merge it into its base model"),
-    KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of that base (default: where the adapter says)"),
+    KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "",
+        "GGUF file, DIR of a model, or a run; with --lora its base (default: where the adapter says). The name --model may be "
+        "left "
+        "out"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "DIR to write"),
     KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
 };
