@@ -4,6 +4,14 @@
 
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "vocab_tasks.h"
+
+/* One op of the vocabulary shards from stage `from` on. */
+static void add_shards(qn_order *o, qn_op op, int32_t from, int32_t first_item, int32_t end)
+{
+    for (int32_t i = from; o->sides > 0 && i < o->stages; i++)
+        for (int32_t m = first_item; m < end; m++) qn_order_push(o, o->worker_of[i], op, i, m);
+}
 
 /* Groups of P items pass through all of a worker's stages before the next group: with several stages per worker nobody waits for
  * an item to come round. (group, stage, item) ascends on every worker, so no order of workers can lock up. All shards of the
@@ -16,11 +24,16 @@ static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t it
     if (st != QN_OK) return st;
     o->columns = o->shards = s->shards;
     for (int32_t i = 0; i < stages; i++) o->worker_of[i] = s->worker_of[i];
+    o->sides = s->stages == stages ? stages - s->chain : 0;
+    o->vocab = o->sides > 0 ? 1 : 0;
     for (int32_t group = 0; group < items; group += s->workers) {
         const int32_t end = qn_min32(items, group + s->workers);
-        for (int32_t i = 0; i < depth; i++)
+        add_shards(o, QN_OP_VI, s->chain, group, end);
+        for (int32_t i = 0; i < depth - o->sides; i++)
             for (int32_t m = group; m < end; m++)
                 for (int32_t at = i; at < stages; at += depth) qn_order_push(o, s->worker_of[at], QN_OP_F, at, m);
+        add_shards(o, QN_OP_VS, s->chain, group, end);
+        if (o->sides > 0) add_shards(o, QN_OP_VT, stages - 1, group, end);
     }
     const qn_status done = qn_order_done(o, err);
     if (done != QN_OK) {
@@ -55,10 +68,25 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     return qn_pass_evaluate(stage, mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
 }
 
+static qn_status run_vocab(qni_forward *f, qn_executor *ex, const qn_task *t)
+{
+    const qn_mb mb = {.B = 1,
+                      .T = f->length[t->item],
+                      .tokens = f->tokens + t->item * f->T,
+                      .targets = f->targets + t->item * f->T,
+                      .loss = &f->loss[t->item]};
+    if (t->op == QN_OP_F)
+        qni_vocab_chain_task(f->set, f->plan, ex, t, &mb, true);
+    else
+        qni_vocab_side_task(f->set, f->plan, ex, t, &mb);
+    return QN_OK;
+}
+
 static qn_status run_forward(qni_forward *f, qn_executor *ex, int32_t index, qn_err *err)
 {
     qn_mb mb;
     if (f->length[f->plan->task[index].item] == 0) return QN_OK;
+    if (f->plan->sides > 0) return run_vocab(f, ex, &f->plan->task[index]);
     if (f->plan->shards > 1) return qni_shards_run(&f->shards, ex, index, pass_of, f, err);
     qn_pass pass = pass_of(f, ex, index, &mb);
     while (qn_pass_step(&pass)) continue;
@@ -74,6 +102,9 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
         if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
         return QN_OK;
     case QN_OP_F:
+    case QN_OP_VI:
+    case QN_OP_VS:
+    case QN_OP_VT:
         return run_forward(f, ex, task, err);
     default:
         return QN_FAIL(err, QN_EINTERNAL, "a forward plan holds a task of kind %d", t->op);
@@ -84,6 +115,7 @@ static size_t actual_bytes(void *ctx, int32_t value)
 {
     const qni_forward *f = ctx;
     const qn_value *v = &f->plan->value[value];
+    if (f->plan->sides > 0 && v->item != QN_NONE) return qni_vocab_actual(f->set, f->plan, v, f->length[v->item]);
     return v->cls == QN_V_ACT ? (size_t)qni_stage_set_act_bytes(f->set, f->length[v->item]) : (size_t)v->bytes;
 }
 
@@ -106,13 +138,14 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
         bytes[i] = qni_stage_set_act_bytes(f->set, f->T);
         bytes[S + i] = f->infer ? 0 : (int64_t)qn_stage_need_of(f->set->stage[i])->stash_bytes;
     }
-    const qn_lowering how = {.act_bytes = bytes,
-                             .stash_bytes = bytes != NULL ? bytes + S : NULL,
-                             .forward_only = true,
-                             .step_tasks = true,
-                             .tied_owner = QN_NONE,
-                             .tied_replica = QN_NONE,
-                             .part_bytes = qni_part_bytes(qni_stage_set_act_bytes(f->set, f->T), f->set->shards)};
+    qn_lowering how = {.act_bytes = bytes,
+                       .stash_bytes = bytes != NULL ? bytes + S : NULL,
+                       .forward_only = true,
+                       .step_tasks = true,
+                       .tied_owner = QN_NONE,
+                       .tied_replica = QN_NONE,
+                       .part_bytes = qni_part_bytes(qni_stage_set_act_bytes(f->set, f->T), f->set->shards)};
+    if (st == QN_OK) qni_vocab_sizes(&how, bytes + S, f->set, f->T, 1);
     if (st == QN_OK) st = qn_lower(&f->plan, order, &how, err);
     qn_order_close(order);
     qn_free(bytes);

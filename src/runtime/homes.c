@@ -38,6 +38,8 @@ void qni_homes_fini(qni_homes *h)
     qn_free(h->block);
     qn_free(h->table);
     qn_free(h->value);
+    for (int i = 0; i < 2; i++)
+        if (h->whole[i] != NULL) qn_free_pages(h->whole[i], 3 * h->whole_bytes[i]);
     qn_free(h->region);
     qn_free(h->region_size);
     qn_free(h->bundle);
@@ -95,6 +97,8 @@ int64_t qni_homes_bytes(const qni_homes *h, int32_t block)
 {
     int64_t bytes = 0;
     for (int32_t w = 0; w < h->set->workers; w++) bytes += (int64_t)h->block[w * QNI_BLOCKS + block].used;
+    for (int i = 0; i < 2; i++)
+        bytes += block == QNI_BLOCK_GRADS ? 0 : (int64_t)h->whole_bytes[i] * (block == QNI_BLOCK_MOMENTS ? 2 : 1);
     return bytes;
 }
 

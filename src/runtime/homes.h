@@ -56,6 +56,10 @@ typedef struct qni_homes {
     int32_t tied;     /* parameter with uses in two stages of the chain, QN_NONE: none; of shard 0, the other shards' follow */
     int32_t tied_use; /* its other use, likewise */
     qn_arena *block;  /* [workers][QNI_BLOCKS] */
+    /* Tables cut into vocabulary shards lie whole, padding included: value, m and v one after the other; each shard's rows belong
+     * to its worker. [0] embedding, [1] output matrix */
+    char *whole[2];
+    size_t whole_bytes[2]; /* of one of the three */
 } qni_homes;
 
 enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };

@@ -150,13 +150,39 @@ static void lay_bundle(qni_homes *h, qn_arena *a, int32_t w, int32_t s, int32_t 
     }
 }
 
+/* Vocabulary shard p's part of its whole table: array 0 value, 1 m, 2 v. NULL: p is no such shard. */
+static char *part_of_whole(const qni_homes *h, int32_t p, int32_t array)
+{
+    if (qn_model_config_of(h->set->model)->vocab_shards == 0) return NULL;
+    const qn_param *q = qn_model_param(h->set->model, p);
+    const int32_t table = q->origin == 0 ? 0 : 1;
+    if (q->layer < qn_model_chain(h->set->model)) return NULL;
+    return h->whole[table] + (size_t)array * h->whole_bytes[table] + (size_t)q->slice.shard * bytes_of(h, p);
+}
+
+static qn_status take_whole(qni_homes *h, qn_err *err)
+{
+    for (int32_t p = 0; qn_model_config_of(h->set->model)->vocab_shards > 0 && p < h->params; p++) {
+        const qn_param *q = qn_model_param(h->set->model, p);
+        const int32_t table = q->origin == 0 ? 0 : 1;
+        if (q->layer < qn_model_chain(h->set->model) || h->whole[table] != NULL) continue;
+        h->whole_bytes[table] = (size_t)q->slice.shards * bytes_of(h, p);
+        h->whole[table] = qn_alloc_pages(3 * h->whole_bytes[table]);
+        if (h->whole[table] == NULL)
+            return QN_FAIL(err, QN_ENOMEM, "no memory for the 3 x %zu bytes of '%s'", h->whole_bytes[table], q->name);
+    }
+    return QN_OK;
+}
+
 /* Values that travel together lie together; then those that stay as they are, and those whose first use is elsewhere. */
 static void lay_values(qni_homes *h, qn_arena *a, int32_t w)
 {
     for (int32_t p = 0; p < h->params; p++) h->value[w][p] = NULL;
-    for (int32_t s = 0; s < qn_depth(h->grid); s++)
+    for (int32_t s = 0; s < h->set->chain; s++)
         for (int32_t k = 0; k < h->shards; k++)
             for (int32_t r = 0; is_on(h, w, s, k) && r < qn_replicas(h->grid); r++) lay_bundle(h, a, w, s, k, r);
+    for (int32_t p = 0; p < h->params; p++)
+        if (part_of_whole(h, p, 0) != NULL && use_is_on(h, w, h->first_use[p])) h->value[w][p] = part_of_whole(h, p, 0);
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
         if (h->value[w][p] != NULL || !use_is_on(h, w, u)) continue;
@@ -185,6 +211,9 @@ static void lay_moments(qni_homes *h, qn_arena *a, int32_t w)
     for (int32_t p = 0; p < h->params; p++) {
         const bool here = h->zero1 ? qni_homes_worker(h, h->owner[p]) == w : use_is_on(h, w, h->first_use[p]);
         if (!here || qni_homes_frozen(h, p)) continue;
+        h->m[w][p] = part_of_whole(h, p, 1);
+        h->v[w][p] = part_of_whole(h, p, 2);
+        if (h->m[w][p] != NULL) continue;
         h->m[w][p] = qn_arena_push(a, bytes_of(h, p), 1, QN_CACHE_LINE);
         h->v[w][p] = qn_arena_push(a, bytes_of(h, p), 1, QN_CACHE_LINE);
     }
@@ -223,5 +252,6 @@ qn_status qni_homes_lay(qni_homes *h, qn_err *err)
     if (st == QN_OK) st = find_uses(h, err);
     if (st == QN_OK) st = deal_out(h, err);
     for (int32_t s = 0; st == QN_OK && s < qn_depth(h->grid); s++) lay_region(h, s);
+    if (st == QN_OK) st = take_whole(h, err);
     return st == QN_OK ? take_blocks(h, err) : st;
 }

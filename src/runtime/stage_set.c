@@ -27,7 +27,11 @@ static qn_status check_cut(const qn_stage_set_desc *d, qn_err *err)
     if (d->first_layer[0] != 0 || d->first_layer[S] != layers)
         return QN_FAIL(err, QN_EINVAL, "the stages cover layers %d to %d; the chain has layers 0 to %d", d->first_layer[0],
                        d->first_layer[S] - 1, layers - 1);
-    if (S > 1 && (d->first_layer[1] < 1 || d->first_layer[S - 1] >= layers))
+    const int32_t sides = qn_model_config_of(d->model)->vocab_shards, chain = S - sides;
+    if (chain < 1 || (sides > 0 && d->first_layer[chain] != qn_model_chain(d->model)))
+        return QN_FAIL(err, QN_EINVAL, "%d stages with %d vocabulary shards: the others must hold layers 0 to %d", S, sides,
+                       qn_model_chain(d->model) - 1);
+    if (chain > 1 && (d->first_layer[1] < 1 || d->first_layer[chain - 1] >= qn_model_chain(d->model)))
         return QN_FAIL(
             err, QN_EINVAL,
             "the first stage must hold the embedding and the last one the head: only stages between them may be empty");
@@ -52,6 +56,7 @@ static qn_status take_arrays(qn_stage_set *s, const qn_stage_set_desc *d, qn_err
     memcpy(s->first_layer, d->first_layer, (depth + 1) * sizeof(*s->first_layer));
     s->workers = d->workers;
     s->stages = d->stages;
+    s->chain = (int32_t)depth - qn_model_config_of(d->model)->vocab_shards;
     return QN_OK;
 }
 

@@ -16,6 +16,7 @@ typedef struct qn_stage_set {
     qn_model **part;       /* [shards] shard models; NULL with one shard */
     const qn_kernels *k;
     int32_t workers, stages, columns, shards;
+    int32_t chain; /* stages of the chain; vocabulary shards are the stages behind it, and count as such in a column's depth */
     int32_t *worker_of;   /* [stages] */
     int32_t *first_layer; /* [depth + 1] */
     qn_stage_limits limits;

@@ -80,6 +80,11 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_mb mb;
+    if (p->sides > 0) {
+        mb = micro_batch(t, &t->worker[task->worker], task->item);
+        qni_vocab_chain_task(&t->set, p, ex, task, &mb, false);
+        return QN_OK;
+    }
     if (task->op == QN_OP_W) {
         mb = micro_batch(t, &t->worker[task->worker], task->item);
         qn_stage_backward_weight(t->set.stage[task->stage], &mb, value_in(ex, p, task->in, QN_V_ACT),
@@ -170,6 +175,14 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     case QN_OP_W:
     case QN_OP_BW:
         return run_compute(t, ex, index, err);
+    case QN_OP_VI:
+    case QN_OP_VS:
+    case QN_OP_VT:
+    case QN_OP_VJ: {
+        const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
+        qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
+        return QN_OK;
+    }
     case QN_OP_PACK:
         qn_stage_pack(t->set.stage[task->stage]);
         return QN_OK;
@@ -225,6 +238,8 @@ static size_t actual_bytes(void *ctx, int32_t value)
 {
     const qn_trainer *t = ctx;
     const qn_value *v = &t->plan->value[value];
+    if (t->plan->sides > 0 && v->item != QN_NONE)
+        return qni_vocab_actual(&t->set, t->plan, v, sample_count(t, v->item) * t->desc.source->T);
     if (v->cls != QN_V_ACT && v->cls != QN_V_GRAD) return (size_t)v->bytes;
     return (size_t)qni_stage_set_act_bytes(&t->set, sample_count(t, v->item) * t->desc.source->T);
 }
@@ -249,6 +264,7 @@ static qn_status check_source(const qn_trainer_desc *d, qn_err *err)
 /* Whether a worker has an embedding or a head. */
 static bool needs_samples(const qn_trainer *t, int32_t worker)
 {
+    if (t->sharded != NULL) return qni_vocab_reads(&t->set, worker);
     const qn_grid g = qn_plan_grid(t->plan);
     for (int32_t s = 0; s < t->set.stages; s++)
         if (t->set.worker_of[s] == worker && (qn_first_in_column(g, s) || qn_last_in_column(g, s))) return true;
@@ -308,6 +324,24 @@ static qn_status open_executor(qn_trainer *t, qn_err *err)
     return qn_executor_open(&t->ex, &ex, err);
 }
 
+/* The model that the order asks for, with its cuts: the whole one, or one with vocabulary shards. cut: freed with qn_free. */
+static qn_status shard_vocabulary(qn_trainer *t, int32_t **cut, qn_err *err)
+{
+    const qn_order *o = t->desc.order;
+    qn_model_config c = *qn_model_config_of(t->desc.model);
+    if (o->sides == 0) return QN_OK;
+    for (int32_t p = 0; p < qn_model_params(t->desc.model); p++)
+        if (qn_model_param(t->desc.model, p)->frozen)
+            return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards with frozen parameters ('%s'): train all of the model",
+                           qn_model_param(t->desc.model, p)->name);
+    if (t->desc.groups > 1)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards with %d groups of gradients: one group is possible",
+                       t->desc.groups);
+    c.vocab_shards = o->sides;
+    const qn_status st = qn_model_open(&t->sharded, &c, err);
+    return st == QN_OK ? qni_vocab_cuts(cut, t->desc.first_layer, o, t->sharded, err) : st;
+}
+
 qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err)
 {
     int32_t groups = 1;
@@ -317,12 +351,14 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     if (st != QN_OK) return st;
     qn_trainer *t = qn_calloc(1, sizeof(*t));
     if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a trainer");
+    int32_t *cut = NULL;
     const qn_order *o = desc->order;
     t->desc = *desc;
     if (t->desc.transport == NULL) t->desc.transport = qn_transport_find(desc->driver == QN_DRIVE_LOOP ? "self" : "thread");
     t->item_samples = (desc->source->batch + o->items - 1) / o->items;
-    const qn_stage_set_desc set = {.model = desc->model,
-                                   .first_layer = desc->first_layer,
+    QN_TRY(st, shard_vocabulary(t, &cut, err), out);
+    const qn_stage_set_desc set = {.model = t->sharded != NULL ? t->sharded : desc->model,
+                                   .first_layer = cut != NULL ? cut : desc->first_layer,
                                    .worker_of = o->worker_of,
                                    .workers = o->workers,
                                    .stages = o->stages,
@@ -346,6 +382,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     *out = t;
     t = NULL;
 out:
+    qn_free(cut);
     qn_trainer_close(t);
     return st;
 }
@@ -360,6 +397,7 @@ void qn_trainer_close(qn_trainer *t)
     free_workers(t);
     if (t->homes.set != NULL) qni_homes_fini(&t->homes);
     qni_stage_set_fini(&t->set);
+    qn_model_close(t->sharded);
     qn_free(t);
 }
 
@@ -468,9 +506,15 @@ int32_t qn_trainer_shards(const qn_trainer *t)
 qn_param_home qn_trainer_shard_home(qn_trainer *t, int32_t param, int32_t shard)
 {
     const qni_homes *h = &t->homes;
-    const int32_t p = param * h->shards + shard, w = qni_homes_worker(h, h->owner[p]);
-    return (qn_param_home){
-        .part = qni_home_param(h, p), .value = h->value[w][p], .m = h->m[w][p], .v = h->v[w][p], .element = h->element};
+    int32_t p = param * h->shards + shard; /* with vocabulary shards the first part: the others follow it */
+    while (t->sharded != NULL && qn_model_param(t->sharded, p % h->params)->origin != param) p++;
+    p %= h->params;
+    const int32_t w = qni_homes_worker(h, h->owner[p]);
+    return (qn_param_home){.part = t->sharded != NULL ? qn_model_param(t->desc.model, param) : qni_home_param(h, p),
+                           .value = h->value[w][p],
+                           .m = h->m[w][p],
+                           .v = h->v[w][p],
+                           .element = h->element};
 }
 
 qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)

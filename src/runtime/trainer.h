@@ -23,7 +23,8 @@ typedef struct qn_trainer_desc {
     const qn_model *model;      /* whole; borrowed until close. Its tensor shards are opened as the order asks */
     const qn_order *order;      /* compute tasks; its items are the micro-batches */
     const int32_t *first_layer; /* [depth + 1], depth = stages / columns of the order: stage s of a column has layers
-                                   first_layer[s] .. first_layer[s + 1] - 1 of the chain */
+                                   first_layer[s] .. first_layer[s + 1] - 1 of the chain. Where the order
+                                   has vocabulary shards (sides) the model is cut for them; to the caller it stays whole */
     int32_t groups; /* of gradient accumulation: a power of two that divides the items and that the replicas divide; 0: as many
                        as replicas. Results are the same for all numbers of replicas that divide it */
     bool zero1;     /* a parameter's moments live in one replica, which steps it for all */

@@ -9,6 +9,7 @@
 #include "stage_set.h"
 #include "tensor_shards.h"
 #include "trainer.h"
+#include "vocab_tasks.h"
 
 typedef struct train_worker {
     QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
@@ -20,6 +21,7 @@ typedef struct train_worker {
 
 struct qn_trainer {
     qn_trainer_desc desc;
+    qn_model *sharded; /* desc.model with vocabulary shards, NULL: as it is */
     qn_stage_set set;
     qni_homes homes;
     qn_plan *plan;

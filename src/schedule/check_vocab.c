@@ -28,8 +28,8 @@ qn_status qni_check_sides(int32_t stages, int32_t columns, int32_t sides, int32_
 }
 
 /* Per shard and item: VI, VS, VT, VJ each once, VS before VT; VT and VJ in ascending items. Forward only: VI, VS, and VT of the
- * first shard. */
-static qn_status check_shard(const int32_t *at, int32_t stage, int32_t shard, int32_t items, int32_t worker, bool training,
+ * last shard. */
+static qn_status check_shard(const int32_t *at, int32_t stage, bool last_shard, int32_t items, int32_t worker, bool training,
                              qn_err *err)
 {
     char a[QNI_NAME], b[QNI_NAME];
@@ -38,7 +38,7 @@ static qn_status check_shard(const int32_t *at, int32_t stage, int32_t shard, in
         const int32_t *cell = at + (size_t)m * KINDS;
         for (int32_t k = 0; k < KINDS; k++) {
             const int32_t op = QN_OP_VI + k;
-            const bool wanted = training || op == QN_OP_VI || op == QN_OP_VS || (op == QN_OP_VT && shard == 0);
+            const bool wanted = training || op == QN_OP_VI || op == QN_OP_VS || (op == QN_OP_VT && last_shard);
             if (wanted && cell[k] == QN_NONE)
                 return QN_FAIL(err, QN_ESCHEDULE, "incomplete: %s is missing", name_of(a, op, stage, m, worker));
             if (!wanted || (op != QN_OP_VT && op != QN_OP_VJ)) continue;
@@ -82,7 +82,8 @@ static qn_status check_shards(const qni_compute *task, int32_t tasks, int32_t ch
         *cell = i;
     }
     for (int32_t k = 0; k < sides && st == QN_OK; k++)
-        st = check_shard(at + (size_t)k * (size_t)items * KINDS, chain + k, k, items, worker_of[chain + k], training, err);
+        st = check_shard(at + (size_t)k * (size_t)items * KINDS, chain + k, k == sides - 1, items, worker_of[chain + k], training,
+                         err);
     qn_free(at);
     return st;
 }

@@ -10,7 +10,7 @@
  * act(side) is the last stage's output, grad(side) the gradient of the first one's input: one copy per worker that holds shards,
  * labelled with the first of them. The first stage's act and the last one's grad are what their tasks fold in shard order: nobody
  * else writes them. All exchanges are messages: broadcast C0 (act), all-gather C1 (vstat), reduction C2 (vdx). In a forward-only
- * plan VT of the first shard reads the statistics alone, for the loss. */
+ * plan VT of the last shard reads the statistics alone, for the loss. */
 #include "lower_vocab.h"
 
 #include "core/alloc.h"
@@ -57,10 +57,10 @@ static size_t stat_at(const qni_lower *l, int32_t k, int32_t w, int32_t m)
     return at_worker(l, k * l->workers + w, m);
 }
 
-/* Who needs the statistics: holders of shards, and with algorithm 2 the last stage; forward only the first shard. */
+/* Who needs the statistics: holders of shards, and with algorithm 2 the last stage; forward only the last shard. */
 static bool wants_stats(const qni_lower *l, int32_t w)
 {
-    if (!l->training) return w == worker_of(l, 0);
+    if (!l->training) return w == worker_of(l, l->vocab->n - 1);
     return l->vocab->host[w] != QN_NONE || (l->order->vocab == 2 && w == l->vocab->last);
 }
 
@@ -79,7 +79,7 @@ static vocab_bytes bytes_of(const qni_lower *l)
 
 bool qni_lower_forward_task(const qn_order *o, const qn_order_task *t)
 {
-    return t->op == QN_OP_F || t->op == QN_OP_VI || t->op == QN_OP_VS || (t->op == QN_OP_VT && t->stage == o->stages - o->sides);
+    return t->op == QN_OP_F || t->op == QN_OP_VI || t->op == QN_OP_VS || (t->op == QN_OP_VT && t->stage == o->stages - 1);
 }
 
 /* ---- values */

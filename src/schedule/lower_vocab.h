@@ -7,7 +7,7 @@
 /* Values and channels of the side stages. Errors: QN_ENOMEM. fini accepts NULL. */
 qn_status qni_vocab_values(qni_lower *l, qn_err *err) QN_MUST_USE;
 void qni_vocab_fini(struct qni_vocab *v);
-/* Whether a forward-only plan has that task: F, VI, VS, and VT of the first shard, for the loss. */
+/* Whether a forward-only plan has that task: F, VI, VS, and VT of the last shard, for the loss. */
 bool qni_lower_forward_task(const qn_order *o, const qn_order_task *t);
 /* A task of a side stage at the end of its worker's comp lane. */
 void qni_vocab_task(qni_lower *l, const qn_order_task *t, int32_t worker);

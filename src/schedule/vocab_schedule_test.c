@@ -179,7 +179,7 @@ static void forward_only(void **unused)
     assert_int_equal(count[QN_OP_F], 12);
     assert_int_equal(count[QN_OP_VI], 12);
     assert_int_equal(count[QN_OP_VS], 12);
-    assert_int_equal(count[QN_OP_VT], 4); /* the first shard adds up the loss */
+    assert_int_equal(count[QN_OP_VT], 4); /* the last shard adds up the loss */
     assert_int_equal(count[QN_OP_VJ] + count[QN_OP_BW], 0);
     assert_true(qn_token_game(p, 0));
     qn_plan_close(p);

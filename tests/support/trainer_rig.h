@@ -85,7 +85,8 @@ typedef struct rig_way {
     int32_t replicas;      /* workers is of one of them; 0: 1 */
     int32_t groups;        /* of gradient accumulation; 0: as many as replicas */
     bool zero1;
-    bool together; /* all replicas on the workers of the first */
+    int32_t vocab, sides; /* vocabulary shards by algorithm 1 or 2; sides 0: one per worker */
+    bool together;        /* all replicas on the workers of the first */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -110,7 +111,8 @@ static inline qn_order *rig_base_order(const rig_way *way, int32_t items)
     qn_err err;
     if (strcmp(way->schedule, "split") == 0) return rig_split_order(way->workers, items);
     const qn_generator *g = qn_generator_find(way->schedule);
-    const qn_pattern pattern = {.workers = way->workers, .items = items, .chunks = g->usual_chunks};
+    const qn_pattern pattern = {
+        .workers = way->workers, .items = items, .chunks = g->usual_chunks, .vocab = way->vocab, .sides = way->sides};
     rig_ok(qn_generate(&o, way->schedule, &pattern, &err), &err);
     return o;
 }
