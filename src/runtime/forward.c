@@ -24,7 +24,7 @@ static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t it
     if (st != QN_OK) return st;
     o->columns = o->shards = s->shards;
     for (int32_t i = 0; i < stages; i++) o->worker_of[i] = s->worker_of[i];
-    o->sides = s->stages == stages ? stages - s->chain : 0;
+    o->sides = qn_model_config_of(s->model)->vocab_shards;
     o->vocab = o->sides > 0 ? 1 : 0;
     for (int32_t group = 0; group < items; group += s->workers) {
         const int32_t end = qn_min32(items, group + s->workers);

@@ -87,8 +87,10 @@ static void all_models(qn_mode mode)
     int32_t turn = 0;
     for (int32_t c = 0; c < RIG_CONFIGS; c++) {
         qn_model *m = rig_model(&rig_config[c]);
-        for (int32_t algorithm = 1; algorithm <= 2; algorithm++)
+        for (int32_t algorithm = 1; algorithm <= 2; algorithm++) {
+            if (mode != QN_MODE_F32 && algorithm != 1 + c % 2) continue; /* both in the usual mode */
             sweep(m, mode, c % 2 == 0 ? ITEMS : 3, sides[c], algorithm, &turn);
+        }
         qn_model_close(m);
     }
 }

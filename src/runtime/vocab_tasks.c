@@ -18,7 +18,7 @@ qn_status qni_vocab_cuts(int32_t **out, const int32_t *first_layer, const qn_ord
 
 void qni_vocab_sizes(qn_lowering *how, int64_t *stash, const qn_stage_set *s, int64_t rows, int32_t algorithm)
 {
-    if (s->chain == s->stages) return;
+    if (qn_model_config_of(s->model)->vocab_shards == 0) return;
     const qn_vocab_sizes size = qn_vocab_sizes_of(s->model, s->k, rows, algorithm);
     how->vocab_x_bytes = (int64_t)size.x;
     how->vocab_stats_bytes = (int64_t)size.stats;
