@@ -27,6 +27,7 @@ typedef struct builder {
     int32_t *next[QNI_SEARCH_KINDS]; /* [stages]: items whose task is on the list */
     int64_t *end[2];                 /* [cells]: of F, of B */
     int64_t *clock, *held;           /* [workers] */
+    int64_t *last;                   /* [workers]: end of the last task that takes time */
     int32_t *length;                 /* [workers] */
     int32_t *queue, *queued, *taken; /* [cells]; [workers]: stages of pending W, oldest first */
     int32_t *mine, *mine_first;      /* stages of a worker: mine[mine_first[w] ..] */
@@ -66,8 +67,8 @@ static void close_builder(builder *b)
     for (int k = 0; k < QNI_SEARCH_KINDS; k++) qn_free(b->next[k]);
     qn_free(b->end[0]);
     qn_free(b->end[1]);
-    int64_t *const wide[] = {b->clock, b->held, b->start};
-    for (size_t i = 0; i < 3; i++) qn_free(wide[i]);
+    int64_t *const wide[] = {b->clock, b->held, b->start, b->last};
+    for (size_t i = 0; i < 4; i++) qn_free(wide[i]);
     int32_t *const narrow[] = {b->length, b->queue, b->queued, b->taken, b->mine, b->mine_first, b->choice};
     for (size_t i = 0; i < 7; i++) qn_free(narrow[i]);
 }
@@ -80,8 +81,8 @@ static qn_status open_builder(builder *b, qni_eval *e, uint64_t seed, qn_err *er
     room = open_rule(&b->best, e) && room;
     for (int k = 0; k < QNI_SEARCH_KINDS; k++) room = (b->next[k] = qn_malloc(S, sizeof(int32_t))) != NULL && room;
     for (int k = 0; k < 2; k++) room = (b->end[k] = qn_malloc((size_t)e->cells, sizeof(int64_t))) != NULL && room;
-    int64_t **const wide[] = {&b->clock, &b->held, &b->start};
-    for (size_t i = 0; i < 3; i++) room = (*wide[i] = qn_malloc(P, sizeof(int64_t))) != NULL && room;
+    int64_t **const wide[] = {&b->clock, &b->held, &b->start, &b->last};
+    for (size_t i = 0; i < 4; i++) room = (*wide[i] = qn_malloc(P, sizeof(int64_t))) != NULL && room;
     int32_t **const narrow[] = {&b->length, &b->queued, &b->taken, &b->choice};
     for (size_t i = 0; i < 4; i++) room = (*narrow[i] = qn_malloc(P, sizeof(int32_t))) != NULL && room;
     b->queue = qn_malloc((size_t)e->cells, sizeof(int32_t));
@@ -168,6 +169,7 @@ static void put(builder *b, int32_t w)
     const size_t cell = (size_t)s * (size_t)e->items + (size_t)item;
     const qn_search_model *m = e->model;
     b->clock[w] = b->start[w] + e->cost[kind * e->stages + s];
+    if (b->clock[w] > b->start[w]) b->last[w] = b->clock[w];
     e->seq[e->first[w] + b->length[w]++] = kind * e->cells + s * e->items + item;
     b->held[w] += kind == QNI_SEARCH_F ? m->hold[s] : kind == QNI_SEARCH_B ? m->pending[s] - m->hold[s] : -m->pending[s];
     if (kind != QNI_SEARCH_W) b->end[kind][cell] = b->clock[w];
@@ -184,7 +186,8 @@ static bool build(builder *b)
     const qni_eval *e = b->e;
     for (int k = 0; k < QNI_SEARCH_KINDS; k++) memset(b->next[k], 0, (size_t)e->stages * sizeof(int32_t));
     for (int k = 0; k < 2; k++) memset(b->end[k], 0xff, (size_t)e->cells * sizeof(int64_t));
-    for (int32_t w = 0; w < e->workers; w++) b->clock[w] = b->held[w] = b->length[w] = b->queued[w] = b->taken[w] = 0;
+    for (int32_t w = 0; w < e->workers; w++)
+        b->clock[w] = b->held[w] = b->last[w] = b->length[w] = b->queued[w] = b->taken[w] = 0;
     for (int32_t w = 0; w < e->workers; w++) choose(b, w);
     for (int32_t i = 0; i < e->tasks; i++) {
         int32_t first = QN_NONE;
@@ -201,8 +204,8 @@ static int64_t makespan_of(const builder *b, int64_t *ends)
     int64_t most = 0;
     *ends = 0;
     for (int32_t w = 0; w < b->e->workers; w++) {
-        most = qn_max64(most, b->clock[w]);
-        *ends += b->clock[w];
+        most = qn_max64(most, b->last[w]);
+        *ends += b->last[w];
     }
     return most;
 }

@@ -141,13 +141,20 @@ bool qni_eval_times(qni_eval *e)
     return placed == e->tasks;
 }
 
+/* The last task of a worker that takes time: others extend nothing. QN_NONE: there is none. */
+static int32_t last_task(const qni_eval *e, int32_t w)
+{
+    for (int32_t i = e->first[w + 1]; i-- > e->first[w];)
+        if (qni_task_cost(e, e->seq[i]) > 0) return e->seq[i];
+    return QN_NONE;
+}
+
 int64_t qni_eval_makespan(const qni_eval *e)
 {
     int64_t end = 0;
     for (int32_t w = 0; w < e->workers; w++) {
-        if (e->first[w] == e->first[w + 1]) continue;
-        const int32_t last = e->seq[e->first[w + 1] - 1];
-        end = qn_max64(end, e->start[last] + qni_task_cost(e, last));
+        const int32_t last = last_task(e, w);
+        if (last != QN_NONE) end = qn_max64(end, e->start[last] + qni_task_cost(e, last));
     }
     return end;
 }
@@ -156,9 +163,8 @@ int64_t qni_eval_ends(const qni_eval *e)
 {
     int64_t sum = 0;
     for (int32_t w = 0; w < e->workers; w++) {
-        if (e->first[w] == e->first[w + 1]) continue;
-        const int32_t last = e->seq[e->first[w + 1] - 1];
-        sum += e->start[last] + qni_task_cost(e, last);
+        const int32_t last = last_task(e, w);
+        if (last != QN_NONE) sum += e->start[last] + qni_task_cost(e, last);
     }
     return sum;
 }
@@ -232,7 +238,8 @@ static bool settle(qni_eval *e, int64_t bound)
         e->waiting[t] = false;
         const int64_t at = ready(e, t);
         if (at == e->start[t]) continue;
-        if (at + qni_task_cost(e, t) > bound || ++looks > 8 * (int64_t)e->tasks || !note(e, t)) return false;
+        const int64_t cost = qni_task_cost(e, t);
+        if ((cost > 0 && at + cost > bound) || ++looks > 8 * (int64_t)e->tasks || !note(e, t)) return false;
         e->start[t] = at;
         look_behind(e, t);
     }
@@ -277,9 +284,8 @@ int32_t qni_eval_path(const qni_eval *e, int32_t *path)
     int32_t n = 0, t = QN_NONE;
     int64_t end = -1;
     for (int32_t w = 0; w < e->workers; w++) {
-        if (e->first[w] == e->first[w + 1]) continue;
-        const int32_t last = e->seq[e->first[w + 1] - 1];
-        if (e->start[last] + qni_task_cost(e, last) <= end) continue;
+        const int32_t last = last_task(e, w);
+        if (last == QN_NONE || e->start[last] + qni_task_cost(e, last) <= end) continue;
         end = e->start[last] + qni_task_cost(e, last);
         t = last;
     }
@@ -351,12 +357,12 @@ static qn_status judge_lists(int64_t *makespan, const qn_order *o, const qn_sear
                     start = qn_max64(start, in + (o->worker_of[from] != w ? m->latency : 0));
                 }
                 clock[w] = start + m->cost[t.stage][t.op];
+                if (clock[w] > start) *makespan = qn_max64(*makespan, clock[w]);
                 if (f) end[cell] = clock[w];
                 if (b) end[cells + cell] = clock[w];
             }
         }
     }
-    for (int32_t w = 0; w < o->workers; w++) *makespan = qn_max64(*makespan, clock[w]);
     return left == 0 ? QN_OK : QN_FAIL(err, QN_ESCHEDULE, "an order whose tasks wait for each other");
 }
 

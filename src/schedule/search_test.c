@@ -75,8 +75,8 @@ static void check_order(const qn_order *o, int64_t makespan, const tables *t)
 /* From the placements of all generators with up to two chunks; the best found. */
 static int64_t search(const row *r, int64_t limit, int64_t builds, int64_t rounds, int64_t *published, const char **who)
 {
-    static const char *const name[] = {"gpipe", "1f1b",   "zb-h1", "zb-h2",       "zb-1p",         "zb-2p",
-                                       "zb-v",  "v-half", "v-min", "interleaved", "interleaved-zb"};
+    static const char *const name[] = {"gpipe", "1f1b",   "zb-h1", "zb-h2",       "zb-1p",          "zb-2p",
+                                       "zb-v",  "v-half", "v-min", "interleaved", "interleaved-zb", "dualpipev"};
     int64_t best = INT64_MAX;
     *published = INT64_MAX;
     *who = "none";
@@ -87,7 +87,7 @@ static int64_t search(const row *r, int64_t limit, int64_t builds, int64_t round
         open_tables(&t, r, v, limit);
         for (size_t i = 0; i < QN_COUNT(name); i++) {
             const qn_generator *g = qn_generator_find(name[i]);
-            if (g->usual_chunks != v) continue;
+            if (g->usual_chunks != v || r->items < g->min_items * r->workers) continue;
             qn_err err = {0};
             qn_order *o = NULL, *made = NULL;
             int64_t at;
@@ -263,6 +263,87 @@ static void controllable_memory_rows(void **state)
             for (int32_t i = 0; i < 3; i++) compare(name[i], &r, limit[i], 60, 4000, &better);
         }
     }
+    /* DualPipeV's two sizes; a stash less than its 2 P + 1 is enough */
+    for (int32_t P = 4; P <= 8; P += 4) {
+        const row r = {P, P == 4 ? 10 : 20, {2, 2, 2}, 0, 2, 2};
+        compare("DualPipeV's memory", &r, 2 * P + 1, 20, 1000, &better);
+    }
+    assert_true(better > 0);
+}
+
+/* ---- RoundPipe's table (arXiv:2604.27085): the schedules that are bound to workers, 8 workers, 16 micro-batches. Costs per
+ * layer in units of 10 ns; a backward makes its layers' forwards again, the head's not. No split: W takes no time. */
+
+typedef struct chain {
+    const char *name;
+    int32_t layers, chunks; /* chunks of interleaved and looped-bfs */
+    int64_t forward, backward, head_forward, head_backward, hop;
+    int64_t published[4]; /* 1f1b, gpipe, interleaved, looped-bfs; microseconds */
+} chain;
+
+static const chain chains[] = {
+    {"1.7B", 28, 3, 742900, 1583100, 2206550, 4370700, 160000, {2854722, 2896917, 2560802, 2467271}},
+    {"8B", 32, 4, 1850370, 4120659, 3722550, 7450100, 320000, {9028112, 9028112, 7539218, 7385618}},
+    {"20B", 24, 3, 2164456, 8178088, 4429250, 8626400, 225000, {10750234, 10750234, 9071254, 8999254}},
+    {"32B", 64, 8, 4056106, 9117430, 5492800, 10829400, 400000, {34370094, 34370094, 26375569, 25927569}},
+    {"235B", 94, 12, 4301600, 5837600, 4244400, 4329400, 320000, {39716460, 39698330, 29052882, 28575714}},
+};
+
+/* The published cuts: layers of each of the stages. */
+static int32_t layers_of(const chain *c, int32_t v, int32_t s)
+{
+    static const int32_t small[] = {3, 3, 4, 4, 4, 4, 4, 2};
+    if (v > 1 && c->layers == 28) return s < 18 ? 1 : s < 23 ? 2 : 0;
+    if (v > 1 && c->layers == 94) return s > 0 && s < 95;
+    if (c->layers == 28) return small[s];
+    if (c->layers == 94) return s == 0 || s == 7 ? 11 : 12;
+    return c->layers / (8 * v);
+}
+
+static void chain_costs(tables *t, const chain *c, int32_t v)
+{
+    const int32_t S = 8 * v;
+    for (int32_t s = 0; s < S; s++) {
+        const int64_t n = layers_of(c, v, s), head = s == S - 1;
+        t->cost[s][QN_OP_F] = n * c->forward + head * c->head_forward;
+        t->cost[s][QN_OP_B] = t->cost[s][QN_OP_BW] = n * (c->forward + c->backward) + head * c->head_backward;
+        t->cost[s][QN_OP_W] = 0;
+        t->hold[s] = t->pending[s] = 1;
+    }
+}
+
+static void round_pipe_bound_rows(void **state)
+{
+    static const char *const name[] = {"1f1b", "gpipe", "interleaved", "looped-bfs"};
+    (void)state;
+    int better = 0;
+    for (size_t i = 0; i < QN_COUNT(chains); i++) {
+        for (int k = 0; k < 4; k++) {
+            const chain *c = &chains[i];
+            const int32_t v = k < 2 ? 1 : c->chunks;
+            const row r = {8, 16, {1, 1, 1}, c->hop, 1, 1};
+            tables t;
+            qn_err err = {0};
+            qn_order *o = rig_generate(name[k], 8, 16, v, 0), *made = NULL, *found = NULL;
+            int64_t ours, at, made_at = INT64_MAX;
+            open_tables(&t, &r, v, 0);
+            chain_costs(&t, c, v);
+            assert_int_equal(qn_search_judge(&ours, t.limit, o, &t.model, &err), QN_OK); /* the limit: its own memory */
+            if (k < 2) assert_true(llabs(ours / 100 - c->published[k]) <= 1);
+            assert_int_equal(qn_search_build(&made, &made_at, o, &t.model, 1, v == 1 ? 40 : 8, NULL, &err), QN_OK);
+            const qn_order *start = made != NULL && made_at < ours ? made : o;
+            assert_int_equal(qn_search_improve(&found, &at, start, &t.model, 1, v == 1 ? 1500 : 400, NULL, &err), QN_OK);
+            print_message("%-5s %-12s %8ld published, ours %8ld, found %8ld: %.2f %% shorter\n", c->name, name[k],
+                          (long)c->published[k], (long)(ours / 100), (long)(at / 100),
+                          100.0 * (double)(c->published[k] - at / 100) / (double)c->published[k]);
+            if (at / 100 > c->published[k]) fail_msg("%s %s: %ld found", c->name, name[k], (long)(at / 100));
+            better += at / 100 < c->published[k] - 1;
+            close_tables(&t);
+            qn_order_close(o);
+            qn_order_close(made);
+            qn_order_close(found);
+        }
+    }
     assert_true(better > 0);
 }
 
@@ -315,8 +396,8 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(brute_force_agrees), cmocka_unit_test(zero_bubble_rows), cmocka_unit_test(controllable_memory_rows),
-        cmocka_unit_test(seeds_decide),       cmocka_unit_test(refusals),
+        cmocka_unit_test(brute_force_agrees),    cmocka_unit_test(zero_bubble_rows), cmocka_unit_test(controllable_memory_rows),
+        cmocka_unit_test(round_pipe_bound_rows), cmocka_unit_test(seeds_decide),     cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
