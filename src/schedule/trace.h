@@ -13,7 +13,8 @@ typedef struct qn_span_time {
 typedef struct qn_trace {
     const qn_plan *plan; /* borrowed */
     qn_span_time *time;
-    int64_t ticks_per_ms; /* pictures show milliseconds; 0: plain ticks */
+    int64_t ticks_per_ms; /* pictures show milliseconds, or the unit below; 0: plain ticks */
+    const char *unit;     /* NULL: "ms"; borrowed */
 } qn_trace;
 
 typedef struct qn_trace_summary {
@@ -69,6 +70,9 @@ bool qn_token_game(const qn_plan *plan, int32_t depth);
 
 /* --- pictures. svg: traces one above the other with the same ticks, on one scale; self-contained text in *out (qn_free). */
 qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, qn_err *err) QN_MUST_USE;
+/* The same with a width of its own (1200 above), for steps of many tasks. */
+qn_status qn_trace_svg_wide(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, int32_t width,
+                            qn_err *err) QN_MUST_USE;
 /* For a terminal: one line per worker, at most columns wide. */
 qn_status qn_trace_ascii(char **out, const qn_trace *t, int32_t columns, qn_err *err) QN_MUST_USE;
 

@@ -38,6 +38,7 @@ static const hue hues[] = {
 typedef struct panel {
     qni_text *out;
     const qn_trace *t;
+    double width;       /* of the picture */
     int64_t axis;       /* ticks that fill the width: of the longest trace in the picture */
     int64_t makespan;   /* of this one */
     int32_t chunks;     /* most stages on one worker */
@@ -48,7 +49,7 @@ typedef struct panel {
 
 static double at_x(const panel *p, int64_t tick)
 {
-    return LEFT + (double)tick / (double)p->axis * (WIDTH - LEFT - RIGHT);
+    return LEFT + (double)tick / (double)p->axis * (p->width - LEFT - RIGHT);
 }
 
 static void colour_of(char buf[8], const panel *p, int32_t op, int32_t stage)
@@ -57,6 +58,11 @@ static void colour_of(char buf[8], const panel *p, int32_t op, int32_t stage)
     const hue h = hues[op];
     snprintf(buf, 8, "#%02x%02x%02x", (unsigned)(h.r + light * (255 - h.r)) & 255u, (unsigned)(h.g + light * (255 - h.g)) & 255u,
              (unsigned)(h.b + light * (255 - h.b)) & 255u);
+}
+
+static const char *unit_of(const qn_trace *t)
+{
+    return t->ticks_per_ms <= 0 ? "ticks" : t->unit != NULL ? t->unit : "ms";
 }
 
 /* "12" ticks, or "0.35" milliseconds. */
@@ -82,7 +88,7 @@ static void draw_task(panel *p, int32_t task, double y)
                  "<rect x='%.2f' y='%.1f' width='%.2f' height='%.1f' rx='%.1f' fill='%s'><title>%s: %s to %s%s</title></rect>\n",
                  left, y, width - line > 0.3 ? width - line : 0.3, p->row, width > 8 ? 2.0 : 0.0, colour,
                  qn_task_text(name, sizeof name, p->t->plan, task), time_text(from, p, x.start), time_text(to, p, x.end),
-                 p->t->ticks_per_ms > 0 ? " ms" : "");
+                 p->t->ticks_per_ms > 0 && p->t->unit == NULL ? " ms" : "");
     const int32_t items = p->t->plan->items, digits = items <= 10 ? 1 : items <= 100 ? 2 : 3; /* all numbers or none */
     const double font = qn_min64(11, (int64_t)(width / (digits * 0.7)));
     if (items > 1000 || font < 7 || p->row < 12) return;
@@ -130,8 +136,7 @@ static void draw_axis(panel *p, double y)
             "<line x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f' stroke='#b8c1cc'/><text class='a' x='%.1f' y='%.1f'>%s</text>\n", x, y,
             x, y + 5, x, y + 18, time_text(text, p, k));
     }
-    qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>%s</text>\n", LEFT - 10, y + 18,
-                 p->t->ticks_per_ms > 0 ? "ms" : "ticks");
+    qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>%s</text>\n", LEFT - 10, y + 18, unit_of(p->t));
 }
 
 static void draw_legend(panel *p, double y)
@@ -197,10 +202,11 @@ static int64_t longest(const qn_trace *const *traces, int32_t n)
 }
 
 /* One trace; y is its top, axis the ticks of the whole width. */
-static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title, double y, int64_t axis, qn_err *err)
+static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title, double y, int64_t axis, int32_t width,
+                            qn_err *err)
 {
     const qn_plan *plan = t->plan;
-    panel p = {.out = out, .t = t, .axis = axis, .row = row_height(plan), .y = y + TITLE};
+    panel p = {.out = out, .t = t, .width = width, .axis = axis, .row = row_height(plan), .y = y + TITLE};
     qn_trace_summary *sum = qn_malloc(1, sizeof *sum);
     int32_t *seen = qn_calloc((size_t)plan->workers, sizeof *seen);
     qn_status st = QN_OK;
@@ -235,6 +241,12 @@ out:
 
 qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, qn_err *err)
 {
+    return qn_trace_svg_wide(out, traces, titles, n, WIDTH, err);
+}
+
+qn_status qn_trace_svg_wide(char **out, const qn_trace *const *traces, const char *const *titles, int32_t n, int32_t width,
+                            qn_err *err)
+{
     qni_text text = {0};
     qn_status st = QN_OK;
     double height = 8, y = 4;
@@ -249,9 +261,9 @@ qn_status qn_trace_svg(char **out, const qn_trace *const *traces, const char *co
         ".w{font-size:12px;fill:#3c4754;text-anchor:end}.n{text-anchor:middle}.a{font-size:11px;fill:#5b6775;text-"
         "anchor:middle}"
         ".l{font-size:12px;fill:#3c4754}</style>\n<rect width='100%%' height='100%%' fill='#ffffff'/>\n",
-        WIDTH, height, WIDTH, height);
+        width, height, width, height);
     for (int32_t i = 0; i < n; i++) {
-        QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, axis, err), out);
+        QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, axis, width, err), out);
         y += panel_height(traces[i]->plan);
     }
     qni_text_add(&text, "</svg>\n");

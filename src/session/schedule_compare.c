@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "core/io.h"
 #include "schedule_subject.h"
 
@@ -81,6 +82,16 @@ static void html_row(qni_page *p, const qni_subject *s, double scale, int64_t be
                  s->messages);
 }
 
+/* Wide enough for the worker with the most tasks; the page scrolls. */
+static int32_t page_width(const qn_trace *const *traces, int32_t n)
+{
+    enum { USUAL = 1200, WIDEST = 6000, TASK = 9 };
+    int32_t most = 0;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t w = 0; w < traces[i]->plan->workers; w++) most = qn_max32(most, traces[i]->plan->lane[w][QN_LANE_COMP][1]);
+    return qn_min32(WIDEST, qn_max32(USUAL, (int32_t)qn_min64((int64_t)most * TASK, WIDEST)));
+}
+
 static qn_status write_html(const char *path, const qni_subject *s, int32_t n, const qn_schedule_options *opt, const qni_costs *c,
                             qn_err *err)
 {
@@ -131,7 +142,7 @@ static qn_status write_html(const char *path, const qni_subject *s, int32_t n, c
         qni_page_add(&p, "</p>\n");
     }
     if (fit > 0) {
-        QN_TRY(st, qn_trace_svg(&svg, traces, titles, fit, err), out);
+        QN_TRY(st, qn_trace_svg_wide(&svg, traces, titles, fit, page_width(traces, fit), err), out);
         qni_page_add(&p, "<div class='box'>\n");
         qni_page_bytes(&p, svg, strlen(svg));
         qni_page_add(&p, "</div>\n");

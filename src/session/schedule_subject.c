@@ -210,6 +210,10 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     QN_TRY(st, make_plan(s, opt, err), out);
     if (costs != NULL) set_plan_costs(s, costs);
     s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
+    if (costs != NULL && (costs->scale > 1 || costs->unit[0] != '\0')) {
+        s->trace.ticks_per_ms = (int64_t)costs->scale;
+        s->trace.unit = strcmp(costs->unit, "ms") == 0 ? NULL : "time";
+    }
     s->sum = qn_malloc(1, sizeof(*s->sum));
     s->idle = qn_calloc((size_t)s->plan->workers, sizeof(*s->idle));
     s->memory = qn_calloc((size_t)s->plan->workers, sizeof(*s->memory));

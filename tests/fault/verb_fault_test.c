@@ -112,17 +112,52 @@ static qn_status use_simulate(void *ctx, qn_err *err)
     return st;
 }
 
+static qn_status use_compare(void *ctx, qn_err *err)
+{
+    WITH_OPTIONS(qn_schedule_options, qn_schedule_table);
+    static char page[PATH];
+    static const char *names[] = {"1f1b", "zb-v"};
+    char *text = NULL;
+    (void)ctx;
+    in_root(page, "page.html");
+    opt.workers = 2;
+    opt.micro_batches = 3;
+    opt.html = page;
+    opt.names = (qn_list){.count = 2, .item = names};
+    st = qn_schedule_compare(&text, &opt, false, err);
+    qn_text_free(text);
+    qn_config_close(config);
+    return st;
+}
+
+static qn_status use_search(void *ctx, qn_err *err)
+{
+    WITH_OPTIONS(qn_schedule_options, qn_schedule_table);
+    static char file[PATH];
+    char *text = NULL;
+    (void)ctx;
+    in_root(file, "found.txt");
+    opt.workers = 2;
+    opt.micro_batches = 2;
+    opt.chunks = 1;
+    opt.rounds = 4;
+    opt.memory = "1";
+    opt.out = file;
+    st = qn_schedule_search(&text, &opt, true, NULL, err);
+    qn_text_free(text);
+    qn_config_close(config);
+    return st;
+}
+
 static void every_verb(void **state)
 {
     static const struct {
         const char *name;
         fault_work *work;
         long survived; /* failed allocations that are no loss: without memory for its JIT a pattern is interpreted */
-    } verb[] = {{"generate", use_generate, 0},
-                {"eval", use_eval, 0},
-                {"info", use_info, 0},
-                {"tokenize", use_tokenize, 20},
-                {"simulate", use_simulate, 0}};
+    } verb[] = {{"generate", use_generate, 0},  {"eval", use_eval, 0},         {"info", use_info, 0},
+                {"tokenize", use_tokenize, 20}, {"simulate", use_simulate, 0}, {"compare", use_compare, 0},
+                {"search", use_search, 0}};
     (void)state;
     for (size_t i = 0; i < QN_COUNT(verb); i++) {
         const long memory = fault_sweep(QN_FAULT_ALLOC, verb[i].work, NULL, 1, verb[i].survived);
