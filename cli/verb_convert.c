@@ -29,6 +29,7 @@ const cli_verb cli_convert = {
     .name = "convert",
     .summary = "turn another tool's model into a directory that Quern and others read",
     .examples = "  quern convert model.gguf --out DIR\n"
+                "  quern convert runs/book --store q8 --out small     # matrices in 8 bits\n"
                 "  quern convert --from llama2c --weights stories260K.bin --tokenizer tok512.bin --out stories\n"
                 "  quern convert --lora runs/tuned --out merged      # an adapter merged into its base\n",
     .table = &qn_convert_table,

@@ -162,6 +162,7 @@ typedef struct qn_convert_options {
     const char *weights, *tokenizer, *out;
     const char *lora, *model; /* lora: merge this adapter into model (NULL: the base that it names) */
     int force;
+    int32_t store; /* matrices in: 0 f32, 1 bf16, 2 q8 */
 } qn_convert_options;
 
 extern const qn_table qn_convert_table;

@@ -17,10 +17,8 @@
 #ifndef QN_KERNELS_COMPACT_H
 #define QN_KERNELS_COMPACT_H
 
-#include "core/half.h"
 #include "fast.h"
-
-enum { QNI_Q8_BLOCK = 32, QNI_Q8_BIAS = 128 };
+#include "q8.h"
 
 /* y [R, O] act = x [R, C] act * W^T + bias. x_room: scratch for the prepared rows (qni_compact_room). */
 typedef void qni_compact_fn(const qn_exec *ex, const qn_linear *lin, void *y, const void *x, const void *packed,
@@ -43,12 +41,8 @@ typedef struct qni_compact_view {
 } qni_compact_view;
 qni_compact_view qni_compact_view_of(const qn_linear *lin);
 
-/* A block of n <= 32 weights: the scale, and q [32], zero beyond n. */
-qn_f16 qni_q8_block(int8_t *q, const float *w, int64_t n);
-
 /* Bytes of prepared rows: f32 copies of bf16 rows, or blocks of 32 in 8 bits with scale and sum. */
 size_t qni_compact_room(const qni_compact_view *v, int64_t R);
-int64_t qni_q8_blocks(int64_t C);
 
 #define QNI_COMPACT_DECLARE(isa) qni_compact_fn qni_compact_forward_##isa;
 QNI_COMPACT_DECLARE(portable)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "checkpoint_parts.h"
+#include "checkpoint_compact.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/compiler.h"
@@ -133,6 +134,11 @@ static qn_status write_text(const char *dir, const char *name, const char *text,
     return st != QN_OK ? st : qn_file_write(path, text, bytes, err);
 }
 
+static bool is_compact(const qn_checkpoint_desc *d)
+{
+    return d->store == QN_WEIGHTS_BF16 || d->store == QN_WEIGHTS_Q8;
+}
+
 static qn_status write_texts(const char *dir, const qn_state_view *s, const qn_checkpoint_desc *d, qn_err *err)
 {
     const qn_model_config *c = qn_model_config_of(s->model);
@@ -140,6 +146,7 @@ static qn_status write_texts(const char *dir, const qn_state_view *s, const qn_c
     char *text = NULL;
     qn_status st =
         adapters ? qni_adapter_config_text(&text, c, d->base_model, err) : qni_hf_config_text(&text, c, d->bos, d->eos, err);
+    if (st == QN_OK && !adapters && is_compact(d)) st = qni_compact_config(&text, d->store, err);
     if (st == QN_OK) st = write_text(dir, adapters ? "adapter_config.json" : "config.json", text, strlen(text), err);
     qn_free(text);
     if (st != QN_OK) return st;
@@ -161,7 +168,10 @@ static qn_status write_into(const char *dir, const qn_state_view *s, const qn_ch
     const bool moments = s->m != NULL && s->v != NULL;
     qn_status st = qn_make_dirs(dir, err);
     if (st == QN_OK) st = write_texts(dir, s, d, err);
-    if (st == QN_OK) st = write_state(dir, s, false, d->shard_bytes != 0 ? d->shard_bytes : DEFAULT_SHARD_BYTES, err);
+    const size_t shard_bytes = d->shard_bytes != 0 ? d->shard_bytes : DEFAULT_SHARD_BYTES;
+    const bool compact = is_compact(d) && qn_model_config_of(s->model)->lora.rank == 0;
+    if (st == QN_OK)
+        st = compact ? qni_write_compact(dir, s, d->store, shard_bytes, err) : write_state(dir, s, false, shard_bytes, err);
     if (st != QN_OK || (!moments && d->state_json == NULL)) return st;
     st = qn_path_join(own, sizeof(own), dir, "quern", err);
     if (st == QN_OK) st = qn_make_dirs(own, err);
@@ -292,7 +302,7 @@ static qn_status refuse_unknown(const qn_safetensors *f, const qn_model *m, cons
         bool known = is_known_buffer(m, name);
         for (int32_t p = 0; p < qn_model_params(m) && !known; p++) {
             const char *want = qn_model_param(m, p)->name;
-            known = strcmp(name, want) == 0 || strcmp(name, without_prefix(want)) == 0;
+            known = strcmp(name, want) == 0 || strcmp(name, without_prefix(want)) == 0 || qni_is_scale_of(name, want);
         }
         if (!known)
             return QN_FAIL(err, QN_EFORMAT,
@@ -312,6 +322,10 @@ static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *er
         const qn_shape want = file_shape(p);
         const qn_tensor_view *t = NULL;
         if (p->adapter) continue; /* the base has none */
+        if (qni_has_q8(f, p)) {
+            st = qni_read_q8(s->value[i], f, p, err);
+            continue;
+        }
         st = qni_find_tensor(&t, f, dir, p->name, &want, err);
         if (st != QN_OK) break;
         st = p->file_transposed ? read_transposed(s->value[i], t, p->dim[0], p->dim[1], err)

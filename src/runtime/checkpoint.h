@@ -31,6 +31,7 @@ typedef struct qn_checkpoint_desc {
     const char *base_model; /* of a model with adapters: where its base is, for adapter_config.json; may be NULL */
     const char *state_json; /* text of quern/state.json, or NULL: model only */
     size_t shard_bytes;     /* 0: 4 GiB */
+    qn_weights store;       /* of a plain model: matrices in bf16 or in 8 bits (docs/weights.md); OWN or F32: all in f32 */
 } qn_checkpoint_desc;
 
 qn_status qn_checkpoint_write(const char *dir, const qn_state_view *state, const qn_checkpoint_desc *desc,
@@ -41,8 +42,8 @@ bool qn_checkpoint_is(const char *dir);
 /* Reads config.json (GPT2LMHeadModel, LlamaForCausalLM) into a config. Errors: QN_ENOENT, QN_EFORMAT (key, found, wanted),
  * QN_EUNSUPPORTED (another architecture, rope scaling, an activation we lack). */
 qn_status qn_checkpoint_read_config(qn_model_config *out, const char *dir, qn_err *err) QN_MUST_USE;
-/* Fills the values of all parameters but adapters' (and m, v when the view has them). f32, f16, bf16 files. Errors: QN_EFORMAT
- * with tensor name, found, wanted. */
+/* Fills the values of all parameters but adapters' (and m, v when the view has them). f32, f16, bf16 files, and 8 bits. Errors:
+ * QN_EFORMAT with tensor name, found, wanted. */
 qn_status qn_checkpoint_read(const char *dir, const qn_state_view *state, qn_err *err) QN_MUST_USE;
 /* Text of quern/state.json, *out freed with qn_free; QN_ENOENT when the directory is a plain model. */
 qn_status qn_checkpoint_read_state(char **out, size_t *bytes, const char *dir, qn_err *err) QN_MUST_USE;

@@ -49,13 +49,18 @@ out:
     return st;
 }
 
+static qn_weights store_of(const qn_convert_options *opt)
+{
+    return (qn_weights)(QN_WEIGHTS_F32 + opt->store);
+}
+
 /* A model that is read anyway (a GGUF file, a directory, a run), maybe with an adapter merged into its matrices, as a plain one.
  */
 static qn_status convert_model(const qn_convert_options *opt, qn_err *err)
 {
     qni_loaded l = {.model = NULL};
     char *json = NULL;
-    qn_checkpoint_desc desc = {.bos = -1, .eos = -1};
+    qn_checkpoint_desc desc = {.bos = -1, .eos = -1, .store = store_of(opt)};
     qn_status st;
     QN_TRY(st, qni_load(&l, opt->model, opt->lora, err), out);
     if (l.tokenizer != NULL) {
@@ -97,7 +102,8 @@ qn_status qn_convert(const qn_convert_options *opt, qn_err *err)
     const qn_checkpoint_desc desc = {.tokenizer_json = json,
                                      .tokenizer_bytes = json_bytes,
                                      .bos = qn_tokenizer_bos(tokenizer),
-                                     .eos = qn_tokenizer_eos(tokenizer)};
+                                     .eos = qn_tokenizer_eos(tokenizer),
+                                     .store = store_of(opt)};
     QN_TRY(st, qn_checkpoint_write(opt->out, &view, &desc, err), out);
 out:
     qni_values_close(value, block, block_bytes);

@@ -127,6 +127,8 @@ static const qn_key convert_keys[] = {
         "left "
         "out"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "DIR to write"),
+    KEY(CHOICE, "store", T, store, "f32", 0, 0, "f32|bf16|q8", "",
+        "type of the matrices in --out; q8, 8 bits with a scale for each 32, is Quern's own"),
     KEY(BOOL, "force", T, force, NULL, 0, 0, NULL, "", "replace an existing --out"),
 };
 #undef T
