@@ -15,6 +15,8 @@ extern "C" {
 typedef struct qn_schedule_options {
     const char *schedule; /* a name or a file */
     int64_t workers, micro_batches, chunks;
+    int64_t vocab_parallel, vocab_shards; /* passes of a vocabulary cut into shards, by algorithm 1 or 2 (0: none; shards 0: one
+                                             per worker); in costs S and T are those of one shard */
     const char *cost;      /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
                               given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
     const char *cost_from; /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */

@@ -40,6 +40,7 @@ typedef struct qn_train_options {
     const char *cost_from;    /* the same, measured: a run's directory, a trace, a profile */
     int64_t chunks;
     qn_list cuts; /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
+    int64_t vocab_parallel, vocab_shards; /* algorithm 1 or 2, 0: not; shards, 0: as many as workers */
     int64_t micro_batches;
     int32_t recompute; /* 0 none, 1 full, 2 except-last */
     int32_t dtype;     /* 0 f32, 1 bf16 */

@@ -62,6 +62,9 @@ static qn_status check_numbers(const qn_order *base, int32_t replicas, int32_t s
     if (base->columns != 1)
         return QN_FAIL(err, QN_EINVAL, "this schedule has %d columns already: replicas and shards are made of schedules with one",
                        base->columns);
+    if (base->sides > 0)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards work on a single copy of the chain; this schedule has %d",
+                       base->sides);
     if (replicas < 1 || shards < 1 || shard_workers < 1 || shards % shard_workers != 0)
         return QN_FAIL(
             err, QN_EINVAL,

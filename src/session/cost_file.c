@@ -258,25 +258,26 @@ qn_status qni_profile_of(qni_cost_rows *rows, const qn_trace *traces, int32_t n,
 {
     static const int cls[3] = {QN_V_ACT, QN_V_STASH, QN_V_WSTASH};
     const qn_plan *p = traces[0].plan;
+    const int32_t stages = p->stages - p->sides; /* of the chain */
     int64_t *cost = qn_calloc((size_t)p->tasks + 1, sizeof *cost), none[QN_OPS];
     qn_status st;
     *rows = (qni_cost_rows){.latency = -1, .per_stage = true, .unit = "ms"};
     if (cost == NULL) return QN_FAIL(err, QN_ENOMEM, "profile of %d tasks", p->tasks);
     for (int op = 0; op < QN_OPS; op++) none[op] = -1;
     QN_TRY(st, qni_measured_costs(cost, traces, n, err), out);
-    for (int32_t s = 0; s < p->stages; s++) QN_TRY(st, qni_cost_rows_add(rows, none, err), out);
+    for (int32_t s = 0; s < stages; s++) QN_TRY(st, qni_cost_rows_add(rows, none, err), out);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
         if (x->op >= QN_OP_F && x->op <= QN_OP_R) rows->micro[x->stage][x->op] = cost[t];
     }
     for (int k = 0; k < 3; k++) {
-        rows->size[k] = qn_calloc((size_t)p->stages, sizeof(int64_t));
+        rows->size[k] = qn_calloc((size_t)stages, sizeof(int64_t));
         if (rows->size[k] == NULL) {
-            st = QN_FAIL(err, QN_ENOMEM, "profile of %d stages", p->stages);
+            st = QN_FAIL(err, QN_ENOMEM, "profile of %d stages", stages);
             goto out;
         }
         for (int32_t v = 0; v < p->values; v++)
-            if (p->value[v].cls == cls[k] && p->value[v].stage >= 0 && p->value[v].stage < p->stages)
+            if (p->value[v].cls == cls[k] && p->value[v].stage >= 0 && p->value[v].stage < stages)
                 rows->size[k][p->value[v].stage] = p->value[v].bytes;
     }
 out:

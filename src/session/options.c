@@ -47,6 +47,9 @@ static const qn_key train_keys[] = {
         "F=1,B=2,W=1 or a FILE: times that the schedule is made for (default: the model's operations)"),
     KEY(TEXT, "cost-from", T, cost_from, NULL, 0, 0, NULL, "", "RUN, trace or profile: the same as measured there"),
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: the schedule's usual number)"),
+    KEY(INT, "vocab-parallel", T, vocab_parallel, "0", 0, 2, NULL, "",
+        "embedding and output layer cut over all workers: 1 two barriers, 2 one barrier and a dearer S (0: not; 1f1b, v-half)"),
+    KEY(INT, "vocab-shards", T, vocab_shards, "0", 0, 1024, NULL, "", "into so many shards (0: one per worker)"),
     KEY(LIST, "cuts", T, cuts, NULL, 0, 0, NULL, "",
         "LAYER,... where stages begin: 0 embedding, 1 .. L blocks, L + 1 head (default: by cost)"),
     KEY(INT, "micro-batches", T, micro_batches, "4", 1, 65536, NULL, "", "micro-batches of a step"),
@@ -150,8 +153,12 @@ static const qn_key schedule_keys[] = {
     KEY(INT, "workers", T, workers, "4", 1, 1024, NULL, "", "pipeline workers"),
     KEY(INT, "micro-batches", T, micro_batches, "8", 1, 65536, NULL, "", "micro-batches of a step"),
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: the schedule's usual number)"),
+    KEY(INT, "vocab-parallel", T, vocab_parallel, "0", 0, 2, NULL, "",
+        "with passes of a vocabulary cut over all workers, algorithm 1 or 2 (0: without; 1f1b, v-half)"),
+    KEY(INT, "vocab-shards", T, vocab_shards, "0", 0, 1024, NULL, "", "into so many shards (0: one per worker)"),
     KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
-        "F=1,B=2[,W=1] time of a task, per stage 0:F=1,B=2;1-3:F=2,B=4, or a JSON or CSV file; B is the whole backward unless W "
+        "F=1,B=2[,W=1][,S=1,T=1] time of a task, per stage 0:F=1,B=2;1-3:F=2,B=4, or a JSON or CSV file; B is the whole backward "
+        "unless W "
         "is "
         "given (default: the file's own, else F=1,B=2)"),
     KEY(TEXT, "cost-from", T, cost_from, NULL, 0, 0, NULL, "", "RUN directory, trace or profile: costs and sizes measured there"),

@@ -19,7 +19,7 @@ static const int64_t MOST_TICKS = 1000000000; /* times the most tasks of a step 
 static const struct {
     const char *name;
     qn_op op;
-} named[] = {{"F", QN_OP_F}, {"B", QN_OP_B}, {"W", QN_OP_W}, {"R", QN_OP_R}};
+} named[] = {{"F", QN_OP_F}, {"B", QN_OP_B}, {"W", QN_OP_W}, {"R", QN_OP_R}, {"S", QN_OP_VS}, {"T", QN_OP_VT}};
 
 /* A number without sign or exponent, in millionths. */
 static const char *read_number(int64_t *micro, const char *s)
@@ -55,8 +55,8 @@ static qn_status read_row(int64_t micro[QN_OPS], const char **at, const char *te
         while (which < names && (strlen(named[which].name) != len || strncmp(s, named[which].name, len) != 0)) which++;
         if (which == names || s[len] != '=')
             return QN_FAIL(err, QN_EINVAL,
-                           "--cost %.80s: '%.40s' found; NAME=TIME with F, B, W or R was wanted, as in F=1,B=2, or a file", text,
-                           s);
+                           "--cost %.80s: '%.40s' found; NAME=TIME with F, B, W, R, S or T was wanted, as in F=1,B=2, or a file",
+                           text, s);
         int64_t *to = &micro[named[which].op];
         if (*to >= 0) return QN_FAIL(err, QN_EINVAL, "--cost %.80s: %s is given twice", text, named[which].name);
         const char *rest = read_number(to, s + len + 1);
@@ -164,6 +164,8 @@ static qn_status to_ticks(qni_costs *out, const qni_cost_rows *r, double latency
         for (int op = QN_OP_F; op <= QN_OP_R; op++) sum[op] += out->stage[i][op];
     }
     for (int op = QN_OP_F; op <= QN_OP_R; op++) out->tick[op] = (sum[op] + r->rows / 2) / r->rows;
+    for (int32_t i = 0; i < r->rows; i++) /* of a vocabulary shard, whichever stage it was said with */
+        for (int op = QN_OP_VI; op <= QN_OP_VJ; op++) out->tick[op] = qn_max64(out->tick[op], out->stage[i][op]);
     if (r->rows > 1 || r->per_stage) {
         out->stages = r->rows;
     } else {

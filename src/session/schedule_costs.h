@@ -1,7 +1,7 @@
 /* What the tasks of a schedule cost: as a user writes it, from a file, from the trace or profile of a run. Times are integer
  * ticks inside; sizes are whole bytes (or any unit).
  *
- *   text       F=1,B=2[,W=1][,R=1]     the same for all stages
+ *   text       F=1,B=2[,W=1][,R=1][,S=1,T=1]     the same for all stages; S and T of one vocabulary shard
  *              0:F=3,B=6;1-3:F=1,B=2   per stage (all of 0 .. the last one)
  *   JSON       {"unit": "ms", "latency": 0.1, "stages": [{"F": 1, "B": 2, "W": 1, "R": 1, "BW": 3, "act": 4096, "stash": 65536,
  *              "wstash": 4096}, ...]}, or one such stage a line with its "stage" (what quern bench pipeline --json prints)

@@ -11,7 +11,8 @@
 #include "core/io.h"
 #include "report.h"
 
-static const int64_t usual_cost[QN_OPS] = {[QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1};
+static const int64_t usual_cost[QN_OPS] = {
+    [QN_OP_F] = 1, [QN_OP_B] = 1, [QN_OP_W] = 1, [QN_OP_BW] = 2, [QN_OP_R] = 1, [QN_OP_VS] = 1, [QN_OP_VT] = 1};
 
 void qni_subject_close(qni_subject *s)
 {
@@ -62,15 +63,22 @@ static qn_status spread(qni_subject *s, const qni_costs *costs, int32_t depth, i
 /* The sizes of one column for all of them. */
 static qn_status repeat_sizes(qni_subject *s, int32_t stages, qn_err *err)
 {
+    const int32_t chain = stages - (s->from.plan != NULL ? s->from.plan->sides : s->from.order->sides);
     for (int k = 0; k < QNI_SIZES && stages > s->depth; k++) {
         if (s->size[k] == NULL) continue;
         int64_t *wide = qn_calloc((size_t)stages, sizeof *wide);
         if (wide == NULL) return QN_FAIL(err, QN_ENOMEM, "sizes of %d stages", stages);
-        for (int32_t i = 0; i < stages; i++) wide[i] = s->size[k][i % s->depth];
+        for (int32_t i = 0; i < stages; i++) wide[i] = i < chain ? s->size[k][i % s->depth] : 0; /* not said of shards */
         qn_free(s->size[k]);
         s->size[k] = wide;
     }
     return QN_OK;
+}
+
+/* Of a task of a vocabulary shard. */
+static int64_t shard_cost(const qni_costs *c, int op)
+{
+    return c->tick[op] >= 0 ? c->tick[op] : (int64_t)((double)usual_cost[op] * c->scale);
 }
 
 static int64_t mean_cost(const qni_subject *s, int op)
@@ -87,7 +95,7 @@ static int32_t stages_per_worker(int32_t stages, int32_t workers)
 
 qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, const qni_costs *costs, int32_t fine, qn_err *err)
 {
-    *s = (qni_subject){.chunks = stages_per_worker(order->stages, order->workers)};
+    *s = (qni_subject){.chunks = stages_per_worker(order->stages - order->sides, order->workers)};
     snprintf(s->name, sizeof s->name, "%s", name);
     s->from = (qni_schedule){.form = QN_FORM_ORDER, .order = order};
     const qn_status st = spread(s, costs, qn_depth(qn_order_grid(order)), fine, err);
@@ -116,9 +124,13 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     if (stages >= 1 && stages <= 65536 && s->generator != NULL) st = spread(s, costs, (int32_t)stages, fine, err);
     if (st != QN_OK) return st;
     for (int op = 0; op < QN_OPS; op++) pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, op);
+    for (int op = QN_OP_VS; op <= QN_OP_VT; op++) pattern.cost[op] = shard_cost(costs, op);
+    pattern.vocab = (int32_t)opt->vocab_parallel;
+    pattern.sides = (int32_t)opt->vocab_shards;
     pattern.cost[QN_OP_SEND] = costs->latency;
     st = qn_generate(&s->from.order, name, &pattern, err);
-    if (st != QN_OK || s->from.order->columns == 1) return st;
+    if (st != QN_OK) return st;
+    if (s->from.order->columns == 1) return repeat_sizes(s, s->from.order->stages, err);
     st = spread(s, costs, qn_depth(qn_order_grid(s->from.order)), fine, err);
     return st == QN_OK ? repeat_sizes(s, s->from.order->stages, err) : st;
 }
@@ -130,6 +142,7 @@ static void set_order_costs(qni_subject *s, const qni_costs *c)
     for (int op = 0; op < QN_OPS; op++) {
         const int64_t own = o->cost[op] >= 0 ? o->cost[op] : usual_cost[op];
         o->cost[op] = s->cost != NULL ? mean_cost(s, op) : own * (int64_t)c->scale;
+        if (op >= QN_OP_VI && op <= QN_OP_VJ && (s->cost != NULL || c->tick[op] >= 0)) o->cost[op] = shard_cost(c, op);
     }
 }
 
@@ -139,6 +152,8 @@ static void set_plan_costs(qni_subject *s, const qni_costs *c)
         qn_task *t = &s->plan->task[i];
         if (s->cost != NULL && t->op >= QN_OP_F && t->op <= QN_OP_R)
             t->cost = s->cost[t->stage % s->depth][t->op];
+        else if (t->op >= QN_OP_VI && t->op <= QN_OP_VJ && c->tick[t->op] >= 0)
+            t->cost = c->tick[t->op];
         else if (s->from.plan != NULL)
             t->cost *= (int64_t)c->scale;
     }
@@ -170,7 +185,7 @@ static void count_memory(qni_subject *s)
     const qn_plan *p = s->plan;
     for (int32_t w = 0; w < p->workers; w++) {
         int32_t mine = 0;
-        for (int32_t i = 0; i < p->stages; i++) mine += p->worker_of[i] == w;
+        for (int32_t i = 0; i < p->stages - p->sides; i++) mine += p->worker_of[i] == w;
         s->memory[w] = s->in_bytes ? (double)p->arena_bytes[w] : mine > 0 ? (double)s->sum->peak[w] / mine : 0;
     }
     for (int32_t i = 0; i < p->tasks; i++) s->messages += p->task[i].op == QN_OP_SEND;

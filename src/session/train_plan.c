@@ -42,6 +42,9 @@ static qn_status choose_chain(qn_order **out, const qni_train_run *r, int64_t wo
     if (g == NULL && qn_path_exists(o->schedule) == 1) {
         qn_status st = read_order(out, o->schedule, err);
         if (st != QN_OK) return st;
+        if (o->vocab_parallel > 0 && (*out)->vocab != o->vocab_parallel)
+            return QN_FAIL(err, QN_EINVAL, "%s says itself whether there are vocabulary shards; leave --vocab-parallel out",
+                           o->schedule);
         const bool whole = (*out)->columns > 1; /* a file may place shards itself */
         if ((*out)->workers != (whole ? o->workers : workers) || (*out)->items != o->micro_batches)
             return QN_FAIL(err, QN_EINVAL,
@@ -54,6 +57,8 @@ static qn_status choose_chain(qn_order **out, const qni_train_run *r, int64_t wo
     }
     const int64_t chunks = o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1;
     qn_pattern pattern = {.workers = (int32_t)workers, .items = (int32_t)o->micro_batches, .chunks = (int32_t)chunks};
+    pattern.vocab = (int32_t)o->vocab_parallel;
+    pattern.sides = (int32_t)o->vocab_shards;
     const qn_status st = qni_train_costs(&pattern, r, err);
     if (st != QN_OK) return st;
     return qn_generate(out, o->schedule, &pattern, err);
@@ -84,7 +89,7 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
 static qn_status read_cuts(qni_train_run *r, qn_err *err)
 {
     const qn_list *cuts = &r->opt->cuts;
-    const int32_t layers = qn_model_layers(r->model), stages = r->order->stages / r->order->columns;
+    const int32_t layers = qn_model_layers(r->model), stages = qn_depth(qn_order_grid(r->order));
     if (cuts->count != stages - 1)
         return QN_FAIL(err, QN_EINVAL, "--cuts names %d places, but %d stages need %d", cuts->count, stages, stages - 1);
     r->first_layer[0] = 0;
@@ -102,12 +107,26 @@ static qn_status read_cuts(qni_train_run *r, qn_err *err)
     return QN_OK;
 }
 
+/* By cost; where the vocabulary is cut into shards the chain's ends cost nothing of it. */
+static qn_status default_cuts(qni_train_run *r, int64_t samples, int32_t stages, qn_err *err)
+{
+    qn_model *sharded = NULL;
+    qn_model_config c = *qn_model_config_of(r->model);
+    qn_status st = QN_OK;
+    c.vocab_shards = r->order->sides;
+    if (c.vocab_shards > 0) st = qn_model_open(&sharded, &c, err);
+    if (st == QN_OK)
+        st = qn_model_default_cuts(sharded != NULL ? sharded : r->model, samples, r->opt->context, stages, r->first_layer, err);
+    qn_model_close(sharded);
+    return st;
+}
+
 qn_status qni_train_plan(qni_train_run *r, qn_err *err)
 {
     const qn_train_options *o = r->opt;
     qn_status st = choose_order(r, err);
     if (st != QN_OK) return st;
-    const int32_t stages = r->order->stages / r->order->columns, workers = r->order->workers; /* stages of the chain */
+    const int32_t stages = qn_depth(qn_order_grid(r->order)), workers = r->order->workers; /* stages of the chain */
     r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
     r->arena_limit = o->memory > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
     if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL))
@@ -118,5 +137,5 @@ qn_status qni_train_plan(qni_train_run *r, qn_err *err)
                qn_model_layers(r->model));
     if (o->cuts.count > 0) return read_cuts(r, err);
     const int64_t samples = (o->batch + o->micro_batches - 1) / o->micro_batches;
-    return qn_model_default_cuts(r->model, samples, o->context, stages, r->first_layer, err);
+    return default_cuts(r, samples, stages, err);
 }

@@ -54,7 +54,11 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
     add_fact(f, "batch", "%" PRId64 " samples of %" PRId64 " tokens in %" PRId64 " micro-batches", o->batch, o->context,
              o->micro_batches);
     add_fact(f, "workers", "%" PRId64 " with %" PRId64 " thread%s each", o->workers, o->threads, o->threads == 1 ? "" : "s");
-    add_fact(f, "schedule", "%s, %d stages", o->schedule, r->order->stages);
+    if (r->order->sides > 0)
+        add_fact(f, "schedule", "%s, %d stages, %d vocabulary shards", o->schedule, r->order->stages - r->order->sides,
+                 r->order->sides);
+    else
+        add_fact(f, "schedule", "%s, %d stages", o->schedule, r->order->stages);
     add_fact(f, "products in", "%s", o->dtype == 0 ? "f32" : "bf16");
     add_fact(f, "speed", "%.0f tokens/s", done->tokens_per_s);
     if (!done->interrupted) add_fact(f, "validation loss", "%.4f", done->val_loss);

@@ -1,0 +1,135 @@
+/* Vocabulary shards through the program: the checkpoint's bytes for any number of workers at a fixed number of shards, losses
+ * near the whole model's, a run gone on with at another number, the model read by generate and eval, what cannot be, and the
+ * published makespan from quern schedule simulate. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "support/program.h"
+
+static const char *text;
+
+static int set_up(void **state)
+{
+    static char path[PROGRAM_PATH];
+    (void)state;
+    if (make_root("e2e_vocab")) return 1;
+    snprintf(path, sizeof(path), "%s", in_root("text"));
+    write_corpus(path, 3000);
+    text = path;
+    return 0;
+}
+
+static void train(const char *out, const char *more, const char *workers, const char *schedule, const char *transport)
+{
+    run_line(
+        "train --data %s --out %s --force --layers 3 --heads 4 --width 32 --context 16 --batch 6 --micro-batches 3 --steps 8 "
+        "--warmup 2 --dropout 0.1 --save-every 4 --eval-every 4 --workers %s --schedule %s --transport %s %s",
+        text, in_root(out), workers, schedule, transport, more);
+    must_be(0);
+}
+
+static void same_file(const char *a, const char *b, const char *name)
+{
+    char x[PROGRAM_PATH], y[PROGRAM_PATH], *one = NULL, *two = NULL;
+    size_t n = 0, m = 0;
+    qn_err err;
+    snprintf(x, sizeof(x), "%s/checkpoints/step-00000008/%s", in_root(a), name);
+    snprintf(y, sizeof(y), "%s/checkpoints/step-00000008/%s", in_root(b), name);
+    if (qn_file_read(&one, &n, x, 1 << 26, &err) != QN_OK || qn_file_read(&two, &m, y, 1 << 26, &err) != QN_OK)
+        fail_msg("%s", err.text);
+    if (n != m || memcmp(one, two, n) != 0) fail_msg("%s and %s differ", x, y);
+    qn_free(one);
+    qn_free(two);
+}
+
+static double val_loss(const char *run_name)
+{
+    run_line("eval --model %s --data %s --json", in_root(run_name), text);
+    must_be(0);
+    json_t *j = json_line(0);
+    const double loss = json_at(j, "loss");
+    json_decref(j);
+    assert_true(loss > 0);
+    return loss;
+}
+
+static void any_number_of_workers_writes_the_same_files(void **state)
+{
+    static const char *const ways[][3] = {{"2", "1f1b", "thread"}, {"4", "1f1b", "self"}, {"2", "v-half", "thread"}};
+    static const char *const shards[] = {"--vocab-parallel 1 --vocab-shards 3", "--vocab-parallel 2 --vocab-shards 2 --untied"};
+    (void)state;
+    for (size_t k = 0; k < QN_COUNT(shards); k++) {
+        train("one", shards[k], "1", "1f1b", "thread");
+        for (size_t i = k; i < k + 2; i++) {
+            train("other", shards[k], ways[i][0], ways[i][1], ways[i][2]);
+            same_file("one", "other", "model.safetensors");
+            same_file("one", "other", "quern/optimizer.safetensors");
+        }
+    }
+}
+
+static void near_the_whole_model_and_goes_on(void **state)
+{
+    (void)state;
+    train("whole", "", "2", "1f1b", "thread");
+    train("cut", "--vocab-parallel 2", "2", "1f1b", "thread");
+    const double whole = val_loss("whole"), cut = val_loss("cut");
+    assert_true(fabs(cut / whole - 1) < 1e-4);
+    run_line("generate --model %s --prompt a --max-tokens 5", in_root("cut"));
+    must_be(0);
+    char path[PROGRAM_PATH];
+    snprintf(path, sizeof(path), "%s/checkpoints/step-00000008", in_root("cut"));
+    assert_int_equal(qn_remove_tree(path, NULL), QN_OK);
+    run_line("train --resume --out %s --vocab-parallel 1 --vocab-shards 5 --workers 3", in_root("cut"));
+    must_be(0);
+    assert_true(fabs(val_loss("cut") / whole - 1) < 1e-4);
+    assert_int_equal(qn_remove_tree(path, NULL), QN_OK);
+    run_line("train --resume --out %s --vocab-parallel 0 --vocab-shards 0 --workers 1", in_root("cut"));
+    must_be(0);
+    assert_true(fabs(val_loss("cut") / whole - 1) < 1e-4);
+}
+
+static void what_cannot_be(void **state)
+{
+    (void)state;
+    run_line("train --data %s --out %s --workers 2 --vocab-parallel 1 --schedule gpipe", text, in_root("bad"));
+    must_say(2, "gpipe", "1f1b and v-half");
+    run_line("train --data %s --out %s --workers 2 --vocab-shards 2", text, in_root("bad"));
+    must_say(2, "--vocab-shards 2", "--vocab-parallel");
+    run_line("train --data %s --out %s --workers 2 --vocab-parallel 1 --tensor 2", text, in_root("bad"));
+    must_say(2, "--vocab-parallel", "--tensor 2");
+    run_line("train --data %s --out %s --workers 2 --vocab-parallel 3", text, in_root("bad"));
+    must_be(2);
+    assert_int_equal(qn_path_exists(in_root("bad")), 0);
+}
+
+static double makespan(const char *more)
+{
+    run_line("schedule simulate --json --schedule 1f1b --workers 4 --micro-batches 16 --cost F=1,B=2,S=0.5,T=0.5 %s", more);
+    must_be(0);
+    json_t *j = json_line(0);
+    const double x = json_at(j, "makespan");
+    json_decref(j);
+    return x;
+}
+
+static void the_simulator_gives_the_published_makespan(void **state)
+{
+    (void)state;
+    assert_true(makespan("--vocab-parallel 1") == 16 * 4 + 9);
+    assert_true(makespan("--vocab-parallel 2") == 16 * 4 + 8.5);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_number_of_workers_writes_the_same_files),
+        cmocka_unit_test(near_the_whole_model_and_goes_on),
+        cmocka_unit_test(what_cannot_be),
+        cmocka_unit_test(the_simulator_gives_the_published_makespan),
+    };
+    return cmocka_run_group_tests(tests, set_up, remove_root);
+}
