@@ -121,7 +121,9 @@ static void every_published_schedule(void **unused)
         for (int32_t items = 3; items <= 8; items += 5) {
             outcome want = compute(m, QN_MODE_F32, &base_way, items);
             for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
-                for (int32_t P = 2; P <= 4; P++, turn++) {
+                if (g->host_state) continue; /* device_memory: not on workers that own their stages */
+                const int32_t most = g->max_workers > 0 ? g->max_workers : 4;
+                for (int32_t P = most < 2 ? most : 2; P <= most; P++, turn++) {
                     if (items < g->min_items * P || (QN_SANITIZED && turn % 4 != 0)) continue;
                     const rig_way way = {.schedule = g->name,
                                          .workers = P,

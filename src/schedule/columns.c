@@ -125,6 +125,11 @@ qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas,
         const int32_t column = s / base->stages, r = column / shards, k = column % shards;
         o->worker_of[s] = (r * base->workers + base->worker_of[s % base->stages]) * shard_workers + k / (shards / shard_workers);
     }
+    if (base->backward_of != NULL) QN_TRY(st, qn_order_split_backward(o, err), out);
+    for (int32_t s = 0; base->backward_of != NULL && s < o->stages; s++) {
+        const int32_t one = s % base->stages;
+        o->backward_of[s] += (base->backward_of[one] - base->worker_of[one]) * shard_workers;
+    }
     for (int32_t r = 0; r < replicas; r++)
         for (int32_t w = 0; w < base->workers; w++) push_worker(o, base, r, w, shard_workers);
     QN_TRY(st, qn_order_done(o, err), out);

@@ -56,10 +56,11 @@ static void every_schedule_widens(void **state)
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
         const qn_lowering how = {.tied_owner = QN_NONE, .tied_replica = QN_NONE, .recompute = QN_RECOMPUTE_EXCEPT_LAST};
         const int32_t P = 2, M = 4;
-        if (g->max_chunks != 0 && g->usual_chunks > g->max_chunks) continue;
+        if (g->max_workers > 0) continue;
         qn_plan *one = rig_plan(g->name, P, M, g->usual_chunks, &how);
         for (size_t i = 0; i < QN_COUNT(wide); i++) {
             const int32_t R = wide[i][0], t = wide[i][1], own = wide[i][1] / wide[i][2];
+            if (t > 1 && g->host_state) continue; /* its stages move between workers */
             qn_order *o = widened(g->name, P, M, R, t, wide[i][2]);
             assert_int_equal(o->columns, R * t);
             assert_int_equal(o->items, R * M);

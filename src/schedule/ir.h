@@ -68,11 +68,15 @@ enum { QN_MAX_WORKERS = 1024, QN_NONE = -1 };
 
 /* --- pattern: what a generator is asked for */
 typedef struct qn_pattern {
-    int32_t workers;      /* P >= 1 */
-    int32_t items;        /* M >= 1 micro-batches */
-    int32_t chunks;       /* v >= 1 stages per worker; stages S = P * v */
-    int32_t group;        /* interleaved: micro-batches per group; 0: P */
-    int32_t vocab, sides; /* vocabulary parallelism by algorithm 1 or 2 (0: none), in so many shards (0: P) */
+    int32_t workers; /* P >= 1 */
+    int32_t items;   /* M >= 1 micro-batches */
+    int32_t chunks;  /* v >= 1 stages per worker; stages S = P * v */
+    int32_t group;   /* interleaved: micro-batches per group; 0: P */
+    int32_t pieces;  /* roundpipe, superpipe: stages of the order; 0: P * v */
+    const int32_t *forward_slot,
+        *backward_slot;           /* roundpipe: [pieces] as qn_round_pieces makes them; NULL: cut for equal pieces */
+    int32_t window, window_group; /* superpipe: k and k' (piece_window.h); 0: all pieces stay, 1 at a time */
+    int32_t vocab, sides;         /* vocabulary parallelism by algorithm 1 or 2 (0: none), in so many shards (0: P) */
     int64_t cost[QN_OPS]; /* ticks of one task of each op (SEND: of a message), where a generator wants them; 0: 1, SEND 0 */
     int64_t stash_size;   /* what F leaves until B, in any unit; 0: 1. For generators that look at memory */
     int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
@@ -152,9 +156,10 @@ typedef struct qn_order {
     int32_t sides, vocab; /* the last `sides` stages are vocabulary shards, by algorithm 1 or 2; the others are the chain. 0, 0 */
     int32_t *worker_of;   /* [stages]: where a stage lives */
     int32_t *backward_of; /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
-    int32_t *count, *cap; /* [workers] */
-    qn_order_task **task; /* [workers][count] */
-    bool failed;          /* out of memory; sticks until done */
+    int32_t window, window_group; /* resident stages and how many leave together (Superpipeline); 0: no window */
+    int32_t *count, *cap;         /* [workers] */
+    qn_order_task **task;         /* [workers][count] */
+    bool failed;                  /* out of memory; sticks until done */
 
     /* What an order file may say besides (memory, size and cost lines); lowering takes it where its caller says nothing. NULL,
      * -1: not said. */

@@ -15,8 +15,9 @@
 static void lower_fini(qni_lower *l)
 {
     qni_builder_fini(&l->b);
-    int32_t *const table[] = {l->pos,   l->act_in, l->act_out,     l->grad_in,      l->grad_out, l->wstash,   l->stash,
-                              l->param, l->pgrad,  l->act_channel, l->grad_channel, l->last_add, l->sum_task, l->sum_back};
+    int32_t *const table[] = {l->pos,      l->act_in,   l->act_out,  l->grad_in,     l->grad_out,     l->wstash,
+                              l->stash,    l->param,    l->pgrad,    l->act_channel, l->grad_channel, l->last_add,
+                              l->sum_task, l->sum_back, l->act_back, l->back_channel};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) qn_free(table[i]);
     qn_free(l->has_r);
     qn_free(l->packed);
@@ -40,6 +41,8 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
     if (grid != QN_OK) return grid;
     if (o->sides > 0 && o->backward_of != NULL)
         return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
+    if (o->shards > 1 && o->backward_of != NULL)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: tensor shards with a backward on other workers than the forward");
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
         if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,
@@ -118,6 +121,15 @@ static qn_status try_order(qn_span_time **time, bool *live, const qn_plan *p, in
     return st;
 }
 
+static qn_status copy_backward(qn_plan *p, const qn_order *o, qn_err *err)
+{
+    if (o->backward_of == NULL) return QN_OK;
+    p->backward_of = qn_malloc((size_t)o->stages, sizeof *p->backward_of);
+    if (p->backward_of == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d stages", o->stages);
+    for (int32_t s = 0; s < o->stages; s++) p->backward_of[s] = o->backward_of[s];
+    return QN_OK;
+}
+
 static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err *err)
 {
     qn_plan *p = NULL;
@@ -127,8 +139,9 @@ static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err
         p->sides = l->order->sides;
         p->vocab = l->order->vocab;
         p->shards = l->order->shards;
-        st = qn_plan_finish(p, err);
+        st = copy_backward(p, l->order, err);
     }
+    if (st == QN_OK) st = qn_plan_finish(p, err);
     if (st != QN_OK) {
         qn_plan_close(p);
         p = NULL;

@@ -6,7 +6,9 @@
  *   W   in act(s), stash(s), wstash(s)     acc pgrad(s)
  *   BW  in grad(s), act(s), stash(s)       out grad(s - 1), acc pgrad(s)
  *
- * Stage 0 has no act, the last stage no grad. A value that crosses workers exists twice: at its writer and at its reader. */
+ * Stage 0 has no act, the last stage no grad. A value that crosses workers exists twice: at its writer and at its reader. Where a
+ * backward runs on another worker than its forward (backward_of), act(s) goes on from the one to the other behind F, and R makes
+ * the stash there. */
 #include <string.h>
 
 #include "core/alloc.h"
@@ -47,22 +49,24 @@ static void mark_recompute(qni_lower *l, int32_t s)
         for (int32_t m = 0; m < l->items; m++) l->has_r[qni_cell(l, s, m)] = l->has_r[qni_cell(l, of, m)];
         return;
     }
-    const int32_t w = o->worker_of[s];
+    const int32_t w = qni_back_worker(l, s);
+    const bool moved = w != o->worker_of[s]; /* nothing of the forward is there */
     const qn_order_task *list = o->task[w];
-    int32_t kept = 0, first_backward = QN_NONE;
+    int32_t kept = 0, first_backward = QN_NONE; /* of those that the order has no R for */
     for (int32_t i = 0; i < o->count[w]; i++) {
         if (list[i].stage != s) continue;
         bool *r = &l->has_r[qni_cell(l, s, list[i].item)];
         if (list[i].op == QN_OP_R) *r = true;
-        if (!is_backward(list[i].op) || l->how->recompute == QN_RECOMPUTE_NONE) continue;
+        if (!is_backward(list[i].op) || (l->how->recompute == QN_RECOMPUTE_NONE && !moved)) continue;
+        if (*r) continue; /* written out */
         if (first_backward == QN_NONE) first_backward = list[i].item;
-        const bool follows = follows_forward(l, list, i);
+        const bool follows = !moved && follows_forward(l, list, i);
         if (follows && l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST)
             kept++;
         else
             *r = true;
     }
-    if (l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST && kept == 0 && first_backward != QN_NONE)
+    if (l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST && kept == 0 && first_backward != QN_NONE && !moved)
         l->has_r[qni_cell(l, s, first_backward)] = false;
 }
 
@@ -91,25 +95,27 @@ static void add_values(qni_lower *l, int32_t s, int32_t m)
     const qn_order *o = l->order;
     qni_builder *b = &l->b;
     const size_t c = qni_cell(l, s, m);
-    const int32_t w = o->worker_of[s];
+    const int32_t w = o->worker_of[s], back = qni_back_worker(l, s);
     if (!qn_first_in_column(qn_order_grid(o), s)) {
         const int64_t bytes = size_of(l->how->act_bytes, o->act_bytes, s);
-        const int32_t before = o->worker_of[s - 1];
+        const int32_t before = o->worker_of[s - 1], back_before = qni_back_worker(l, s - 1);
         l->act_in[c] = qni_add_value(b, QN_V_ACT, s, m, w, bytes);
         l->act_out[c] = before == w ? l->act_in[c] : qni_add_value(b, QN_V_ACT, s, m, before, bytes);
+        l->act_back[c] = l->act_in[c];
         if (l->training) { /* of the output of stage s - 1, as large as the input of s */
             const size_t g = qni_cell(l, s - 1, m);
-            l->grad_in[g] = qni_add_value(b, QN_V_GRAD, s - 1, m, before, bytes);
-            l->grad_out[g] = before == w ? l->grad_in[g] : qni_add_value(b, QN_V_GRAD, s - 1, m, w, bytes);
+            l->grad_in[g] = qni_add_value(b, QN_V_GRAD, s - 1, m, back_before, bytes);
+            l->grad_out[g] = back_before == back ? l->grad_in[g] : qni_add_value(b, QN_V_GRAD, s - 1, m, back, bytes);
+            if (back != w) l->act_back[c] = qni_add_value(b, QN_V_ACT, s, m, back, bytes);
         }
     }
-    l->stash[c] = qni_add_value(b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, o->stash_bytes, s));
+    l->stash[c] = qni_add_value(b, QN_V_STASH, s, m, l->training ? back : w, size_of(l->how->stash_bytes, o->stash_bytes, s));
 }
 
 qn_status qni_lower_values(qni_lower *l, qn_err *err)
 {
     const size_t cells = (size_t)l->stages * (size_t)l->items;
-    int32_t **const table[] = {&l->act_in, &l->act_out, &l->grad_in, &l->grad_out, &l->wstash, &l->stash};
+    int32_t **const table[] = {&l->act_in, &l->act_out, &l->grad_in, &l->grad_out, &l->wstash, &l->stash, &l->act_back};
     bool room = true;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         room = (*table[i] = qn_calloc(cells, sizeof(int32_t))) != NULL && room;
@@ -118,6 +124,7 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     l->pgrad = qn_calloc((size_t)l->stages, sizeof *l->pgrad);
     l->act_channel = qn_calloc((size_t)l->stages, sizeof *l->act_channel);
     l->grad_channel = qn_calloc((size_t)l->stages, sizeof *l->grad_channel);
+    l->back_channel = qn_calloc((size_t)l->stages, sizeof *l->back_channel);
     l->packed = qn_calloc((size_t)l->stages, sizeof *l->packed);
     const size_t backs = (size_t)l->stages * (size_t)qn_replicas(qn_order_grid(l->order));
     l->last_add = qn_calloc((size_t)l->stages, sizeof *l->last_add);
@@ -125,7 +132,8 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     l->sum_back = qn_malloc(backs, sizeof *l->sum_back);
     l->pos = qn_calloc((size_t)l->workers, sizeof *l->pos);
     if (!room || l->has_r == NULL || l->param == NULL || l->pgrad == NULL || l->act_channel == NULL || l->grad_channel == NULL ||
-        l->packed == NULL || l->last_add == NULL || l->sum_task == NULL || l->sum_back == NULL || l->pos == NULL)
+        l->back_channel == NULL || l->packed == NULL || l->last_add == NULL || l->sum_task == NULL || l->sum_back == NULL ||
+        l->pos == NULL)
         return QN_FAIL(err, QN_ENOMEM, "plan of %d stages and %d micro-batches", l->stages, l->items);
     memset(l->sum_task, 0xff, (size_t)l->stages * sizeof *l->sum_task); /* QN_NONE everywhere */
     memset(l->sum_back, 0xff, backs * sizeof *l->sum_back);
@@ -133,9 +141,9 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     qn_status st = check_sizes(l, err);
     if (st != QN_OK) return st;
     for (int32_t s = 0; s < l->stages; s++) {
-        const int32_t w = l->order->worker_of[s];
+        const int32_t w = l->order->worker_of[s], back = qni_back_worker(l, s);
         if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
-        if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, w, 0);
+        if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, back, 0);
         if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
         if (s >= g.stages) { /* a side stage: only its probabilities are as in the chain */
             for (int32_t m = 0; m < l->items; m++)
@@ -143,9 +151,11 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
                     qni_add_value(&l->b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->order->stash_bytes, s));
             continue;
         }
-        if (!qn_first_in_column(g, s) && l->order->worker_of[s - 1] != w) {
-            l->act_channel[s] = qni_lower_channel(l, l->order->worker_of[s - 1], w, QN_V_ACT, s);
-            if (l->training) l->grad_channel[s] = qni_lower_channel(l, w, l->order->worker_of[s - 1], QN_V_GRAD, s);
+        if (!qn_first_in_column(g, s)) {
+            const int32_t before = l->order->worker_of[s - 1], back_before = qni_back_worker(l, s - 1);
+            if (before != w) l->act_channel[s] = qni_lower_channel(l, before, w, QN_V_ACT, s);
+            if (l->training && back_before != back) l->grad_channel[s] = qni_lower_channel(l, back, back_before, QN_V_GRAD, s);
+            if (l->training && back != w) l->back_channel[s] = qni_lower_channel(l, w, back, QN_V_ACT, s);
         }
         for (int32_t m = qn_first_item(g, s); m < qn_first_item(g, s) + qn_items_each(g); m++) add_values(l, s, m);
         if (l->training) mark_recompute(l, s);
@@ -172,14 +182,17 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
             qni_lower_message(l, l->act_channel[s + 1], t, l->act_out[next], l->act_in[next], tag_of(QN_V_ACT, s + 1, m));
     }
     qni_vocab_forward(l, t, s, m);
+    if (l->act_back[c] != l->act_in[c])
+        qni_lower_message(l, l->back_channel[s], t, l->act_in[c], l->act_back[c], tag_of(QN_V_ACT, s, m));
     const int64_t bytes = l->b.failed ? 0 : l->b.value[l->stash[c]].bytes;
-    qni_add_link(&l->b, t, QNI_OUT, l->has_r[c] ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
+    const bool again = l->has_r[c] || (l->training && qni_back_worker(l, s) != w);
+    qni_add_link(&l->b, t, QNI_OUT, again ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
 }
 
 static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 {
-    const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, l->order->worker_of[s]);
-    if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_in[qni_cell(l, s, m)]);
+    const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, qni_back_worker(l, s));
+    if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_back[qni_cell(l, s, m)]);
     if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
     qni_vocab_recompute(l, t, s, m);
     qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, s, m)]);
@@ -187,12 +200,12 @@ static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 
 static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
 {
-    const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, op, s, m, w);
+    const int32_t w = qni_back_worker(l, s), t = qni_lower_comp(l, op, s, m, w);
     const size_t c = qni_cell(l, s, m);
     const bool first = qn_first_in_column(qn_order_grid(l->order), s), last = qn_last_in_column(qn_order_grid(l->order), s);
     qni_builder *b = &l->b;
     if (op != QN_OP_W && !last) qni_add_link(b, t, QNI_IN, l->grad_in[c]);
-    if (!first) qni_add_link(b, t, QNI_IN, l->act_in[c]);
+    if (!first) qni_add_link(b, t, QNI_IN, l->act_back[c]);
     qni_add_link(b, t, QNI_IN, l->stash[c]);
     if (op == QN_OP_W) qni_add_link(b, t, QNI_IN, l->wstash[c]);
     if (l->how->step_tasks) qni_add_link(b, t, QNI_IN, l->param[s]);
@@ -237,7 +250,7 @@ void qni_lower_compute(qni_lower *l, int32_t w)
                 if (!l->how->forward_only || qni_lower_forward_task(o, t)) qni_vocab_task(l, t, w);
             } else if (t->op == QN_OP_F) {
                 add_forward(l, t->stage, t->item);
-            } else if (t->op == QN_OP_R) {
+            } else if (t->op == QN_OP_R && l->training) {
                 add_recompute(l, t->stage, t->item);
                 l->has_r[qni_cell(l, t->stage, t->item)] = false; /* written out: none to insert */
             } else if (l->training) {

@@ -106,16 +106,18 @@ out:
     return st;
 }
 
-/* Who drops a value: the last comp task that reads it; where none does, the SEND that takes it away; else its writer. */
-static int rank_of(const qni_builder *b, const qni_link *k)
+/* Who drops a value: the last comp task that reads it; where none does, the SEND that takes it away; else its writer. An input
+ * that goes on to its backward's worker (moved) leaves behind the last task that reads it, so that the SEND drops it. */
+static int rank_of(const qni_builder *b, const qni_link *k, bool moved)
 {
     if (k->kind == QNI_OUT) return 0;
-    return b->task[k->task].op == QN_OP_SEND ? 1 : 2;
+    return b->task[k->task].op == QN_OP_SEND && !moved ? 1 : 2;
 }
 
 qn_status qni_lower_frees(qni_lower *l, qn_err *err)
 {
     qni_builder *b = &l->b;
+    const bool moved = l->order->backward_of != NULL;
     int32_t *last = qn_malloc((size_t)b->values, sizeof *last); /* [values]: link of its last user */
     if (b->failed || last == NULL) {
         qn_free(last);
@@ -124,7 +126,7 @@ qn_status qni_lower_frees(qni_lower *l, qn_err *err)
     for (int32_t v = 0; v < b->values; v++) last[v] = QN_NONE;
     for (int32_t i = 0; i < b->links; i++) {
         int32_t *best = &last[b->link[i].id];
-        const int rank = rank_of(b, &b->link[i]), old = *best == QN_NONE ? -1 : rank_of(b, &b->link[*best]);
+        const int rank = rank_of(b, &b->link[i], moved), old = *best == QN_NONE ? -1 : rank_of(b, &b->link[*best], moved);
         if (rank > old || (rank == old && b->key[b->link[i].task] >= b->key[b->link[*best].task])) *best = i;
     }
     for (int32_t v = 0; v < b->values; v++) {

@@ -1,5 +1,5 @@
-/* Plans with tiers: every schedule lowers to a live plan, loads are as many as the window's paper says, arenas as large, chunks as
- * even. */
+/* Plans with tiers: every schedule lowers to a live plan, loads are as many as the window's paper says, arenas as large, chunks
+ * as even. */
 #include "schedule_rig.h"
 
 enum { W = 1000 * 64, ACT = 64, STASH = 128 }; /* bytes of a piece's weights, of an activation, of a stash */
@@ -284,8 +284,9 @@ static void chunks_are_even(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(windows_load_what_they_must), cmocka_unit_test(memory_is_that_of_the_window),
-                                       cmocka_unit_test(every_schedule_lowers),       cmocka_unit_test(stages_go_round),
-                                       cmocka_unit_test(what_cannot_be_is_refused),   cmocka_unit_test(chunks_are_even)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(windows_load_what_they_must), cmocka_unit_test(memory_is_that_of_the_window),
+        cmocka_unit_test(every_schedule_lowers),       cmocka_unit_test(stages_go_round),
+        cmocka_unit_test(what_cannot_be_is_refused),   cmocka_unit_test(chunks_are_even)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,8 +226,10 @@ static qn_status choose(qn_round_cut *cut, cutter *c, qn_err *err)
 static qn_status check(const qn_round_layers *in, qn_err *err)
 {
     if (in->layers < 1 || in->layers > 1024 || in->workers < 1 || in->items < 1)
-        return QN_FAIL(err, QN_EINVAL, "cuts of %d layers for %d workers and %d micro-batches: at least 1 of each is needed",
-                       in->layers, in->workers, in->items);
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "cuts of %d layers for %d workers and %d micro-batches: 1 to 1024 layers and at least 1 of the others are possible",
+            in->layers, in->workers, in->items);
     for (int32_t i = 0; i < in->layers; i++) {
         static const int64_t most = (int64_t)1 << 40;
         const int64_t x[] = {in->forward[i], in->recompute[i], in->backward[i], bytes_of(in->forward_bytes, i) >> 20,

@@ -415,11 +415,103 @@ static void cuts_hold(void **state)
     assert_non_null(strstr(err.text, "0 layers"));
 }
 
+/* Random layers, cut, as an order over pieces: it lowers and plays, each piece is where its slots say, and where one item at a
+ * time passes it takes as long as the slots do. */
+static void orders_of_pieces(void **state)
+{
+    (void)state;
+    for (uint32_t turn = 0; turn < 600; turn++) {
+        qn_rng r = qn_rng_of((qn_rng_key){.seed = 15, .sample = turn});
+        int64_t f[12], b[12], stage_f[12] = {0}, stage_r[12] = {0}, stage_b[12] = {0};
+        int32_t forward[12], backward[12], first[13], fslot[12], bslot[12];
+        const int32_t L = 1 + (int32_t)qn_rng_below(&r, 12), P = 1 + (int32_t)qn_rng_below(&r, 5),
+                      items = 1 + (int32_t)qn_rng_below(&r, 8);
+        for (int32_t i = 0; i < L; i++) {
+            f[i] = 10 + (int64_t)qn_rng_below(&r, 10);
+            b[i] = 2 * f[i];
+        }
+        const qn_round_layers in = {
+            .layers = L, .workers = P, .items = items, .forward = f, .recompute = f, .backward = b, .hop = 2};
+        qn_round_cut cut = {.forward = forward, .backward = backward};
+        qn_err err = {0};
+        assert_int_equal(qn_round_partition(&cut, NULL, &in, &err), QN_OK);
+        const int32_t pieces = qn_round_pieces(first, fslot, bslot, &cut);
+        const qn_pattern pat = {
+            .workers = P, .items = items, .chunks = 1, .pieces = pieces, .forward_slot = fslot, .backward_slot = bslot};
+        qn_order *o = NULL;
+        if (qn_generate(&o, "roundpipe", &pat, &err) != QN_OK) fail_msg("%s", err.text);
+        assert_int_equal(o->stages, pieces);
+        static const int64_t zero[12];
+        qn_lowering how = rig_plain();
+        how.act_bytes = how.stash_bytes = zero; /* bytes that are shared make tasks wait, and so do short channels */
+        how.depth = 64;
+        qn_plan *p = rig_lower(o, &how);
+        assert_true(qn_token_game(p, 0));
+        int64_t *cost = calloc((size_t)p->tasks + 1, sizeof *cost);
+        for (int32_t t = 0; t < p->tasks; t++) {
+            const qn_task *x = &p->task[t];
+            if (x->op == QN_OP_SEND || x->op == QN_OP_RECV) continue;
+            assert_int_equal(x->worker, (x->op == QN_OP_F ? fslot : bslot)[x->stage] % P);
+            for (int32_t i = first[x->stage]; i < first[x->stage + 1]; i++) cost[t] += x->op == QN_OP_BW ? b[i] : f[i];
+        }
+        for (int32_t q = 0; q < pieces; q++) {
+            for (int32_t i = first[q]; i < first[q + 1]; i++) {
+                const bool fused = fslot[q] == bslot[q];
+                if (!fused) stage_f[fslot[q]] += f[i];
+                stage_r[bslot[q] - cut.forward_stages] += f[i];
+                stage_b[bslot[q] - cut.forward_stages] += b[i];
+            }
+        }
+        const qn_round_shape s = {.workers = P,
+                                  .items = items,
+                                  .round_items = items,
+                                  .iterations = 1,
+                                  .forward_stages = cut.forward_stages,
+                                  .backward_stages = cut.backward_stages,
+                                  .forward = stage_f,
+                                  .recompute = stage_r,
+                                  .backward = stage_b,
+                                  .hop = 2};
+        qn_round_time t;
+        assert_int_equal(qn_round_simulate(&t, NULL, NULL, NULL, &s, &err), QN_OK);
+        const int64_t got = rig_simulate(p, cost, 2, INT32_MAX)->makespan;
+        if (got != t.makespan) fail_msg("turn %u: P=%d M=%d: %ld, slots %ld", turn, P, items, (long)got, (long)t.makespan);
+        free(cost);
+        qn_plan_close(p);
+        qn_order_close(o);
+    }
+}
+
+static void refused_slots(void **state)
+{
+    (void)state;
+    static const int32_t bad[][2][3] = {
+        {{0, 1, 1}, {2, 1, 2}}, {{0, 1, 1}, {1, 1, 1}}, {{1, 0, 2}, {4, 3, 2}}, {{0, 1, 2}, {3, 4, 2}}, {{-1, 1, 2}, {4, 3, 2}}};
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        const qn_pattern pat = {
+            .workers = 2, .items = 2, .chunks = 1, .pieces = 3, .forward_slot = bad[i][0], .backward_slot = bad[i][1]};
+        qn_order *o = NULL;
+        qn_err err = {0};
+        assert_int_equal(qn_generate(&o, "roundpipe", &pat, &err), QN_EINVAL);
+        assert_non_null(strstr(err.text, "slot"));
+    }
+    qn_order *o = NULL;
+    qn_err err = {0};
+    assert_int_equal(qn_generate(&o, "superpipe", &(qn_pattern){.workers = 2, .items = 2, .chunks = 4}, &err), QN_EINVAL);
+    assert_non_null(strstr(err.text, "at most 1"));
+    const qn_pattern window = {.workers = 1, .items = 2, .chunks = 4, .window = 2, .window_group = 3};
+    assert_int_equal(qn_generate(&o, "superpipe", &window, &err), QN_EINVAL);
+    assert_non_null(strstr(err.text, "k' from 1 to k"));
+    assert_int_equal(qn_generate(&o, "gpipe", &(qn_pattern){.workers = 2, .items = 2, .chunks = 1, .pieces = 3}, &err),
+                     QN_EINVAL);
+    assert_null(o);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(twenty_bound),   cmocka_unit_test(five_of_its_own),
-                                       cmocka_unit_test(chained),        cmocka_unit_test(as_it_can_run),
-                                       cmocka_unit_test(bubble_formula), cmocka_unit_test(evening_out),
-                                       cmocka_unit_test(cuts_hold)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(twenty_bound),  cmocka_unit_test(five_of_its_own),  cmocka_unit_test(chained),
+        cmocka_unit_test(as_it_can_run), cmocka_unit_test(bubble_formula),   cmocka_unit_test(evening_out),
+        cmocka_unit_test(cuts_hold),     cmocka_unit_test(orders_of_pieces), cmocka_unit_test(refused_slots)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,17 +51,17 @@ QN_UNUSED static qn_plan *rig_plan(const char *name, int32_t P, int32_t M, int32
     return p;
 }
 
-/* Can the schedule do these numbers? All can but DualPipeV with fewer than 2P micro-batches. */
+/* Can the schedule do these numbers? All can but DualPipeV with fewer than 2P micro-batches, and those for one worker. */
 QN_UNUSED static bool rig_possible(const qn_generator *g, int32_t P, int32_t M)
 {
-    return M >= g->min_items * P;
+    return M >= g->min_items * P && (g->max_workers == 0 || P <= g->max_workers);
 }
 
-/* Can it run with its messages in the comp lane? Not these two: outputs of a worker's first chunks pile up in front of worker 0.
+/* Can it run with its messages in the comp lane? Not where outputs of a worker's first stages pile up in front of the next.
  */
 QN_UNUSED static bool rig_one_lane(const qn_generator *g)
 {
-    return strcmp(g->name, "looped-bfs") != 0 && strcmp(g->name, "interleaved-zb") != 0;
+    return strcmp(g->name, "looped-bfs") != 0 && strcmp(g->name, "interleaved-zb") != 0 && !g->host_state;
 }
 
 /* [tasks]; BW takes B and W together. */

@@ -91,7 +91,10 @@ static void full_plans(void **state)
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 3); v++) {
                 for (int32_t M = 1; M <= 6; M++) {
                     if (!rig_possible(g, P, M)) continue;
-                    for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) check_full(g->name, P, v, M, k);
+                    for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
+                        const bool step = k / 3 % 2 != 0 && k / 12 % 2 == 0;
+                        if (!step || !g->host_state) check_full(g->name, P, v, M, k);
+                    }
                 }
             }
         }
@@ -235,7 +238,8 @@ static void groups(void **state)
     }
 }
 
-/* Sharing bytes between values makes tasks wait for each other; it must not cost time. Sizes of 0 share nothing. */
+/* Sharing bytes between values makes tasks wait for each other; it must not cost time. Sizes of 0 share nothing. Not held where
+ * inputs move on to another worker long before they are needed: there a slot may be waited for as long as a message takes. */
 static void slots_cost_no_time(void **state)
 {
     (void)state;
@@ -244,7 +248,7 @@ static void slots_cost_no_time(void **state)
         for (int32_t P = 2; P <= 8; P += 2) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 4); v++) {
                 for (int32_t M = 1; M <= 24; M += 3) {
-                    if (!rig_possible(g, P, M)) continue;
+                    if (!rig_possible(g, P, M) || g->host_state) continue;
                     qn_lowering how = rig_plain();
                     qn_plan *p = rig_plan(g->name, P, M, v, &how);
                     how.act_bytes = how.stash_bytes = how.wstash_bytes = zero;

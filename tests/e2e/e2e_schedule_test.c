@@ -157,6 +157,11 @@ static void all_are_listed_and_compared(void **state)
     double before = 0;
     for (int i = 0; i < schedules; i++) {
         json_t *one = json_line(i);
+        if (json_object_get(one, "refused") != NULL) { /* for one worker only; behind all others */
+            before = INFINITY;
+            json_decref(one);
+            continue;
+        }
         assert_true(json_at(one, "makespan") >= before);
         before = json_at(one, "makespan");
         json_decref(one);

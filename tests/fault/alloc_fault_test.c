@@ -122,9 +122,10 @@ static void stages(void **state)
 /* --- schedules */
 static qn_status use_schedule(void *ctx, qn_err *err)
 {
-    const qn_pattern pattern = {.workers = 3, .items = 6, .chunks = qn_generator_find(ctx)->usual_chunks};
+    const qn_generator *g = qn_generator_find(ctx);
+    const qn_pattern pattern = {.workers = g->max_workers > 0 ? g->max_workers : 3, .items = 6, .chunks = g->usual_chunks};
     const qn_lowering how = {.recompute = QN_RECOMPUTE_EXCEPT_LAST,
-                             .step_tasks = true,
+                             .step_tasks = !g->host_state,
                              .stat_bytes = 8,
                              .tied_owner = 0,
                              .tied_replica = 2,

@@ -33,12 +33,16 @@ static const char *picture_of(const qn_generator *g)
     return in_docs(name);
 }
 
-/* Four workers, eight micro-batches, tasks of one length; exit status 0 when the file is written. */
+/* Four workers (or as many as it may have), eight micro-batches, tasks of one length; exit status 0 when the file is written. */
 static qn_status draw(const qn_generator *g, const char *path, qn_err *err)
 {
     char *text = NULL;
-    const qn_schedule_options opt = {
-        .schedule = g->name, .workers = 4, .micro_batches = 8, .cost = "F=1,B=1,W=1", .depth = 2, .svg = path};
+    const qn_schedule_options opt = {.schedule = g->name,
+                                     .workers = g->max_workers > 0 ? g->max_workers : 4,
+                                     .micro_batches = 8,
+                                     .cost = "F=1,B=1,W=1",
+                                     .depth = 2,
+                                     .svg = path};
     const qn_status st = qn_schedule_simulate(&text, &opt, false, err);
     qn_text_free(text);
     return st;

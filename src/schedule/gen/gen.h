@@ -15,10 +15,12 @@ typedef struct qn_generator {
     int32_t min_chunks, max_chunks; /* v allowed; max 0: any */
     int32_t usual_chunks;           /* v when nobody asks for another */
     int32_t min_items;              /* micro-batches needed per worker; 0: any number will do */
+    int32_t max_workers;            /* 0: any */
+    bool host_state; /* a stage's forward and backward run on different workers: trains with its state on the host */
 } qn_generator;
 
 qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved, qn_gen_zb_h1, qn_gen_zb_h2, qn_gen_zb_1p, qn_gen_zb_2p, qn_gen_zb_v,
-    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipev;
+    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipev, qn_gen_roundpipe, qn_gen_superpipe;
 
 /* By name, or NULL. list: all, terminated by a NULL name. */
 const qn_generator *qn_generator_find(const char *name);

@@ -8,21 +8,25 @@
 #include "schedule/gen/vocab_parts.h"
 
 static const qn_generator list[] = {
-    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1, 0},
-    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1, 1, 0},
+    {"gpipe", "Huang et al. 2018, arXiv:1811.06965", "(P-1)/(M+P-1)", "M", qn_gen_gpipe, 1, 0, 1, 0, 0, false},
+    {"1f1b", "Narayanan et al. 2021, arXiv:2006.09503", "(P-1)/(M+P-1)", "min(P-r, M)", qn_gen_1f1b, 1, 1, 1, 0, 0, false},
     {"interleaved", "Narayanan et al. 2021, arXiv:2104.04473", "(P-1)/(v*M+P-1)", "min(2(P-1-r)+(v-1)P+1, v*M) chunks",
-     qn_gen_interleaved, 1, 0, 2, 0},
-    {"zb-h1", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_h1, 1, 1, 1, 0},
-    {"zb-h2", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-2W)", "2P-1", qn_gen_zb_h2, 1, 1, 1, 0},
-    {"zb-1p", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_1p, 1, 1, 1, 0},
-    {"zb-2p", "Qi et al. 2024, arXiv:2401.10241", "about 0", "2P", qn_gen_zb_2p, 1, 1, 1, 0},
-    {"zb-v", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "2P chunks", qn_gen_zb_v, 2, 2, 2, 0},
-    {"v-half", "Qi et al. 2024, arXiv:2405.15362", "half of 1f1b's", "about P+2 chunks", qn_gen_v_half, 2, 2, 2, 0},
-    {"v-min", "Qi et al. 2024, arXiv:2405.15362", "2/3 of 1f1b's", "about 2P/3+2 chunks", qn_gen_v_min, 2, 2, 2, 0},
-    {"dualpipev", "DeepSeek-AI 2024, arXiv:2412.19437", "P-1 if F=B=W", "2P+1 chunks", qn_gen_dualpipev, 2, 2, 2, 2},
-    {"looped-bfs", "Lamy-Poirier 2022, arXiv:2211.05953", "(P-1)/(v*M+P-1)", "v*M chunks", qn_gen_looped_bfs, 2, 0, 2, 0},
+     qn_gen_interleaved, 1, 0, 2, 0, 0, false},
+    {"zb-h1", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_h1, 1, 1, 1, 0, 0, false},
+    {"zb-h2", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-2W)", "2P-1", qn_gen_zb_h2, 1, 1, 1, 0, 0, false},
+    {"zb-1p", "Qi et al. 2024, arXiv:2401.10241", "(P-1)(F+B-W)", "P", qn_gen_zb_1p, 1, 1, 1, 0, 0, false},
+    {"zb-2p", "Qi et al. 2024, arXiv:2401.10241", "about 0", "2P", qn_gen_zb_2p, 1, 1, 1, 0, 0, false},
+    {"zb-v", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "2P chunks", qn_gen_zb_v, 2, 2, 2, 0, 0, false},
+    {"v-half", "Qi et al. 2024, arXiv:2405.15362", "half of 1f1b's", "about P+2 chunks", qn_gen_v_half, 2, 2, 2, 0, 0, false},
+    {"v-min", "Qi et al. 2024, arXiv:2405.15362", "2/3 of 1f1b's", "about 2P/3+2 chunks", qn_gen_v_min, 2, 2, 2, 0, 0, false},
+    {"dualpipev", "DeepSeek-AI 2024, arXiv:2412.19437", "P-1 if F=B=W", "2P+1 chunks", qn_gen_dualpipev, 2, 2, 2, 2, 0, false},
+    {"looped-bfs", "Lamy-Poirier 2022, arXiv:2211.05953", "(P-1)/(v*M+P-1)", "v*M chunks", qn_gen_looped_bfs, 2, 0, 2, 0, 0,
+     false},
     {"interleaved-zb", "Qi et al. 2024, arXiv:2401.10241", "below interleaved", "(v-1)m+P chunks, m=M/max(1,M/P)",
-     qn_gen_interleaved_zb, 2, 0, 2, 0},
+     qn_gen_interleaved_zb, 2, 0, 2, 0, 0, false},
+    {"roundpipe", "RoundPipe 2026, arXiv:2604.27085", "P(P-1)/(M*S+P(P-1))", "one stage at a time", qn_gen_roundpipe, 1, 0, 2, 0,
+     0, true},
+    {"superpipe", "Superpipeline 2024, arXiv:2410.08791", "0", "k of n pieces' weights", qn_gen_superpipe, 1, 0, 4, 0, 1, false},
     {0},
 };
 
@@ -90,6 +94,8 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
     if (g == NULL) return unknown(name, err);
     if (pat->workers < 1 || pat->workers > QN_MAX_WORKERS)
         return QN_FAIL(err, QN_EINVAL, "%s with %d workers: 1 to %d are possible", name, pat->workers, QN_MAX_WORKERS);
+    if (g->max_workers > 0 && pat->workers > g->max_workers)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: at most %d is possible", name, pat->workers, g->max_workers);
     if (pat->items < 1) return QN_FAIL(err, QN_EINVAL, "%s with %d micro-batches: at least 1 is needed", name, pat->items);
     if (pat->items < (int64_t)g->min_items * pat->workers)
         return QN_FAIL(err, QN_EINVAL, "%s with %d workers and %d micro-batches: at least %lld micro-batches are needed", name,
@@ -98,11 +104,15 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
         return QN_FAIL(err, QN_EINVAL, "%s with %d chunks per worker: %s %d %s", name, pat->chunks,
                        g->max_chunks > 0 ? "exactly" : "at least", g->min_chunks,
                        g->max_chunks > 0 ? "is possible" : "is needed");
-    if ((int64_t)pat->workers * pat->chunks > 65536)
-        return QN_FAIL(err, QN_EINVAL, "%s with %d x %d stages: at most 65536 are possible", name, pat->workers, pat->chunks);
-    if ((int64_t)pat->workers * pat->chunks * pat->items > INT32_MAX / 16)
-        return QN_FAIL(err, QN_EINVAL, "%s with %d stages and %d micro-batches: too many tasks for one step", name,
-                       pat->workers * pat->chunks, pat->items);
+    const int64_t stages = pat->pieces != 0 ? pat->pieces : (int64_t)pat->workers * pat->chunks;
+    if (pat->pieces < 0 || (pat->pieces > 0 && g->generate != qn_gen_roundpipe && g->generate != qn_gen_superpipe))
+        return QN_FAIL(err, QN_EINVAL, "%s in %d pieces: roundpipe and superpipe are made of pieces, the others of chunks", name,
+                       pat->pieces);
+    if (stages > 65536)
+        return QN_FAIL(err, QN_EINVAL, "%s with %lld stages: at most 65536 are possible", name, (long long)stages);
+    if (stages * pat->items > INT32_MAX / 16)
+        return QN_FAIL(err, QN_EINVAL, "%s with %lld stages and %d micro-batches: too many tasks for one step", name,
+                       (long long)stages, pat->items);
     if (pat->group != 0 && pat->group < pat->workers)
         return QN_FAIL(err, QN_EINVAL, "%s with groups of %d micro-batches: at least as many as workers (%d) are needed, or 0",
                        name, pat->group, pat->workers);
@@ -110,7 +120,7 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
     if (st != QN_OK) return st;
     if (pat->vocab != 0) return qni_generate_vocab(out, name, pat, err);
     qn_order *order = NULL;
-    st = qn_order_open(&order, pat->workers, pat->workers * pat->chunks, pat->items, err);
+    st = qn_order_open(&order, pat->workers, (int32_t)stages, pat->items, err);
     if (st == QN_OK) st = g->generate(order, pat, err);
     if (st != QN_OK) {
         qn_order_close(order);
