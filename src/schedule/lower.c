@@ -205,15 +205,6 @@ out:
     return st;
 }
 
-/* With tiers. An order whose backward is elsewhere, asked about without them, gets a window of two visits. */
-static qn_status lower_on_host(qn_plan **out, const qn_order *order, const qn_lowering *how, bool training, qn_err *err)
-{
-    const qn_tiers two = {.window = 2, .replace = 1};
-    qn_lowering with = *how;
-    if (with.tiers == NULL) with.tiers = &two;
-    return qni_lower_tiers(out, order, &with, training, err);
-}
-
 qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err)
 {
     qni_lower l = {.order = order, .how = how, .workers = order->workers, .stages = order->stages, .items = order->items};
@@ -222,8 +213,8 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
     qn_status st = QN_OK;
     QN_TRY(st, check_how(order, how, err), out);
     QN_TRY(st, check_order(&l, err), out);
-    if (how->tiers != NULL || (order->backward_of != NULL && !how->forward_only)) {
-        QN_TRY(st, lower_on_host(&p, order, how, l.training, err), out);
+    if (how->tiers != NULL) {
+        QN_TRY(st, qni_lower_tiers(&p, order, how, l.training, err), out);
         *out = p;
         p = NULL;
         goto out;
