@@ -207,6 +207,11 @@ void *qn_executor_value(qn_executor *ex, int32_t value)
     return ex->worker[v->worker].arena + v->offset;
 }
 
+size_t qn_executor_actual(qn_executor *ex, int32_t value)
+{
+    return ex->desc.fns.actual == NULL ? (size_t)ex->plan->value[value].bytes : ex->desc.fns.actual(ex->desc.ctx, value);
+}
+
 qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **slot)
 {
     return ex->transport->put_begin(ex->world, channel, slot, ex->epoch);

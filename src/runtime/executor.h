@@ -66,6 +66,8 @@ void qn_executor_cancel(qn_executor *ex);
 
 /* For fns.run: the memory of a value of the running task's worker; what fns.home says for a value without an offset. */
 void *qn_executor_value(qn_executor *ex, int32_t value);
+/* Bytes of it that are really there this step. */
+size_t qn_executor_actual(qn_executor *ex, int32_t value);
 /* For fns.run: messages inside a task, on the worker's own channels that no SEND and RECV of the plan use, as the transport has
  * them and in the epoch of the step. A slot that was got is readable until its release. */
 qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **slot);

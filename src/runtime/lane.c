@@ -153,6 +153,9 @@ static bool open_message(qni_worker *w, qni_lane *lane, int32_t value)
         }
     }
     const qn_channel *c = &ex->plan->channel[ex->plan->task[qni_next(lane)].channel];
+    int64_t first;
+    lane->total = (size_t)qn_channel_carries(c, (int64_t)lane->total, &first);
+    if (lane->memory != NULL) lane->memory += first;
     if (lane->total > 0 && (c->slot_bytes == 0 || lane->total / (size_t)c->slot_bytes >= (size_t)1 << 22)) {
         w->st = QN_FAIL(&w->err, QN_EINTERNAL, "%s: %zu bytes do not travel in slots of %" PRId64,
                         text_of(w, qni_next(lane), buf), lane->total, c->slot_bytes);

@@ -11,6 +11,9 @@
  * placement of the shards. A task that has to wait says QN_EAGAIN; nothing is allocated, and no memory is needed beside the
  * slots.
  *
+ * Where shards of a stage receive one slice each (scatter/gather on the link between stages), they meet once before their passes
+ * and hand on what they have, in the same way.
+ *
  * Deadlock: all workers run joint sets in one order (the plan's validator sees to it), meetings within a set in the order of its
  * operations, pieces within a meeting in theirs; a piece is sent before one is waited for.
  *
@@ -28,8 +31,9 @@ typedef struct qni_shards {
     qn_stage_set *set;
     int32_t *channel;  /* [workers * workers] from, to: of class PART, or QN_NONE */
     qni_joint **joint; /* [workers] what a worker runs now */
-    int64_t *sums;     /* [workers] how often its shards met, over all steps */
-    int64_t *sent;     /* [workers] bytes it sent to other workers for that */
+    int64_t *sums;     /* [workers] how often its shards met for a sum, over all steps */
+    int64_t *sent;     /* [workers] bytes it sent to other workers for sums and wholes */
+    bool *gather;      /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
 } qni_shards;
 
 /* Bytes of a slot of the part channels, for sums of up to `bytes` over t shards. */

@@ -39,6 +39,7 @@ typedef struct qn_trainer_desc {
     qn_driver driver;
     qn_sim_faults faults;
     bool pin;
+    bool whole_links; /* tensor shards: stages send whole activations in every shard instead of a slice each */
 } qn_trainer_desc;
 
 typedef struct qn_trainer qn_trainer;

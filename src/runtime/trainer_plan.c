@@ -64,7 +64,8 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .value_bytes = bytes + 3 * S + owned,
                        .zero1 = t->desc.zero1,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
-                       .part_bytes = qni_part_bytes(bytes[0], t->set.shards)};
+                       .part_bytes = qni_part_bytes(bytes[0], t->set.shards),
+                       .whole_links = t->desc.whole_links};
     find_tie(t, &how);
     qni_vocab_sizes(&how, bytes + S, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);
     const qn_status st = qn_lower(&t->plan, t->desc.order, &how, err);

@@ -176,11 +176,142 @@ static void state_goes_from_one_number_of_shards_to_another(void **unused)
     qn_model_close(m);
 }
 
+/* --- bytes by channel, counted where they are handed to the transport */
+static qn_transport counting;
+static const qn_transport *counted;
+static int64_t bytes_of[QN_VALUE_CLASSES], messages_of[QN_VALUE_CLASSES];
+static int32_t class_of[4096];
+
+static void count_put(qn_world *w, int32_t channel, qn_slot_tag tag)
+{
+    bytes_of[class_of[channel]] += (int64_t)tag.bytes;
+    messages_of[class_of[channel]]++;
+    counted->put_publish(w, channel, tag);
+}
+
+/* One step; what went over channels of each class. */
+static double count_step(const qn_model *m, rig_way way, int64_t bytes[QN_VALUE_CLASSES])
+{
+    qn_err err;
+    qn_step_result r;
+    counted = qn_transport_find("self");
+    counting = *counted;
+    counting.put_publish = count_put;
+    way.transport = "self";
+    way.counting = &counting;
+    qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
+    const qn_plan *p = qn_trainer_plan(t);
+    assert_true(p->channels < (int32_t)QN_COUNT(class_of));
+    for (int32_t c = 0; c < p->channels; c++) class_of[c] = p->channel[c].cls;
+    memset(bytes_of, 0, sizeof(bytes_of));
+    memset(messages_of, 0, sizeof(messages_of));
+    rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
+    memcpy(bytes, bytes_of, sizeof(bytes_of));
+    qn_trainer_close(t);
+    return r.loss;
+}
+
+/* Scatter/gather: a stage's link carries 1/t of the bytes, and nothing else changes. */
+static void a_link_carries_a_slice_of_each_shard(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[1]);
+    for (int32_t t = 2; t <= 4; t *= 2) {
+        for (int32_t tw = 1; tw <= t; tw *= 2) {
+            int64_t slices[QN_VALUE_CLASSES], whole[QN_VALUE_CLASSES], one[QN_VALUE_CLASSES];
+            rig_way way = {.schedule = "1f1b", .workers = 3, .threads = 1, .shards = t, .shard_workers = tw};
+            const double loss = count_step(m, way, slices);
+            way.whole_links = true;
+            const double loss_whole = count_step(m, way, whole);
+            way.shards = way.shard_workers = 1;
+            count_step(m, way, one);
+            assert_memory_equal(&loss, &loss_whole, sizeof(loss));
+            assert_int_equal(whole[QN_V_ACT], t * one[QN_V_ACT]);
+            assert_int_equal(slices[QN_V_ACT], one[QN_V_ACT]);
+            assert_int_equal(slices[QN_V_GRAD], one[QN_V_GRAD]);
+            /* what the receivers hand on: every worker what its shards have, to all others of its stage */
+            const int64_t gathered = (one[QN_V_ACT] + one[QN_V_GRAD]) * (tw - 1);
+            assert_int_equal(slices[QN_V_PART], whole[QN_V_PART] + gathered);
+        }
+    }
+    qn_model_close(m);
+}
+
+/* Four sums per block and item: what two workers that share a stage exchange in a step, and nothing else. */
+static void four_sums_of_a_block(void **unused)
+{
+    (void)unused;
+    for (size_t c = 0; c < QN_COUNT(config); c++) {
+        qn_model *m = rig_model(&config[c]);
+        int64_t bytes[QN_VALUE_CLASSES];
+        const rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .shards = 2, .shard_workers = 2};
+        count_step(m, way, bytes);
+        const int64_t sum = (int64_t)RIG_BATCH * RIG_T * config[c].width * (int64_t)sizeof(float);
+        assert_int_equal(bytes[QN_V_PART], 2 * 4 * config[c].layers * sum);
+        assert_int_equal(messages_of[QN_V_PART], 2 * 4 * config[c].layers * ITEMS); /* one piece each */
+        qn_model_close(m);
+    }
+}
+
+static void whole_links_give_the_same_bits(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[0]);
+    const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .shards = 4};
+    outcome want = compute(m, QN_MODE_F32, &base);
+    for (int turn = 0; turn < 6; turn++) {
+        const rig_way way = {.schedule = schedules[turn],
+                             .workers = 2,
+                             .threads = 1,
+                             .recompute = (qn_recompute)(turn % 3),
+                             .transport = transports[turn % 3],
+                             .seed = turn % 3 == 2 ? 7 : 0,
+                             .shards = 4,
+                             .shard_workers = 1 << turn % 3,
+                             .whole_links = turn % 2 == 0};
+        assert_same(m, QN_MODE_F32, &way, &want);
+    }
+    free(want.state);
+    qn_model_close(m);
+}
+
+/* Replicas of shards: at fixed t and G the same bits for any number of replicas and workers, with moments shared or dealt out. */
+static void together_with_replicas(void **unused)
+{
+    (void)unused;
+    for (size_t c = 0; c < 2; c++) {
+        qn_model *m = rig_model(&config[c]);
+        const rig_way base = {
+            .schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .shards = 2, .replicas = 1, .groups = 2};
+        outcome want = compute(m, QN_MODE_F32, &base);
+        for (int turn = 0; turn < 8; turn++) {
+            const rig_way way = {.schedule = schedules[turn % 2],
+                                 .workers = 1 + turn / 2 % 2,
+                                 .threads = 1,
+                                 .recompute = (qn_recompute)(turn % 3),
+                                 .transport = transports[turn % 3],
+                                 .seed = turn % 3 == 2 ? 9 : 0,
+                                 .shards = 2,
+                                 .shard_workers = 1 + turn / 4,
+                                 .replicas = 2,
+                                 .groups = 2,
+                                 .zero1 = turn % 2 == 0};
+            assert_same(m, QN_MODE_F32, &way, &want);
+        }
+        free(want.state);
+        qn_model_close(m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_same_bits_for_any_number_of_workers),
         cmocka_unit_test(every_order_of_arrival),
+        cmocka_unit_test(a_link_carries_a_slice_of_each_shard),
+        cmocka_unit_test(four_sums_of_a_block),
+        cmocka_unit_test(whole_links_give_the_same_bits),
+        cmocka_unit_test(together_with_replicas),
         cmocka_unit_test(near_one_shard),
         cmocka_unit_test(state_goes_from_one_number_of_shards_to_another),
     };

@@ -217,12 +217,23 @@ typedef struct qn_value {
 } qn_value;
 
 typedef struct qn_channel {
-    int32_t from, to;   /* workers */
-    int32_t cls;        /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD, PART */
-    int32_t edge;       /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
-    int32_t depth;      /* slots; the channel rule says 2 */
-    int64_t slot_bytes; /* larger values travel in several slots, in order */
+    int32_t from, to;      /* workers */
+    int32_t cls;           /* QN_V_ACT, GRAD, STAT, TPARAM, TGRAD, PART */
+    int32_t edge;          /* stage that reads (ACT) or that wrote (GRAD); worker or use otherwise */
+    int32_t depth;         /* slots; the channel rule says 2 */
+    int64_t slot_bytes;    /* larger values travel in several slots, in order */
+    int32_t slice, slices; /* its messages carry part `slice` of `slices` equal ones of a value, the rest is made whole by the
+                              tasks that read it; slices 0: all of it */
 } qn_channel;
+
+/* What a message of the channel carries of a value of so many bytes: the returned number from *first on, in eights of bytes. */
+static inline int64_t qn_channel_carries(const qn_channel *c, int64_t bytes, int64_t *first)
+{
+    *first = 0;
+    if (c->slices < 2) return bytes;
+    *first = bytes / 8 * c->slice / c->slices * 8;
+    return (c->slice + 1 == c->slices ? bytes : bytes / 8 * (c->slice + 1) / c->slices * 8) - *first;
+}
 
 typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
@@ -295,6 +306,8 @@ typedef struct qn_lowering {
     bool zero1;                 /* the owner alone steps and sends the values; else it sends the sums and every replica steps */
     int64_t stat_bytes;         /* of one worker's sums */
     int64_t part_bytes;         /* slots of the channels between workers whose shards meet; 0: no such channels */
+    bool whole_links; /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
+                         k-th slice and the receivers make the whole from all of theirs (scatter/gather) */
     /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;

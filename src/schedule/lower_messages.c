@@ -144,7 +144,8 @@ void qni_lower_slot_sizes(qni_lower *l)
         const qni_message *m = &l->message[i];
         int64_t *slot = &l->b.channel[m->channel].slot_bytes;
         const int64_t most = m->most > 0 ? m->most : l->how->slot_bytes;
-        *slot = qn_max64(*slot, l->b.value[m->to].bytes);
+        int64_t first;
+        *slot = qn_max64(*slot, qn_channel_carries(&l->b.channel[m->channel], l->b.value[m->to].bytes, &first));
         if (most > 0) *slot = qn_min64(*slot, most);
     }
 }

@@ -22,7 +22,9 @@ static void message_parts(int64_t *parts, const qn_plan *p)
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *task = &p->task[t];
         if (task->op != QN_OP_SEND || task->channel < 0 || task->channel >= p->channels || task->in.count < 1) continue;
-        const int64_t slot = p->channel[task->channel].slot_bytes, bytes = p->value[p->ref[task->in.first]].bytes;
+        int64_t first;
+        const qn_channel *c = &p->channel[task->channel];
+        const int64_t slot = c->slot_bytes, bytes = qn_channel_carries(c, p->value[p->ref[task->in.first]].bytes, &first);
         if (slot > 0) parts[task->channel] = qn_max64(parts[task->channel], bytes / slot + (bytes % slot != 0));
     }
 }

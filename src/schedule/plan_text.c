@@ -10,7 +10,7 @@
  *   backward 1 0                                       stage, worker of its R, B, W and BW where that is another one
  *   arena 0 4096                                       worker, bytes of its slots
  *   limit 0 100000                                     worker, bytes it has; left out: no limit
- *   channel 0 act 0>1 edge=1 depth=2 slot=64
+ *   channel 0 act 0>1 edge=1 depth=2 slot=64           and slice=0 of=2 where its messages carry a part of the value
  *   value 3 act 1.0 @1 bytes=64 at=128                 at left out: has a home outside the arena; carried: alive at the step's
  * end F 1.0 @1 cost=1 in=3 out=4 acc=5 free=3 wait=recv:0,send:2 SEND act 1.0 @0>1 ch=0 tag=4294967296 in=2 free=2  lane=comp
  * where it is not on its own lane
@@ -101,8 +101,10 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
     }
     for (int32_t i = 0; i < p->channels; i++) {
         const qn_channel *c = &p->channel[i];
-        qni_text_add(&t, "channel %d %s %d>%d edge=%d depth=%d slot=%lld\n", i, qni_class_name(c->cls), c->from, c->to, c->edge,
+        qni_text_add(&t, "channel %d %s %d>%d edge=%d depth=%d slot=%lld", i, qni_class_name(c->cls), c->from, c->to, c->edge,
                      c->depth, (long long)c->slot_bytes);
+        if (c->slices > 1) qni_text_add(&t, " slice=%d of=%d", c->slice, c->slices);
+        qni_text_add(&t, "\n");
     }
     for (int32_t i = 0; i < p->values; i++) add_value(&t, p, i);
     for (int32_t i = 0; i < p->tasks; i++) add_task(&t, p, i);
@@ -176,9 +178,14 @@ static qn_status read_channel(plan_reader *r, qn_err *err)
             c.edge = (int32_t)n;
         else if (value_of(&v, w, "depth") && qni_word_int(&n, v, 0, 1 << 20))
             c.depth = (int32_t)n;
+        else if (value_of(&v, w, "slice") && qni_word_int(&n, v, 0, 1 << 16))
+            c.slice = (int32_t)n;
+        else if (value_of(&v, w, "of") && qni_word_int(&n, v, 1, 1 << 16))
+            c.slices = (int32_t)n;
         else if (!value_of(&v, w, "slot") || !qni_word_int(&c.slot_bytes, v, 1, INT64_MAX / 4096))
-            return wanted(r, w, "edge=N, depth=N (0 to 1048576) or slot=BYTES (at least 1)", err);
+            return wanted(r, w, "edge=N, depth=N (0 to 1048576), slot=BYTES (at least 1) or slice=K of=N", err);
     }
+    if (c.slice > 0 && c.slice >= c.slices) return wanted(r, w, "a slice below the number that of= names", err);
     if (r->b.channels >= QNI_MAX_VALUES) return wanted(r, w, "fewer channels", err);
     qni_add_channel(&r->b, c);
     return r->b.failed ? QN_FAIL(err, QN_ENOMEM, "reading a plan") : QN_OK;

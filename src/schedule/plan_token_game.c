@@ -65,7 +65,8 @@ static int64_t slots_of(const game *g, int32_t t)
     const qn_span s = task->op == QN_OP_SEND ? task->in : task->out;
     const int64_t slot = g->p->channel[task->channel].slot_bytes;
     if (s.count < 1 || slot < 1) return 1;
-    const int64_t bytes = g->p->value[g->p->ref[s.first]].bytes;
+    int64_t first;
+    const int64_t bytes = qn_channel_carries(&g->p->channel[task->channel], g->p->value[g->p->ref[s.first]].bytes, &first);
     return qn_max64(1, bytes / slot + (bytes % slot != 0));
 }
 

@@ -156,7 +156,7 @@ static void message(qni_builder *b, int32_t from, int32_t to)
         qni_add_link(b, to, QNI_WAIT, from);
         return;
     }
-    const int32_t ch = qni_add_channel(b, (qn_channel){a, c, QN_V_ACT, 0, 1, 1});
+    const int32_t ch = qni_add_channel(b, (qn_channel){a, c, QN_V_ACT, 0, 1, 1, 0, 0});
     const int32_t sent = qni_add_value(b, QN_V_ACT, 0, 0, a, 1), got = qni_add_value(b, QN_V_ACT, 0, 0, c, 1);
     const int32_t send = qni_add_task(b, QN_OP_SEND, 0, 0, a, QN_LANE_SEND),
                   recv = qni_add_task(b, QN_OP_RECV, 0, 0, c, QN_LANE_RECV);

@@ -63,8 +63,8 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
     for (int32_t s = 1; s < S; s++) {
         if (qn_first_in_column(g, s)) continue;
         const int32_t a = o->worker_of[s - 1], c = o->worker_of[s];
-        channel[2 * s] = qni_add_channel(&b, (qn_channel){a, c, QN_V_ACT, s, below(r, 3), 1});
-        channel[2 * s + 1] = qni_add_channel(&b, (qn_channel){c, a, QN_V_GRAD, s, below(r, 3), 1});
+        channel[2 * s] = qni_add_channel(&b, (qn_channel){a, c, QN_V_ACT, s, below(r, 3), 1, 0, 0});
+        channel[2 * s + 1] = qni_add_channel(&b, (qn_channel){c, a, QN_V_GRAD, s, below(r, 3), 1, 0, 0});
         for (int32_t m = 0; m < M; m++) {
             act[s * M + m] = qni_add_value(&b, QN_V_ACT, s, m, c, 1);
             grad[(s - 1) * M + m] = qni_add_value(&b, QN_V_GRAD, s - 1, m, a, 1);

@@ -87,6 +87,8 @@ typedef struct rig_way {
     bool zero1;
     int32_t vocab, sides; /* vocabulary shards by algorithm 1 or 2; sides 0: one per worker */
     bool together;        /* all replicas on the workers of the first */
+    bool whole_links;
+    const qn_transport *counting; /* in place of transport, or NULL */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -162,10 +164,11 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .zero1 = way->zero1,
                                .mode = mode,
                                .threads = way->threads,
+                               .whole_links = way->whole_links,
                                .source = &rig_source,
                                .hyper = rig_hyper,
                                .seed = 5,
-                               .transport = qn_transport_find(way->transport),
+                               .transport = way->counting != NULL ? way->counting : qn_transport_find(way->transport),
                                .driver = strcmp(way->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
                                .faults = {.seed = way->seed, .max_delay = way->seed != 0 ? 50 : 0, .dead_worker = -1}};
     rig_ok(qn_trainer_open(&t, &d, &err), &err);
