@@ -33,8 +33,11 @@ typedef struct qn_train_options {
     double lr, min_lr; /* cosine from lr to min_lr (default: a tenth of lr) */
     int64_t warmup;
     double beta1, beta2, eps, weight_decay, clip, dropout;
-    int64_t workers, threads; /* threads per worker */
+    int64_t workers, threads; /* of all replicas; threads per worker */
     int64_t tensor;           /* t: shards of every layer */
+    int64_t data_parallel;    /* replicas; 0: 1 */
+    int64_t grad_groups;      /* of gradient accumulation; 0: as many as replicas */
+    int zero1;                /* moments and steps of a parameter in one replica */
     const char *schedule;     /* a name or a file */
     const char *cost;         /* "F=1,B=2,W=1" or a file: what schedules are made for; NULL: the model's operations */
     const char *cost_from;    /* the same, measured: a run's directory, a trace, a profile */

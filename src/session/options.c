@@ -39,6 +39,13 @@ static const qn_key train_keys[] = {
     KEY(REAL, "clip", T, clip, "1.0", 0, 1e30, NULL, "", "largest gradient norm (0: no clipping)"),
     KEY(REAL, "dropout", T, dropout, "0", 0, 0.99, NULL, "", "share dropped after the embedding and on residual branches"),
     KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
+    KEY(INT, "data-parallel", T, data_parallel, "1", 1, 1024, NULL, "",
+        "replicas of the pipeline, each on its share of the workers and micro-batches"),
+    KEY(INT, "grad-groups", T, grad_groups, "0", 0, 65536, NULL, "",
+        "groups in which gradients are added up (0: as many as replicas); results are the same for all numbers of replicas that "
+        "divide it"),
+    KEY(BOOL, "zero1", T, zero1, NULL, 0, 0, NULL, "",
+        "each replica keeps the optimizer's moments of its part of the weights only"),
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
     KEY(INT, "tensor", T, tensor, "1", 1, 64, NULL, "",
         "shards of every layer; as many workers as divide both it and --workers share a stage"),

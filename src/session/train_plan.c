@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/checked.h"
 #include "core/io.h"
 #include "core/log.h"
 #include "model/cost.h"
@@ -34,55 +35,40 @@ out:
     return st;
 }
 
-/* The order of one chain: a pipeline of so many workers. */
-static qn_status choose_chain(qn_order **out, const qni_train_run *r, int64_t workers, qn_err *err)
+/* A file is for all of the run's workers and micro-batches where it has columns of its own, else for those of one chain. */
+static qn_status order_of_file(qni_train_run *r, const qn_pattern *chain, qn_err *err)
 {
     const qn_train_options *o = r->opt;
-    const qn_generator *g = qn_generator_find(o->schedule);
-    if (g == NULL && qn_path_exists(o->schedule) == 1) {
-        qn_status st = read_order(out, o->schedule, err);
-        if (st != QN_OK) return st;
-        if (o->vocab_parallel > 0 && (*out)->vocab != o->vocab_parallel)
-            return QN_FAIL(err, QN_EINVAL, "%s says itself whether there are vocabulary shards; leave --vocab-parallel out",
-                           o->schedule);
-        const bool whole = (*out)->columns > 1; /* a file may place shards itself */
-        if ((*out)->workers != (whole ? o->workers : workers) || (*out)->items != o->micro_batches)
-            return QN_FAIL(err, QN_EINVAL,
-                           "%s is for --workers %d --micro-batches %d, but %" PRId64 " and %" PRId64 " were given", o->schedule,
-                           (*out)->workers, (*out)->items, o->workers, o->micro_batches);
-        if (whole && (*out)->shards != o->tensor)
-            return QN_FAIL(err, QN_EINVAL, "%s has %d shards of a stage, but --tensor is %" PRId64, o->schedule, (*out)->shards,
-                           o->tensor);
-        return QN_OK;
-    }
-    const int64_t chunks = o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1;
-    qn_pattern pattern = {.workers = (int32_t)workers, .items = (int32_t)o->micro_batches, .chunks = (int32_t)chunks};
-    pattern.vocab = (int32_t)o->vocab_parallel;
-    pattern.sides = (int32_t)o->vocab_shards;
-    const qn_status st = qni_train_costs(&pattern, r, err);
+    const qn_status st = read_order(&r->order, o->schedule, err);
+    if (st == QN_OK && o->vocab_parallel > 0 && r->order->vocab != o->vocab_parallel)
+        return QN_FAIL(err, QN_EINVAL, "%s says itself whether there are vocabulary shards; leave --vocab-parallel out",
+                       o->schedule);
     if (st != QN_OK) return st;
-    return qn_generate(out, o->schedule, &pattern, err);
-}
-
-/* Workers that share a stage: the largest number that divides both the shards and the workers. */
-static int64_t shard_workers(const qn_train_options *o)
-{
-    int64_t n = o->tensor;
-    while (o->tensor % n != 0 || o->workers % n != 0) n--;
-    return n;
+    const bool whole = r->order->columns > 1;
+    const int64_t workers = whole ? o->workers : chain->workers, items = whole ? o->micro_batches : chain->items;
+    if (r->order->workers != workers || r->order->items != items)
+        return QN_FAIL(err, QN_EINVAL, "%s is for --workers %d --micro-batches %d, but %" PRId64 " and %" PRId64 " were given%s",
+                       o->schedule, r->order->workers, r->order->items, workers, items,
+                       workers == o->workers && items == o->micro_batches ? "" : " for each copy of the pipeline");
+    if (whole && r->order->shards != o->tensor)
+        return QN_FAIL(err, QN_EINVAL, "%s has %d shards of a stage, but --tensor is %" PRId64, o->schedule, r->order->shards,
+                       o->tensor);
+    return whole ? QN_OK : qni_train_widen(r, err);
 }
 
 static qn_status choose_order(qni_train_run *r, qn_err *err)
 {
     const qn_train_options *o = r->opt;
-    const int64_t together = shard_workers(o);
-    qn_status st = choose_chain(&r->order, r, o->workers / together, err);
-    if (st != QN_OK || o->tensor == 1 || r->order->columns > 1) return st;
-    qn_order *chain = r->order;
-    r->order = NULL;
-    st = qn_order_widen(&r->order, chain, 1, (int32_t)o->tensor, (int32_t)together, err);
-    qn_order_close(chain);
-    return st;
+    const qn_generator *g = qn_generator_find(o->schedule);
+    qn_pattern pattern = {.chunks = (int32_t)(o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1)};
+    pattern.vocab = (int32_t)o->vocab_parallel;
+    pattern.sides = (int32_t)o->vocab_shards;
+    qn_status st = qni_train_share(&pattern, o, err);
+    if (st != QN_OK) return st;
+    if (g == NULL && qn_path_exists(o->schedule) == 1) return order_of_file(r, &pattern, err);
+    st = qni_train_costs(&pattern, r, err);
+    if (st == QN_OK) st = qn_generate(&r->order, o->schedule, &pattern, err);
+    return st == QN_OK ? qni_train_widen(r, err) : st;
 }
 
 /* --cuts as numbers, ascending within the chain. */
@@ -126,7 +112,7 @@ qn_status qni_train_plan(qni_train_run *r, qn_err *err)
     const qn_train_options *o = r->opt;
     qn_status st = choose_order(r, err);
     if (st != QN_OK) return st;
-    const int32_t stages = qn_depth(qn_order_grid(r->order)), workers = r->order->workers; /* stages of the chain */
+    const int32_t stages = qn_depth(qn_order_grid(r->order)), workers = r->order->workers;
     r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
     r->arena_limit = o->memory > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
     if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL))

@@ -13,7 +13,8 @@
 enum { QNI_TRACES = 15 }; /* the last steps' traces are kept; the median one is shown */
 
 typedef struct qni_train_run {
-    const qn_train_options *opt;
+    const qn_train_options *opt; /* own */
+    qn_train_options own;        /* as given, with the groups of gradients settled */
     const qn_train_hooks *hooks; /* never NULL */
 
     qn_tokenizer *tokenizer;
@@ -53,6 +54,12 @@ qn_status qni_train_views_open(qni_train_run *r, qn_err *err) QN_MUST_USE;
 void qni_train_views_close(qni_train_run *r);
 void qni_train_views_take(qni_train_run *r);
 void qni_train_views_give(qni_train_run *r);
+/* train_wide.c. Workers and micro-batches of one chain. Errors: QN_EINVAL. */
+qn_status qni_train_share(qn_pattern *pattern, const qn_train_options *o, qn_err *err) QN_MUST_USE;
+/* The order, of one chain, becomes that of all replicas and shards. Errors as qn_order_widen. */
+qn_status qni_train_widen(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* Groups of gradients as the run's settings keep them: 0 for 1, else the number, asked for or from the replicas. */
+int64_t qni_train_groups(const qn_train_options *o);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;

@@ -14,11 +14,11 @@
 #include "runtime/peft.h"
 
 /* Settings that must be the same when a run is resumed: they decide the numbers. How the work is spread may differ. */
-static const char *const must_fit[] = {"tokenizer",    "arch",      "layers",       "heads",         "kv-heads", "width",
-                                       "hidden",       "context",   "tied",         "untied",        "batch",    "steps",
-                                       "lr",           "min-lr",    "warmup",       "beta1",         "beta2",    "eps",
-                                       "weight-decay", "clip",      "dropout",      "micro-batches", "dtype",    "seed",
-                                       "freeze",       "lora-rank", "lora-targets", "lora-alpha",    NULL};
+static const char *const must_fit[] = {"tokenizer",    "arch",      "layers",       "heads",         "kv-heads",    "width",
+                                       "hidden",       "context",   "tied",         "untied",        "batch",       "steps",
+                                       "lr",           "min-lr",    "warmup",       "beta1",         "beta2",       "eps",
+                                       "weight-decay", "clip",      "dropout",      "micro-batches", "dtype",       "seed",
+                                       "freeze",       "lora-rank", "lora-targets", "lora-alpha",    "grad-groups", NULL};
 
 static qn_status check_options(const qn_train_options *o, qn_err *err)
 {
@@ -172,6 +172,8 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .model = r->model,
         .order = r->order,
         .first_layer = r->first_layer,
+        .groups = (int32_t)o->grad_groups,
+        .zero1 = o->zero1 != 0,
         .recompute = (qn_recompute)o->recompute,
         .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
         .threads = (int32_t)o->threads,
@@ -223,6 +225,9 @@ static qn_status plain_model_dir(char out[QNI_PATH], const char *path, qn_err *e
 
 qn_status qni_train_open(qni_train_run *r, qn_err *err)
 {
+    r->own = *r->opt;
+    r->own.grad_groups = qni_train_groups(r->opt);
+    r->opt = &r->own;
     const qn_train_options *o = r->opt;
     qn_status st;
     char start[QNI_PATH] = "";
@@ -288,7 +293,8 @@ qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
         goto out;
     }
     const bool respread = qn_config_given(config, "workers") || qn_config_given(config, "schedule") ||
-                          qn_config_given(config, "chunks") || qn_config_given(config, "tensor");
+                          qn_config_given(config, "chunks") || qn_config_given(config, "tensor") ||
+                          qn_config_given(config, "data-parallel");
     json_object_foreach(saved, name, value)
     {
         if (respread && strcmp(name, "cuts") == 0) continue; /* they were for other stages */

@@ -74,6 +74,10 @@ static void settings_that_cannot_be(void **state)
     bad_text(2, in_root("text"), "--workers 2 --cuts 1,2", "cuts", NULL);
     bad_text(2, in_root("text"), "--workers 2 --memory 1000", "1000", "bytes");
     bad_text(2, in_root("text"), "--transport pigeon", "pigeon", "thread");
+    bad_text(2, in_root("text"), "--workers 3 --data-parallel 2", "3 workers", "--workers 2");
+    bad_text(2, in_root("text"), "--workers 3 --data-parallel 3 --micro-batches 6", "3 replicas", "power of two");
+    bad_text(2, in_root("text"), "--grad-groups 3", "3 groups", "power of two");
+    bad_text(2, in_root("text"), "--workers 2 --data-parallel 2 --grad-groups 1", "2 replicas", "at least 2");
     bad_text(2, in_root("text"), "--freeze transformer.wtf*", "transformer.wtf*", "transformer.wte.weight");
     bad_text(2, in_root("text"), "--freeze *", "frozen", "train");
     bad_text(1, in_root("text"), "--tokenizer /nowhere/tokenizer.json", "/nowhere", NULL);

@@ -44,6 +44,20 @@ static const spread spreads[] = {
     {2, 1, 2, "gpipe", "thread", 2},
 };
 
+/* The same with four groups of gradients: more replicas can share the work. */
+typedef struct wide_spread {
+    spread how;
+    int64_t replicas;
+    int zero1;
+} wide_spread;
+
+static const wide_spread grouped[] = {
+    {{1, 1, 0, "1f1b", "thread", 0}, 1, 0},        {{2, 1, 0, "gpipe", "thread", 1}, 2, 1},
+    {{4, 1, 0, "zb-h1", "thread", 0}, 2, 0},       {{4, 1, 0, "1f1b", "self", 0}, 4, 1},
+    {{2, 2, 2, "interleaved", "thread", 2}, 1, 0}, {{4, 1, 0, "1f1b", "thread", 0}, 4, 0},
+    {{6, 1, 0, "1f1b", "thread", 2}, 2, 1},
+};
+
 static qn_train_options base;
 static qn_config *config;
 static const char *text;
@@ -142,11 +156,36 @@ static void spread_in_any_way(void **state)
     }
 }
 
+static qn_status train_wide(record *r, const wide_spread *how, bool resume)
+{
+    qn_train_options o = base;
+    o.grad_groups = 4;
+    o.data_parallel = how->replicas;
+    o.zero1 = how->zero1;
+    return train(r, o, &how->how, resume);
+}
+
+static void stopped_with_other_replicas(void **state)
+{
+    static record whole, pieces;
+    (void)state;
+    whole = (record){.stop_after = 0};
+    assert_int_equal(train_wide(&whole, &grouped[0], false), QN_OK);
+    for (int k = 1; k < (int)QN_COUNT(grouped); k++) {
+        pieces = (record){.stop_after = k};
+        assert_int_equal(train_wide(&pieces, &grouped[k], false), QN_EINTR);
+        pieces.stop_after = 0;
+        assert_int_equal(train_wide(&pieces, &grouped[((size_t)k + 2) % QN_COUNT(grouped)], true), QN_OK);
+        same(&pieces, &whole, "stopped with replicas after step", k);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_after_any_step),
         cmocka_unit_test(spread_in_any_way),
+        cmocka_unit_test(stopped_with_other_replicas),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

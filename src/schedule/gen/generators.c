@@ -43,6 +43,11 @@ const qn_generator *qn_generator_find(const char *name)
     return NULL;
 }
 
+int32_t qn_generator_replicas(const qn_generator *g)
+{
+    return strcmp(g->name, "dualpipe") == 0 ? 2 : 1;
+}
+
 /* Edit distance of two short names. */
 static int32_t distance(const char *a, const char *b)
 {
