@@ -136,6 +136,30 @@ static void barriers(void **unused)
     }
 }
 
+/* An output layer as large as four of the chain's stages, four workers: what is gained over all of it on the last stage is within
+ * 5 % of (f + b + P V) / (f + b + V). */
+static void gain_over_the_last_stage_alone(void **unused)
+{
+    (void)unused;
+    const int64_t f = 2, b = 4, P = 4, M = 64, V = 4 * (f + b) / P;
+    const qn_lowering how = rig_plain();
+    qn_plan *whole = rig_plan("1f1b", (int32_t)P, (int32_t)M, 1, &how);
+    int64_t *c = rig_costs(whole, f, b, 0, 0);
+    for (int32_t t = 0; t < whole->tasks; t++)
+        if (whole->task[t].op == QN_OP_BW && whole->task[t].stage == P - 1) c[t] = b + P * V;
+    const double last = (double)rig_simulate(whole, c, 0, 0)->makespan, ideal = (double)(f + b + P * V) / (double)(f + b + V);
+    for (int32_t algorithm = 1; algorithm <= 2; algorithm++) {
+        qn_order *o = generate("1f1b", (int32_t)P, (int32_t)M, algorithm, 0, f, b);
+        qn_plan *p = rig_lower(o, &how);
+        const double gain = last / (double)simulate(p, f, b, V)->makespan;
+        if (gain < 0.95 * ideal || gain > 1.05 * ideal) fail_msg("algorithm %d gains %g, ideal %g", algorithm, gain, ideal);
+        qn_plan_close(p);
+        qn_order_close(o);
+    }
+    free(c);
+    qn_plan_close(whole);
+}
+
 static void text_forms_come_back(void **unused)
 {
     (void)unused;
@@ -238,9 +262,13 @@ static void what_cannot_be_is_refused(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(published_idle_times_and_peaks), cmocka_unit_test(published_slots),
-                                       cmocka_unit_test(random_orders_never_lock),       cmocka_unit_test(barriers),
-                                       cmocka_unit_test(text_forms_come_back),           cmocka_unit_test(forward_only),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(published_idle_times_and_peaks),
+                                       cmocka_unit_test(published_slots),
+                                       cmocka_unit_test(random_orders_never_lock),
+                                       cmocka_unit_test(barriers),
+                                       cmocka_unit_test(gain_over_the_last_stage_alone),
+                                       cmocka_unit_test(text_forms_come_back),
+                                       cmocka_unit_test(forward_only),
                                        cmocka_unit_test(what_cannot_be_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,7 +64,21 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
     return o;
 }
 
-qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces, qn_err *err)
+/* Where the stages of the chain begin: by cost, or with as many blocks in each. */
+static qn_status cut(qni_bench_run *b, const qn_bench_options *opt, bool even, qn_err *err)
+{
+    const int32_t stages = qn_depth(qn_order_grid(b->order)), layers = qn_model_layers(b->model);
+    const int64_t samples = (opt->batch + opt->micro_batches - 1) / opt->micro_batches;
+    b->first_layer = qn_calloc((size_t)stages + 1, sizeof(*b->first_layer));
+    if (b->first_layer == NULL) return QN_FAIL(err, QN_ENOMEM, "cuts");
+    if (!even) return qn_model_default_cuts(b->model, samples, opt->context, stages, b->first_layer, err);
+    for (int32_t s = 1; s < stages; s++) b->first_layer[s] = 1 + s * (layers - 2) / stages;
+    b->first_layer[stages] = layers;
+    return QN_OK;
+}
+
+static qn_status open_run(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t vocab, bool even,
+                          int32_t traces, qn_err *err)
 {
     qn_status st;
     memset(b, 0, sizeof(*b));
@@ -77,18 +91,15 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const ch
                                     .vocab = (int32_t)opt->vocab,
                                     .tied = opt->arch == QN_ARCH_GPT2};
     const qn_generator *g = qn_generator_find(schedule);
-    const qn_pattern pattern = {
-        .workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = g != NULL ? g->usual_chunks : 1};
+    const qn_pattern pattern = {.workers = (int32_t)opt->workers,
+                                .items = (int32_t)opt->micro_batches,
+                                .chunks = g != NULL ? g->usual_chunks : 1,
+                                .cost = {[QN_OP_F] = vocab > 0 ? 1 : 0, [QN_OP_BW] = vocab > 0 ? 2 : 0},
+                                .vocab = vocab};
     b->source = (qn_source){.ops = &random_ops, .T = opt->context, .batch = opt->batch, .vocab = (int32_t)opt->vocab};
     QN_TRY(st, qn_model_open(&b->model, &config, err), out);
     QN_TRY(st, qn_generate(&b->order, schedule, &pattern, err), out);
-    b->first_layer = qn_calloc((size_t)b->order->stages + 1, sizeof(*b->first_layer));
-    if (b->first_layer == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "cuts");
-        goto out;
-    }
-    const int64_t samples = (opt->batch + opt->micro_batches - 1) / opt->micro_batches;
-    QN_TRY(st, qn_model_default_cuts(b->model, samples, opt->context, b->order->stages, b->first_layer, err), out);
+    QN_TRY(st, cut(b, opt, even, err), out);
     const qn_trainer_desc desc = {.model = b->model,
                                   .order = b->order,
                                   .first_layer = b->first_layer,
@@ -104,6 +115,16 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const ch
 out:
     if (st != QN_OK) qni_bench_close(b);
     return st;
+}
+
+qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces, qn_err *err)
+{
+    return open_run(b, opt, schedule, 0, false, traces, err);
+}
+
+qn_status qni_bench_open_even(qni_bench_run *b, const qn_bench_options *opt, int32_t vocab, int32_t traces, qn_err *err)
+{
+    return open_run(b, opt, "1f1b", vocab, true, traces, err);
 }
 
 void qni_bench_close(qni_bench_run *b)

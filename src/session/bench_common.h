@@ -26,6 +26,10 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
 /* opt: without zeros. traces: how many steps' traces to make room for. */
 qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces,
                          qn_err *err) QN_MUST_USE;
+/* 1f1b with as many blocks on each worker, embedding on the first and output layer on the last; vocab 1 or 2: both cut into
+ * shards over all workers. */
+qn_status qni_bench_open_even(qni_bench_run *b, const qn_bench_options *opt, int32_t vocab, int32_t traces,
+                              qn_err *err) QN_MUST_USE;
 void qni_bench_close(qni_bench_run *b);
 
 /* The median time of `steps` steps (at most 1000) after one that is not counted; the last steps' traces are kept. */

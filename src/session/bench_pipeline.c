@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bench_schedules.h"
+#include "bench_vocab.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
@@ -191,6 +192,7 @@ qn_status qn_bench_pipeline(const qn_bench_options *given, qn_line_fn *line, voi
     if (given->kernels == 1) return qni_bench_sleepers(given, line, ctx, err);
     QN_TRY(st, measure_schedules(&opt, line, ctx, err), out);
     QN_TRY(st, qni_bench_all_schedules(&opt, line, ctx, err), out);
+    QN_TRY(st, qni_bench_vocab(given, line, ctx, err), out);
     if (qn_team_cores() > 1) QN_TRY(st, measure_handover("between cores", 0, &opt, line, ctx, err), out);
     QN_TRY(st, measure_handover("on a shared core", 1, &opt, line, ctx, err), out);
 out:
