@@ -57,6 +57,35 @@ static char *read_all(const char *path)
     return text;
 }
 
+/* Pictures beside those of the list: vocabulary shards. */
+static const struct {
+    const char *name, *schedule;
+    int64_t vocab;
+} more[] = {{"1f1b-vocab-1", "1f1b", 1}, {"1f1b-vocab-2", "1f1b", 2}, {"v-half-vocab-1", "v-half", 1}};
+enum { MORE = sizeof(more) / sizeof(more[0]) };
+
+static const char *more_picture(int i)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "schedules/%s.svg", more[i].name);
+    return in_docs(name);
+}
+
+static qn_status draw_more(int i, const char *path, qn_err *err)
+{
+    char *text = NULL;
+    const qn_schedule_options opt = {.schedule = more[i].schedule,
+                                     .workers = 4,
+                                     .micro_batches = 8,
+                                     .vocab_parallel = more[i].vocab,
+                                     .cost = "F=1,B=1,W=1,S=0.5,T=0.5",
+                                     .depth = 2,
+                                     .svg = path};
+    const qn_status st = qn_schedule_simulate(&text, &opt, false, err);
+    qn_text_free(text);
+    return st;
+}
+
 static void pictures_are_up_to_date(void **state)
 {
     (void)state;
@@ -68,6 +97,14 @@ static void pictures_are_up_to_date(void **state)
         if (draw(g, path, &err) != QN_OK) fail_msg("%s", err.text);
         char *want = read_all(path), *got = read_all(picture_of(g));
         if (strcmp(want, got) != 0) fail_msg("docs/schedules/%s.svg: schedule_doc_test --write draws it again", g->name);
+        qn_free(want);
+        qn_free(got);
+    }
+    for (int i = 0; i < MORE; i++) {
+        qn_err err;
+        if (draw_more(i, path, &err) != QN_OK) fail_msg("%s", err.text);
+        char *want = read_all(path), *got = read_all(more_picture(i));
+        if (strcmp(want, got) != 0) fail_msg("docs/schedules/%s.svg: schedule_doc_test --write draws it again", more[i].name);
         qn_free(want);
         qn_free(got);
     }
@@ -86,6 +123,11 @@ static void every_schedule_has_its_section(void **state)
         snprintf(text, sizeof(text), "(schedules/%s.svg)", g->name);
         if (strstr(page, text) == NULL) fail_msg("docs/schedules.md does not show %s", text);
     }
+    for (int i = 0; i < MORE; i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "(schedules/%s.svg)", more[i].name);
+        if (strstr(page, text) == NULL) fail_msg("docs/schedules.md does not show %s", text);
+    }
     for (const char *at = strstr(page, "\n## "); at != NULL; at = strstr(at + 1, "\n## ")) sections--;
     assert_int_equal(sections, 0); /* no section of a schedule that is not there */
     qn_free(page);
@@ -97,6 +139,12 @@ int main(int argc, char **argv)
         for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
             qn_err err;
             if (draw(g, picture_of(g), &err) == QN_OK) continue;
+            fprintf(stderr, "%s\n", err.text);
+            return 1;
+        }
+        for (int i = 0; i < MORE; i++) {
+            qn_err err;
+            if (draw_more(i, more_picture(i), &err) == QN_OK) continue;
             fprintf(stderr, "%s\n", err.text);
             return 1;
         }
