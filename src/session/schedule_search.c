@@ -109,9 +109,9 @@ static qn_status open_published(finder *f, qn_err *err)
             qni_subject *s = &f->s[f->count];
             qn_status st = qni_subject_open(s, g->name, v, f->opt, &f->costs, (int32_t)f->opt->workers * f->finest, err);
             if (st == QN_OK) st = qni_subject_simulate(s, f->opt, &f->costs, err);
+            if (st != QN_OK) qni_subject_close(s);
             if (st == QN_ENOMEM) return st;
             if (st != QN_OK) {
-                qni_subject_close(s);
                 *err = (qn_err){.code = QN_OK};
                 continue;
             }
