@@ -102,7 +102,8 @@ void qni_task_ends(qni_worker *w, qni_lane *lane)
     qn_executor *ex = w->ex;
     const int32_t task = qni_next(lane);
     if (ex->trace != NULL) ex->trace->time[task].end = step_ns(ex);
-    dies(w, ex->plan->task[task].free);
+    if (qn_joint_last(ex->plan, task) == task) /* joint tasks hold what they have until the last of them ends */
+        for (int32_t t = qn_joint_first(ex->plan, task); t <= task; t++) dies(w, ex->plan->task[t].free);
     lane->open = false;
     atomic_store_explicit(&lane->next, task + 1, memory_order_release);
     if (ex->ring_first != NULL) qni_ring_waiters(ex, task);

@@ -1,6 +1,7 @@
 /* Tensor shards through the whole trainer: at a fixed t the same bits for any number of workers, schedule, recomputation, thread
  * count, transport and order of arrival; near t = 1; state that goes from one t to another; sums and bytes as they should be. */
 #include <math.h>
+#include <stdatomic.h>
 
 #include "support/sanitized.h"
 #include "support/trainer_rig.h"
@@ -275,6 +276,55 @@ static void whole_links_give_the_same_bits(void **unused)
     qn_model_close(m);
 }
 
+/* --- a step that is given up between any two messages */
+static _Atomic int32_t messages_left;
+static qn_trainer *to_cancel;
+
+static void cancelling_put(qn_world *w, int32_t channel, qn_slot_tag tag)
+{
+    counted->put_publish(w, channel, tag);
+    if (atomic_fetch_sub(&messages_left, 1) == 1) qn_trainer_cancel(to_cancel);
+}
+
+/* What a cancelled step left behind does not show in the next one, once the state is what it was. */
+static void a_step_is_cancelled_while_shards_meet(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[0]);
+    const size_t bytes = rig_state_bytes(m, sizeof(float));
+    char *state = malloc(bytes);
+    assert_non_null(state);
+    for (int driver = 0; driver < 2; driver++) {
+        rig_way way = {
+            .schedule = "1f1b", .workers = 2, .threads = 1, .shards = 4, .shard_workers = 2, .recompute = QN_RECOMPUTE_FULL};
+        way.transport = transports[driver];
+        counted = qn_transport_find(way.transport);
+        counting = *counted;
+        counting.put_publish = cancelling_put;
+        way.counting = &counting;
+        qn_trainer *t = to_cancel = rig_open(m, QN_MODE_F32, &way, ITEMS);
+        qn_err err;
+        qn_step_result want, r;
+        rig_state(state, t, m, sizeof(float), 0);
+        messages_left = INT32_MAX;
+        rig_ok(qn_trainer_step(t, 0, RIG_LR, &want, NULL, &err), &err);
+        const int32_t most = (INT32_MAX - messages_left) * 3 / 4; /* the last ones may come too late to stop anything */
+        for (int32_t n = 1; n < most; n += 1 + most / (QN_SANITIZED ? 5 : 24)) {
+            messages_left = n;
+            assert_int_equal(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), QN_ECANCELLED);
+            messages_left = INT32_MAX;
+            rig_state(state, t, m, sizeof(float), 1);
+            rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
+            assert_memory_equal(&r.loss, &want.loss, sizeof(r.loss));
+            assert_memory_equal(&r.grad_norm, &want.grad_norm, sizeof(r.grad_norm));
+            rig_state(state, t, m, sizeof(float), 1);
+        }
+        qn_trainer_close(t);
+    }
+    free(state);
+    qn_model_close(m);
+}
+
 /* Replicas of shards: at fixed t and G the same bits for any number of replicas and workers, with moments shared or dealt out. */
 static void together_with_replicas(void **unused)
 {
@@ -311,6 +361,7 @@ int main(void)
         cmocka_unit_test(a_link_carries_a_slice_of_each_shard),
         cmocka_unit_test(four_sums_of_a_block),
         cmocka_unit_test(whole_links_give_the_same_bits),
+        cmocka_unit_test(a_step_is_cancelled_while_shards_meet),
         cmocka_unit_test(together_with_replicas),
         cmocka_unit_test(near_one_shard),
         cmocka_unit_test(state_goes_from_one_number_of_shards_to_another),
