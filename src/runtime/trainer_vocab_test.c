@@ -1,5 +1,7 @@
 /* Training with a vocabulary cut into shards: the same bits for any number of workers, schedule, driver and recomputation at the
  * same number of shards and algorithm; near one shard, and near the whole model, for any number. */
+#include "core/alloc.h"
+#include "support/malloc_guard.c"
 #include "support/sanitized.h"
 #include "support/trainer_rig.h"
 
@@ -208,6 +210,58 @@ static void shards_are_equal(void **unused)
     }
 }
 
+static void steps_after_the_first_allocate_nothing(void **unused)
+{
+    (void)unused;
+    for (int32_t algorithm = 1; algorithm <= 2; algorithm++) {
+        qn_model *m = rig_model(&rig_config[algorithm]);
+        const rig_way way = {
+            .schedule = "1f1b", .workers = 3, .threads = 1, .transport = "thread", .vocab = algorithm, .sides = 4};
+        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
+        double loss[4], norm[4];
+        take_steps(loss, norm, t, 0, 1);
+        qni_malloc_guard_begin();
+        for (int64_t s = 1; s < 4; s++) {
+            qn_step_result r;
+            if (qn_trainer_step(t, s, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
+        }
+        assert_int_equal(qni_malloc_guard_end(), 0);
+        qn_trainer_close(t);
+        qn_model_close(m);
+    }
+}
+
+static void any_allocation_may_fail_at_open(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&rig_config[2]);
+    const rig_way way = {.schedule = "1f1b", .workers = 2, .transport = "self", .vocab = 2, .sides = 3};
+    qn_order *order = rig_order(&way, 2);
+    int32_t first[RIG_MAX_STAGES + 1];
+    rig_cut(first, order->stages - order->sides, qn_model_layers(m));
+    const qn_trainer_desc d = {.model = m,
+                               .order = order,
+                               .first_layer = first,
+                               .mode = QN_MODE_REF_F32,
+                               .threads = 1,
+                               .source = &rig_source,
+                               .hyper = rig_hyper,
+                               .driver = QN_DRIVE_LOOP,
+                               .faults = {.dead_worker = -1}};
+    qn_status st = QN_ENOMEM;
+    for (long n = 1; st != QN_OK; n++) {
+        qn_trainer *t;
+        qn_err err;
+        qni_fault_arm(QN_FAULT_ALLOC, n);
+        st = qn_trainer_open(&t, &d, &err);
+        qni_fault_arm(QN_FAULT_ALLOC, 0);
+        if (st != QN_OK) assert_int_equal(st, QN_ENOMEM);
+        qn_trainer_close(t);
+    }
+    qn_order_close(order);
+    qn_model_close(m);
+}
+
 /* --- 200 steps with a vocabulary of 8192 */
 enum { WIDE = 8192, LONG = QN_SANITIZED ? 5 : 200 };
 static const qn_source wide_source = {.ops = &rig_source_ops, .T = 8, .batch = 4, .vocab = WIDE};
@@ -272,6 +326,8 @@ int main(void)
         cmocka_unit_test(near_the_whole_model),
         cmocka_unit_test(goes_on_with_other_numbers),
         cmocka_unit_test(shards_are_equal),
+        cmocka_unit_test(steps_after_the_first_allocate_nothing),
+        cmocka_unit_test(any_allocation_may_fail_at_open),
         cmocka_unit_test(two_hundred_steps_with_a_wide_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

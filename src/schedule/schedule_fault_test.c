@@ -40,14 +40,38 @@ out:
     return st;
 }
 
-static void every_allocation_fails_once(void **state)
+/* The same for vocabulary shards: both ways of making an order, and the plan. */
+static qn_status vocab_way(qn_err *err)
 {
-    (void)state;
+    static const char *const name[] = {"1f1b", "v-half", "1f1b"};
+    qn_order *o = NULL;
+    qn_plan *p = NULL;
+    qn_status st = QN_OK;
+    for (int32_t i = 0; i < 3 && st == QN_OK; i++) {
+        const qn_pattern pat = {.workers = 2,
+                                .items = 3,
+                                .chunks = i == 1 ? 2 : 1,
+                                .vocab = 1 + i % 2,
+                                .sides = 3,
+                                .cost = {[QN_OP_F] = i == 2 ? 5 : 1, [QN_OP_BW] = 2}};
+        const qn_lowering how = {.step_tasks = true, .tied_owner = QN_NONE, .tied_replica = QN_NONE};
+        st = qn_generate(&o, name[i], &pat, err);
+        if (st == QN_OK) st = qn_lower(&p, o, &how, err);
+        qn_order_close(o);
+        qn_plan_close(p);
+        o = NULL;
+        p = NULL;
+    }
+    return st;
+}
+
+static void fail_each(qn_status (*way)(qn_err *err))
+{
     long n = 1;
     for (;; n++) {
         qn_err err = {0};
         qni_fault_arm(QN_FAULT_ALLOC, n);
-        const qn_status st = whole_way(&err);
+        const qn_status st = way(&err);
         qni_fault_arm(QN_FAULT_ALLOC, 0);
         if (st == QN_OK) break;
         if (st != QN_ENOMEM) fail_msg("allocation %ld: %s %s", n, qn_status_name(st), err.text);
@@ -57,8 +81,21 @@ static void every_allocation_fails_once(void **state)
     assert_true(n > 100);
 }
 
+static void every_allocation_fails_once(void **state)
+{
+    (void)state;
+    fail_each(whole_way);
+}
+
+static void every_allocation_of_vocabulary_shards_fails_once(void **state)
+{
+    (void)state;
+    fail_each(vocab_way);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_allocation_fails_once),
+                                       cmocka_unit_test(every_allocation_of_vocabulary_shards_fails_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
