@@ -117,18 +117,24 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */
 typedef struct qn_stage qn_stage;
 
+/* What backward makes again instead of keeping it, of a layer: all but its input, or the results of a group of operations. */
+enum { QN_AGAIN_ATTENTION = 1, QN_AGAIN_NORM = 2, QN_AGAIN_ACTIVATION = 4, QN_AGAIN_ALL = 8 };
+
 typedef struct qn_stage_limits {
-    int64_t B, T;      /* the most samples and tokens of a micro-batch */
-    bool train;        /* false: infer only */
-    int64_t cache_len; /* positions of KV cache per sample when inferring; 0: none */
-    qn_dtype kv;       /* type of the cache, f32 or bf16, where the kernels keep caches of their own layout; else it is act */
-    int64_t logits;    /* infer: the most rows of logits of a pass; 0: one for each of B samples */
+    int64_t B, T;         /* the most samples and tokens of a micro-batch */
+    bool train;           /* false: infer only */
+    int64_t cache_len;    /* positions of KV cache per sample when inferring; 0: none */
+    qn_dtype kv;          /* type of the cache, f32 or bf16, where the kernels keep caches of their own layout; else it is act */
+    int64_t logits;       /* infer: the most rows of logits of a pass; 0: one for each of B samples */
+    const uint8_t *again; /* [layers of the chain] QN_AGAIN_* of each, read during open alone; NULL: everything is kept */
+    bool again_early;     /* made again by a task of its own before backward; else inside backward, layer by layer */
 } qn_stage_limits;
 
 /* Bytes that the runtime must give. All are known before start; the plan adds them up. */
 typedef struct qn_stage_need {
     size_t act_bytes;     /* a bundle's payload at the stage's input and output (the residual stream) */
     size_t stash_bytes;   /* F to B, per item in flight: what backward needs besides the stage's input x */
+    size_t rstash_bytes;  /* R to the end of backward, per item, when values are made again early; else 0 */
     size_t wstash_bytes;  /* B to W, per item, when they are separate tasks */
     size_t scratch_bytes; /* per worker, shared by its stages */
     size_t packed_bytes;  /* packed weights, per step */
@@ -161,6 +167,7 @@ typedef struct qn_mb {
     uint64_t seed;               /* dropout key */
     uint32_t step, first_sample; /* index of the item's first sample in the global batch */
     double *loss;                /* the head adds the item's loss sum here */
+    void *rstash;                /* rstash_bytes; from R to the end of backward, where the stage makes values again early */
 } qn_mb;
 
 /* ex: borrowed until close; its scratch holds need.scratch_bytes. Errors: QN_ENOMEM, QN_EINVAL. */
@@ -189,6 +196,9 @@ void qn_stage_set_exchange(qn_stage *s, const qn_exchange *exchange);
  * arguments gives the same bits (R task: y may then be NULL). A stage of 0 layers copies x to y. */
 void qn_stage_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 
+/* R of a stage opened with again_early: what it makes again, into mb->rstash. */
+void qn_stage_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *stash);
+
 /* B or BW: dx [B*T, C] res from dy (NULL when the stage has the head; dx NULL when it has the embedding). x and stash as forward
  * left them. wstash NULL: the weight gradients are added on the way (BW). Otherwise what W needs is kept there. */
 void qn_stage_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash);
@@ -211,6 +221,7 @@ typedef struct qn_pass {
     qn_stage *stage;
     int32_t kind; /* private */
     int32_t layer, op;
+    bool redo; /* private: making the layer's values again before walking back through it */
     const qn_mb *mb;
     void *y;
     const void *x, *dy;
@@ -226,6 +237,7 @@ typedef struct qn_pass {
 bool qn_pass_step(qn_pass *p);
 const char *qn_pass_name(const qn_pass *p); /* "" after the last; lives as long as the model */
 qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
+qn_pass qn_pass_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *stash);
 qn_pass qn_pass_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash);
 qn_pass qn_pass_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const void *stash, const void *wstash);
 qn_pass qn_pass_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);

@@ -30,7 +30,7 @@ typedef struct rig {
     void **value, **grad; /* [params], [uses] */
     int32_t stages;
     qn_stage *stage[RIG_STAGES];
-    void *packed[RIG_STAGES], *stash[RIG_STAGES], *wstash[RIG_STAGES];
+    void *packed[RIG_STAGES], *stash[RIG_STAGES], *wstash[RIG_STAGES], *rstash[RIG_STAGES];
     void *x[RIG_STAGES + 1], *dx[RIG_STAGES + 1]; /* x[s]: what enters stage s */
     double loss;
 } rig;
@@ -110,6 +110,7 @@ static inline void rig_cut(rig *r, int32_t stages, const int32_t *cut, const qn_
         r->packed[s] = rig_bytes(n->packed_bytes);
         r->stash[s] = rig_bytes(n->stash_bytes);
         r->wstash[s] = rig_bytes(n->wstash_bytes);
+        r->rstash[s] = rig_bytes(n->rstash_bytes);
         const qn_stage_binding b = {.value = (void *const *)r->value, .grad = (void *const *)r->grad, .packed = r->packed[s]};
         qn_stage_bind(r->stage[s], &b);
     }
@@ -129,6 +130,7 @@ static inline void rig_uncut(rig *r)
         free(r->packed[s]);
         free(r->stash[s]);
         free(r->wstash[s]);
+        free(r->rstash[s]);
     }
     for (int32_t s = 0; s <= r->stages; s++) {
         free(r->x[s]);
@@ -207,6 +209,12 @@ static inline double rig_step(rig *r, qn_mb *mb, unsigned how)
         if (how & RIG_RECOMPUTE) {
             rig_poison(r->stash[s], stash);
             qn_stage_forward(r->stage[s], mb, NULL, x, r->stash[s]);
+        }
+        mb->rstash = r->rstash[s];
+        if (qn_stage_need_of(r->stage[s])->rstash_bytes > 0) {
+            rig_poison(r->rstash[s], qn_stage_need_of(r->stage[s])->rstash_bytes);
+            rig_poison(r->scratch.base, r->scratch.cap);
+            qn_stage_recompute(r->stage[s], mb, x, r->stash[s]);
         }
         rig_poison(r->scratch.base, r->scratch.cap);
         rig_poison(r->wstash[s], wstash);

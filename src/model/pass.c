@@ -9,7 +9,7 @@
 #include "core/arena.h"
 #include "core/compiler.h"
 
-enum { PASS_FORWARD, PASS_EVALUATE, PASS_INFER, PASS_BACKWARD, PASS_WEIGHT };
+enum { PASS_FORWARD, PASS_EVALUATE, PASS_INFER, PASS_BACKWARD, PASS_WEIGHT, PASS_RECOMPUTE };
 
 /* --- the cursor: layer counts within the stage; before the first layer or after the last the pass is at its end */
 static bool walks_back(const qn_pass *p)
@@ -39,7 +39,10 @@ static bool has_work(const qn_pass *p)
         return either(kind->evaluate, kind->forward) != NULL;
     case PASS_INFER:
         return either(kind->infer, kind->forward) != NULL;
+    case PASS_RECOMPUTE:
+        return sl->op[p->op].redo;
     case PASS_BACKWARD:
+        if (p->redo) return sl->op[p->op].redo;
         return kind->backward_input != NULL || (p->wstash == NULL && learns);
     default:
         return learns;
@@ -54,17 +57,33 @@ static int32_t ops_of(const qn_pass *p, int32_t layer)
     return unread ? sl->stash_ops : sl->layer->ops;
 }
 
+static bool goes_back(const qn_pass *p)
+{
+    return walks_back(p) && !p->redo;
+}
+
+/* Puts the cursor on the first operation of the layer; walking back, on its last, unless its values have to be made again first.
+ */
+static void enter(qn_pass *p)
+{
+    const bool ends = at_end(p);
+    p->redo = !ends && p->kind == PASS_BACKWARD && !p->stage->limits.again_early && p->stage->layer[p->layer].redone;
+    p->op = goes_back(p) && !ends ? ops_of(p, p->layer) - 1 : 0;
+}
+
 /* Moves the cursor to the operation it is at, or else the next one that has work in this pass. */
 static void settle(qn_pass *p)
 {
-    const bool back = walks_back(p);
     while (!at_end(p)) {
         if (p->op >= 0 && p->op < ops_of(p, p->layer)) {
             if (has_work(p)) return;
-            p->op += back ? -1 : 1;
+            p->op += goes_back(p) ? -1 : 1;
+        } else if (p->redo) {
+            p->redo = false;
+            p->op = ops_of(p, p->layer) - 1;
         } else {
-            p->layer += back ? -1 : 1;
-            p->op = back && !at_end(p) ? ops_of(p, p->layer) - 1 : 0;
+            p->layer += walks_back(p) ? -1 : 1;
+            enter(p);
         }
     }
 }
@@ -78,7 +97,7 @@ static qn_pass placed(qn_pass p)
 {
     if (walks_back(&p)) {
         p.layer = p.stage->count - 1;
-        p.op = at_end(&p) ? 0 : ops_of(&p, p.layer) - 1;
+        enter(&p);
     }
     settle(&p);
     return p;
@@ -91,6 +110,14 @@ qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, vo
     p.x = x;
     p.stash = stash;
     if (y == NULL && s->need.stash_bytes == 0) p.layer = s->count; /* nothing that anyone reads */
+    return placed(p);
+}
+
+qn_pass qn_pass_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *stash)
+{
+    qn_pass p = start(s, mb, PASS_RECOMPUTE);
+    p.x = x;
+    p.stash = stash;
     return placed(p);
 }
 
@@ -160,6 +187,8 @@ static char *place_address(const qn_pass *p, qn_place place)
         return offset_in(p->stash, place.offset);
     case QN_AT_WSTASH:
         return offset_in(p->wstash, place.offset);
+    case QN_AT_RSTASH:
+        return offset_in(p->mb->rstash, place.offset);
     case QN_AT_SCRATCH:
         return p->scratch + place.offset;
     case QN_AT_STREAM:
@@ -177,8 +206,9 @@ static size_t elem_bytes(const qn_stage *s, qn_elem elem)
 static void *value_at(const qn_pass *p, const stage_layer *sl, qn_ref ref)
 {
     const stage_value *v = &sl->value[ref.value];
-    const qn_place place = p->kind == PASS_INFER ? v->infer : v->train;
-    if (walks_back(p) && place.at == QN_AT_SCRATCH) return NULL; /* gone since F, and no mask asks for it */
+    const bool later =
+        walks_back(p) || p->kind == PASS_RECOMPUTE; /* what F left in scratch is gone: it is made again or not read */
+    const qn_place place = p->kind == PASS_INFER ? v->infer : !later ? v->train : p->wstash != NULL ? v->wback : v->back;
     return offset_in(place_address(p, place), (size_t)ref.column * elem_bytes(p->stage, sl->layer->value[ref.value].elem));
 }
 
@@ -197,7 +227,7 @@ static qn_op_run resolve(const qn_pass *p)
     const stage_layer *sl = &s->layer[p->layer];
     const stage_op *so = &sl->op[p->op];
     const qn_op *op = &sl->layer->op[p->op];
-    const bool training = p->kind == PASS_FORWARD || walks_back(p);
+    const bool training = p->kind == PASS_FORWARD || p->kind == PASS_RECOMPUTE || walks_back(p);
     qn_op_run r = {.k = s->k, .ex = s->ex, .op = op, .mb = p->mb, .B = p->mb->B, .T = p->mb->T, .lin = so->lin};
     r.R = r.B * r.T;
     r.pos = (const int32_t *)(const void *)p->scratch;
@@ -272,8 +302,13 @@ static void run_op(const qn_pass *p)
     const qn_op_run r = resolve(p);
     const qn_op_kind *kind = r.op->kind;
     const bool learns = p->wstash == NULL && p->stage->layer[p->layer].op[p->op].learns; /* here; else in W or never */
+    if (p->redo) {
+        kind->forward(&r);
+        return;
+    }
     switch (p->kind) {
     case PASS_FORWARD:
+    case PASS_RECOMPUTE:
         kind->forward(&r);
         break;
     case PASS_EVALUATE:
@@ -300,14 +335,14 @@ static bool shards_are_here(const qn_pass *p)
 {
     const qn_stage *s = p->stage;
     const qn_op *op = &s->layer[p->layer].layer->op[p->op];
-    const bool sums = walks_back(p) ? p->kind == PASS_BACKWARD && op->kind->sums_backward : op->kind->sums_forward;
+    const bool sums = goes_back(p) ? p->kind == PASS_BACKWARD && op->kind->sums_backward : op->kind->sums_forward;
     if (!sums) return true;
     const qn_op_run r = resolve(p);
     const int64_t n = r.R * r.ld_out[0];
     QN_ASSERT(s->exchange.sum != NULL);
     if (n == 0) return true;
-    return walks_back(p) ? s->exchange.sum(s->exchange.ctx, r.din[0], s->k->res, n)
-                         : s->exchange.sum(s->exchange.ctx, r.out[0], s->k->act, n);
+    return goes_back(p) ? s->exchange.sum(s->exchange.ctx, r.din[0], s->k->res, n)
+                        : s->exchange.sum(s->exchange.ctx, r.out[0], s->k->act, n);
 }
 
 bool qn_pass_step(qn_pass *p)
@@ -321,7 +356,7 @@ bool qn_pass_step(qn_pass *p)
         p->waits = !shards_are_here(p);
         if (p->waits) return true;
         run_op(p);
-        p->op += walks_back(p) ? -1 : 1;
+        p->op += goes_back(p) ? -1 : 1;
         settle(p);
     }
     if (!at_end(p)) return true;

@@ -91,6 +91,7 @@ qn_status qn_stage_open(qn_stage **out, const qn_model *m, int32_t first, int32_
     s->rows = limits->B * limits->T;
     QN_TRY(st, open_layers(s, err), out);
     QN_TRY(st, qni_stage_layout(s, err), out);
+    s->limits.again = NULL; /* the caller's */
     *out = s;
     s = NULL;
 out:
@@ -161,6 +162,11 @@ static void run(qn_pass p)
 void qn_stage_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash)
 {
     run(qn_pass_forward(s, mb, y, x, stash));
+}
+
+void qn_stage_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *stash)
+{
+    run(qn_pass_recompute(s, mb, x, stash));
 }
 
 void qn_stage_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash)

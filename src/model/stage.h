@@ -2,12 +2,14 @@
  *
  *   stash    [layer][value]  what backward reads: the union of the masks of the layer's operations
  *   wstash   [layer][gradient]  gradients of outputs that backward_weight reads, when B and W are separate tasks
+ *   rstash   [layer][value]  what an R task makes again before backward (stage_again.c)
  *   scratch  [positions | the pass's own values, one layer at a time | kernels' scratch]
  *
  * Offsets are fixed when the stage is opened, for the most rows; an item with fewer rows uses the front of each range. */
 #ifndef QN_MODEL_STAGE_H
 #define QN_MODEL_STAGE_H
 
+#include "core/arena.h"
 #include "model/layer.h"
 
 typedef enum place_kind {
@@ -16,6 +18,7 @@ typedef enum place_kind {
     QN_AT_Y,       /* the stage's output */
     QN_AT_STASH,   /* offset in the item's stash */
     QN_AT_WSTASH,  /* offset in the item's wstash */
+    QN_AT_RSTASH,  /* offset in the item's rstash */
     QN_AT_SCRATCH, /* offset from the pass's scratch */
     QN_AT_STREAM,  /* the one gradient of the residual stream */
 } place_kind;
@@ -26,7 +29,9 @@ typedef struct qn_place {
 } qn_place;
 
 typedef struct stage_value {
-    qn_place train, infer; /* the value in F (and as backward finds it), and in infer */
+    qn_place train, infer; /* the value in F, and in infer */
+    qn_place back, wback;  /* the value as BW finds it, and B and W apart; where a remade one is made */
+    bool remade;           /* made again for backward */
     qn_place grad, wgrad;  /* its gradient in BW, and in B with W separate */
 } stage_value;
 
@@ -35,6 +40,7 @@ typedef struct stage_op {
     size_t packed_offset, cache_offset;
     bool add[QN_OP_INS];
     bool learns;               /* backward_weight is wanted */
+    bool redo;                 /* run again for backward */
     const void *w[QN_OP_USES]; /* as bound */
     void *dw[QN_OP_USES];
 } stage_op;
@@ -42,6 +48,7 @@ typedef struct stage_op {
 typedef struct stage_layer {
     const qn_layer *layer;
     int32_t index;      /* in the chain */
+    bool redone;        /* some of it is run again for backward */
     int32_t stash_ops;  /* operations after these write nothing that backward reads: recomputation skips them */
     bool stream_seeded; /* the stream has a gradient when this layer's backward begins */
     stage_value value[QN_LAYER_VALUES];
@@ -75,6 +82,22 @@ struct qn_stage {
     int32_t linears;
     void *packed;
 };
+
+/* Lives: operations begin .. end use the memory, both included. */
+typedef struct qni_life {
+    size_t bytes, offset;
+    int32_t begin, end; /* begin > end: none */
+} qni_life;
+qni_life qni_no_life(size_t bytes);
+void qni_life_touch(qni_life *v, int32_t op);
+size_t qni_place_lives(qni_life *v, int32_t n);
+size_t qni_value_bytes(const qn_stage *s, int64_t width, qn_elem elem);
+
+/* stage_again.c. kept: on entry what backward reads, on return what F keeps of it and for it; marks what is made again. */
+void qni_mark_again(stage_layer *sl, bool *kept, unsigned again);
+/* Where backward finds a layer's values. Returns the scratch at base that remade ones take while the layer is walked back, and
+ * behind it that of values on the way. */
+size_t qni_place_again(const qn_stage *s, stage_layer *sl, qn_arena *wstash, qn_arena *rstash, size_t base, size_t *transients);
 
 /* Fills in all places, add flags and needs. Errors: QN_ENOMEM when a size does not fit. */
 qn_status qni_stage_layout(qn_stage *s, qn_err *err);

@@ -15,25 +15,25 @@ static size_t elem_bytes(const qn_stage *s, qn_elem elem)
     return qn_dtype_bytes(elem == QN_ELEM_ACT ? s->k->act : s->k->res);
 }
 
-static size_t value_bytes(const qn_stage *s, int64_t width, qn_elem elem)
+size_t qni_value_bytes(const qn_stage *s, int64_t width, qn_elem elem)
 {
     return (size_t)(s->rows * width) * elem_bytes(s, elem); /* qn_stage_open bounds the rows, qn_model_open the widths */
 }
 
-/* --- lives: operations begin .. end use the memory, both included */
-typedef struct life {
-    size_t bytes, offset;
-    int32_t begin, end; /* begin > end: none */
-} life;
+static size_t largest(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
-static void life_touch(life *v, int32_t op)
+/* --- lives */
+void qni_life_touch(qni_life *v, int32_t op)
 {
     if (v->begin > op) v->begin = op;
     if (v->end < op) v->end = op;
 }
 
 /* First fit: each life, in order, gets the lowest offset that is free of those placed before. Returns the bytes used. */
-static size_t place_lives(life *v, int32_t n)
+size_t qni_place_lives(qni_life *v, int32_t n)
 {
     size_t top = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -51,12 +51,12 @@ static size_t place_lives(life *v, int32_t n)
     return top;
 }
 
-static life no_life(size_t bytes)
+qni_life qni_no_life(size_t bytes)
 {
     size_t padded = 0;
     const bool fits = qn_align_size(&padded, bytes, ALIGN);
     QN_ASSERT(fits);
-    return (life){.bytes = padded, .begin = QN_LAYER_OPS, .end = -1};
+    return (qni_life){.bytes = padded, .begin = QN_LAYER_OPS, .end = -1};
 }
 
 /* --- which values backward reads */
@@ -90,17 +90,17 @@ static bool writes(const qn_op *op, const bool *kept)
 /* --- forward values, in training and in infer */
 static size_t layout_scratch_values(const qn_stage *s, const qn_layer *l, stage_value *value, bool infer, size_t base)
 {
-    life v[QN_LAYER_VALUES];
-    for (int32_t i = 0; i < l->values; i++) v[i] = no_life(value_bytes(s, l->value[i].width, l->value[i].elem));
+    qni_life v[QN_LAYER_VALUES];
+    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, l->value[i].elem));
     for (int32_t o = 0; o < l->ops; o++) {
-        for (int32_t i = 0; i < l->op[o].ins; i++) life_touch(&v[l->op[o].in[i].value], o);
-        for (int32_t i = 0; i < l->op[o].outs; i++) life_touch(&v[l->op[o].out[i].value], o);
+        for (int32_t i = 0; i < l->op[o].ins; i++) qni_life_touch(&v[l->op[o].in[i].value], o);
+        for (int32_t i = 0; i < l->op[o].outs; i++) qni_life_touch(&v[l->op[o].out[i].value], o);
     }
     for (int32_t i = 0; i < l->values; i++) {
         const qn_place *p = infer ? &value[i].infer : &value[i].train;
-        if (p->at != QN_AT_NONE) v[i] = no_life(0); /* placed already */
+        if (p->at != QN_AT_NONE) v[i] = qni_no_life(0); /* placed already */
     }
-    const size_t bytes = place_lives(v, l->values);
+    const size_t bytes = qni_place_lives(v, l->values);
     for (int32_t i = 0; i < l->values; i++) {
         if (v[i].begin > v[i].end) continue;
         *(infer ? &value[i].infer : &value[i].train) = (qn_place){QN_AT_SCRATCH, base + v[i].offset};
@@ -121,6 +121,7 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         const qn_layer *l = sl->layer;
         bool kept[QN_LAYER_VALUES];
         needed_values(kept, sl, i >= s->lowest);
+        qni_mark_again(sl, kept, i >= s->lowest && s->limits.again != NULL ? s->limits.again[sl->index] : 0);
         sl->value[0].train = i == 0 ? (qn_place){QN_AT_X, 0} : s->layer[i - 1].value[s->layer[i - 1].layer->output].train;
         if (l->output >= 0 && i + 1 < s->count) { /* the next layer's input */
             kept[l->output] = i + 1 >= s->lowest;
@@ -134,7 +135,7 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         for (int32_t v = 1; v < l->values; v++) {
             if (!kept[v]) continue;
             sl->value[v].train = (qn_place){QN_AT_STASH, stash->used};
-            qn_arena_push(stash, 1, value_bytes(s, l->value[v].width, l->value[v].elem), 1);
+            qn_arena_push(stash, 1, qni_value_bytes(s, l->value[v].width, l->value[v].elem), 1);
             qn_arena_push(stash, 1, 0, ALIGN);
         }
         for (int32_t o = 0; o < l->ops; o++) {
@@ -221,27 +222,27 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     const qn_layer *l = sl->layer;
     bool stream[QN_LAYER_VALUES], for_weight[QN_LAYER_VALUES] = {false};
     qn_elem elem[QN_LAYER_VALUES] = {QN_ELEM_RES};
-    life v[QN_LAYER_VALUES];
+    qni_life v[QN_LAYER_VALUES];
     mark_stream(stream, l);
     set_add_flags(sl, stream, elem);
-    for (int32_t i = 0; i < l->values; i++) v[i] = no_life(value_bytes(s, l->value[i].width, elem[i]));
+    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, elem[i]));
     for (int32_t o = 0; o < l->ops; o++) { /* lives run backwards: from the value's readers to its writer */
         const qn_op *op = &l->op[o];
-        for (int32_t i = 0; i < op->ins; i++) life_touch(&v[op->in[i].value], o);
+        for (int32_t i = 0; i < op->ins; i++) qni_life_touch(&v[op->in[i].value], o);
     }
-    if (l->off_stream) life_touch(&v[l->output], l->ops);
+    if (l->off_stream) qni_life_touch(&v[l->output], l->ops);
     for (int32_t o = 0; o < l->ops; o++) {
         const qn_op *op = &l->op[o];
         for (int32_t i = 0; i < op->outs; i++) {
             const int32_t out = op->out[i].value;
-            if (v[out].end >= 0) life_touch(&v[out], o); /* values that nothing reads have no gradient */
+            if (v[out].end >= 0) qni_life_touch(&v[out], o); /* values that nothing reads have no gradient */
             if (sl->op[o].learns && i == 0) for_weight[out] = true;
         }
     }
     for (int32_t i = 0; i < l->values; i++) {
-        if (stream[i]) v[i] = no_life(0);
+        if (stream[i]) v[i] = qni_no_life(0);
     }
-    const size_t bytes = place_lives(v, l->values);
+    const size_t bytes = qni_place_lives(v, l->values);
     for (int32_t i = 0; i < l->values; i++) {
         if (stream[i]) sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_STREAM, 0};
         if (v[i].begin > v[i].end) continue;
@@ -254,7 +255,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
 }
 
 /* The stream's gradient is the caller's dx; where the stage begins with the embedding, its own. */
-static size_t layout_gradients(qn_stage *s, qn_arena *wstash)
+static size_t layout_gradients(qn_stage *s, qn_arena *wstash, qn_arena *rstash)
 {
     size_t most = 0, stream = 0;
     const bool fits = qn_align_size(&stream, s->need.act_bytes, ALIGN);
@@ -273,7 +274,9 @@ static size_t layout_gradients(qn_stage *s, qn_arena *wstash)
         stage_layer *sl = &s->layer[i];
         sl->stream_seeded = sl->layer->output >= 0 && !sl->layer->off_stream;
         if (i < s->lowest) continue;
-        const size_t bytes = place_gradients(s, sl, wstash, base);
+        size_t transients; /* gone when the layer's gradients begin */
+        const size_t again = qni_place_again(s, sl, wstash, rstash, base, &transients);
+        const size_t bytes = again + largest(place_gradients(s, sl, wstash, base + again), transients);
         if (most < bytes) most = bytes;
     }
     return most + (own ? stream : 0);
@@ -302,20 +305,16 @@ static void layout_op(qn_stage *s, const qn_op *op, stage_op *so, qn_arena *pack
     if (*kernel_scratch < bytes) *kernel_scratch = bytes;
 }
 
-static size_t largest(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 qn_status qni_stage_layout(qn_stage *s, qn_err *err)
 {
-    qn_arena stash = QN_ARENA_PROBE, wstash = QN_ARENA_PROBE, packed = QN_ARENA_PROBE, cache = QN_ARENA_PROBE;
+    qn_arena stash = QN_ARENA_PROBE, wstash = QN_ARENA_PROBE, rstash = QN_ARENA_PROBE, packed = QN_ARENA_PROBE,
+             cache = QN_ARENA_PROBE;
     size_t kernels = 0, values = 0, total = 0;
-    s->need.act_bytes = value_bytes(s, s->m->config.width, QN_ELEM_RES);
+    s->need.act_bytes = qni_value_bytes(s, s->m->config.width, QN_ELEM_RES);
     bool fits = qn_align_size(&s->values_offset, (size_t)s->rows * sizeof(int32_t), ALIGN);
     if (s->limits.train) {
         values = layout_train_values(s, &stash);
-        values = largest(values, layout_gradients(s, &wstash));
+        values = largest(values, layout_gradients(s, &wstash, &rstash));
     }
     if (s->limits.cache_len > 0 || !s->limits.train) values = largest(values, layout_infer_values(s));
     if (s->ends_off_stream) {
@@ -329,13 +328,15 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
     }
     qn_arena_push(&cache, 1, 0, ALIGN);
     fits = fits && qn_add_size(&s->own_scratch, s->values_offset, values) && qn_add_size(&total, s->own_scratch, kernels) &&
-           qn_add_size(&total, total, 4 * ALIGN) && !stash.failed && !wstash.failed && !packed.failed && !cache.failed;
+           qn_add_size(&total, total, 4 * ALIGN) && !stash.failed && !wstash.failed && !rstash.failed && !packed.failed &&
+           !cache.failed;
     if (!fits)
         return QN_FAIL(err, QN_ENOMEM,
                        "a stage of %d layers with %lld samples of %lld tokens does not fit into the address space", s->count,
                        (long long)s->limits.B, (long long)s->limits.T);
     s->need.stash_bytes = stash.used;
     s->need.wstash_bytes = wstash.used;
+    s->need.rstash_bytes = rstash.used;
     s->need.scratch_bytes = total;
     s->need.packed_bytes = packed.used;
     s->need.cache_bytes = cache.used;

@@ -128,6 +128,7 @@ static size_t scratch(const qn_op *op, const qn_kernels *k, qn_linear *lin, cons
 
 static const qn_op_kind attention = {
     .name = "attention",
+    .group = QN_AGAIN_ATTENTION,
     .forward = forward,
     .infer = infer,
     .backward_input = backward_input,
