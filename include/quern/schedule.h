@@ -24,7 +24,7 @@ typedef struct qn_schedule_options {
     const char *memory;    /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
     double latency;        /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
     int64_t depth;         /* slots of a channel */
-    int32_t recompute;     /* 0 none, 1 full, 2 except-last */
+    int32_t recompute;     /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
     const char *svg, *trace; /* files to write */
     const char *html;        /* compare: a page to write */
     int critical;            /* simulate: list the critical path */

@@ -45,8 +45,9 @@ typedef struct qn_train_options {
     qn_list cuts; /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
     int64_t vocab_parallel, vocab_shards; /* algorithm 1 or 2, 0: not; shards, 0: as many as workers */
     int64_t micro_batches;
-    int32_t recompute; /* 0 none, 1 full, 2 except-last */
-    int32_t dtype;     /* 0 f32, 1 bf16 */
+    const char *recompute; /* none, full, except-last, or selective:WHAT,... */
+    int32_t recompute_at;  /* 0 the usual, 1 early, 2 late */
+    int32_t dtype;         /* 0 f32, 1 bf16 */
     int64_t seed;
     int64_t memory;       /* limit of a worker's arena in bytes, 0: none */
     const char *out;      /* run directory */

@@ -134,6 +134,7 @@ qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err
     if (st == QN_OK) st = open_parts(s, err);
     if (st == QN_OK) st = open_stages(s, err);
     if (st == QN_OK) st = open_scratch(s, err);
+    s->limits.again = NULL; /* the caller's */
     return st;
 }
 

@@ -69,6 +69,9 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const void *x = value_in(ex, p, task->in, QN_V_ACT);
     *mb = micro_batch(t, &t->worker[task->worker], task->item);
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
+    const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
+    mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
+    if (part) return qn_pass_recompute(stage, mb, x, value_in(ex, p, task->in, QN_V_STASH));
     if (task->op == QN_OP_F || task->op == QN_OP_R)
         return qn_pass_forward(stage, mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
     return qn_pass_backward(stage, mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
@@ -87,6 +90,7 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     }
     if (task->op == QN_OP_W) {
         mb = micro_batch(t, &t->worker[task->worker], task->item);
+        mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
         qn_stage_backward_weight(t->set.stage[task->stage], &mb, value_in(ex, p, task->in, QN_V_ACT),
                                  value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
         qni_homes_added(&t->homes, task->stage, task->item);
@@ -366,7 +370,11 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                    .shards = o->shards,
                                    .threads = desc->threads,
                                    .mode = desc->mode,
-                                   .limits = {.B = t->item_samples, .T = desc->source->T, .train = true},
+                                   .limits = {.B = t->item_samples,
+                                              .T = desc->source->T,
+                                              .train = true,
+                                              .again = desc->recompute == QN_RECOMPUTE_PART ? desc->again : NULL,
+                                              .again_early = !desc->recompute_late},
                                    .pin = desc->pin};
     QN_TRY(st, qni_stage_set_init(&t->set, &set, err), out);
     QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
@@ -378,6 +386,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     qni_homes_set_initial(&t->homes, desc->seed);
     t->desc.order = NULL; /* the plan has taken its place */
     t->desc.first_layer = NULL;
+    t->desc.again = NULL;
     t->desc.arena_limit = NULL;
     *out = t;
     t = NULL;

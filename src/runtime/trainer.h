@@ -29,6 +29,8 @@ typedef struct qn_trainer_desc {
                        as replicas. Results are the same for all numbers of replicas that divide it */
     bool zero1;     /* a parameter's moments live in one replica, which steps it for all */
     qn_recompute recompute;
+    const uint8_t *again; /* [layers of the chain] with QN_RECOMPUTE_PART: QN_AGAIN_* of each layer; read during open alone */
+    bool recompute_late;  /* when the gradient is there: a part inside backward, a whole stage's R just before it */
     qn_mode mode;
     int32_t threads;         /* per worker */
     const qn_source *source; /* batch samples of T tokens a step */

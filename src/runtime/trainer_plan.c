@@ -44,24 +44,27 @@ static void owned_bytes(int64_t *bytes, const qni_homes *h)
 qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
 {
     const size_t S = (size_t)t->set.stages, owned = (size_t)(qn_depth(t->homes.grid) * qn_replicas(t->homes.grid));
-    int64_t *bytes = qn_calloc(3 * S + 2 * owned, sizeof(*bytes));
+    int64_t *bytes = qn_calloc(4 * S + 2 * owned, sizeof(*bytes));
     if (bytes == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for %zu stages", S);
     for (size_t s = 0; s < S; s++) {
         const qn_stage_need *need = qn_stage_need_of(t->set.stage[s]);
         bytes[s] = (int64_t)need->act_bytes;
         bytes[S + s] = (int64_t)need->stash_bytes;
         bytes[2 * S + s] = (int64_t)need->wstash_bytes;
+        bytes[3 * S + s] = (int64_t)need->rstash_bytes;
     }
-    owned_bytes(bytes + 3 * S, &t->homes);
+    owned_bytes(bytes + 4 * S, &t->homes);
     t->sums_count = qni_sums_count(&t->homes, t->desc.order->items);
     qn_lowering how = {.act_bytes = bytes,
                        .stash_bytes = bytes + S,
                        .wstash_bytes = bytes + 2 * S,
                        .arena_limit = t->desc.arena_limit,
                        .recompute = t->desc.recompute,
+                       .rstash_bytes = bytes + 3 * S,
+                       .recompute_late = t->desc.recompute_late,
                        .step_tasks = true,
-                       .sum_bytes = bytes + 3 * S,
-                       .value_bytes = bytes + 3 * S + owned,
+                       .sum_bytes = bytes + 4 * S,
+                       .value_bytes = bytes + 4 * S + owned,
                        .zero1 = t->desc.zero1,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
                        .part_bytes = qni_part_bytes(bytes[0], t->set.shards),

@@ -16,7 +16,7 @@
 #include "core/arena.h"
 #include "quern/status.h"
 
-/* op, text name. F forward, B input gradient, W weight gradient, BW both, R recompute (makes the stash again).
+/* op, text name. F forward, B input gradient, W weight gradient, BW both, R recompute (makes the stash, or a part of it, again).
  * Of vocabulary shards (arXiv:2411.05288): VI looks the owned tokens up, VS makes the shard's logits and their local softmax, VT
  * its gradients once all shards' statistics are there, VJ adds the look-ups' gradients up.
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
@@ -46,12 +46,13 @@ typedef enum qn_op {
  * TGRAD: a tied weight and its gradient on their way between owner and replica. PACKED: a stage's packed weights in an arena.
  * PART: parts of sums, of channels alone: what joint tasks exchange while they run. In plans with tiers the item of a PARAM is
  * its chunk. Of a vocabulary shard: VIN its look-ups, VDX its part of the last stage's gradient, VSTAT what its local softmax
- * needs to become the whole one. */
+ * needs to become the whole one. RSTASH: what R makes again beside a stash that was kept, R to B or W. */
 /* clang-format off */
 #define QN_VALUE_LIST(X)                                                                              \
     X(QN_V_ACT, "act") X(QN_V_GRAD, "grad") X(QN_V_STASH, "stash") X(QN_V_WSTASH, "wstash")            \
     X(QN_V_PARAM, "param") X(QN_V_PGRAD, "pgrad") X(QN_V_STAT, "stat") X(QN_V_TPARAM, "tparam") X(QN_V_TGRAD, "tgrad") \
-    X(QN_V_PACKED, "packed") X(QN_V_PART, "part") X(QN_V_VIN, "vin") X(QN_V_VDX, "vdx") X(QN_V_VSTAT, "vstat")
+    X(QN_V_PACKED, "packed") X(QN_V_PART, "part") X(QN_V_VIN, "vin") X(QN_V_VDX, "vdx") X(QN_V_VSTAT, "vstat") \
+    X(QN_V_RSTASH, "rstash")
 
 typedef enum qn_value_class {
 #define QN_VALUE_ENUM(v, text) v,
@@ -268,7 +269,7 @@ int32_t qn_joint_last(const qn_plan *p, int32_t t);
 int32_t qn_joint_first(const qn_plan *p, int32_t t);
 
 /* --- lowering: order -> plan. Passes in this order: bind, recompute, messages, step tasks, slots (each in lower_*.c). */
-typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST } qn_recompute;
+typedef enum qn_recompute { QN_RECOMPUTE_NONE, QN_RECOMPUTE_FULL, QN_RECOMPUTE_EXCEPT_LAST, QN_RECOMPUTE_PART } qn_recompute;
 
 /* Tiers: weights live on the host, a window of them in the worker's arena (lower_tiers.c). A piece is a stage of the order. */
 typedef struct qn_tiers {
@@ -293,6 +294,9 @@ typedef struct qn_lowering {
     const int64_t *arena_limit;  /* [workers], NULL: none */
     qn_recompute recompute; /* inserts R before the backward of an item; EXCEPT_LAST leaves out, on each stage, the item whose
                                backward comes right after its forward (or, if there is none, first) */
+    const int64_t *rstash_bytes; /* [stages]: with PART, what R makes again besides a stash that lives from F on; R only where it
+                                    is more than 0. NULL: nowhere */
+    bool recompute_late;         /* R waits for the gradient of its stage's output; else it fills the time before */
     int32_t depth;          /* channel slots, 0: 2 */
     int64_t slot_bytes;     /* upper limit of a slot, 0: none */
     bool forward_only;      /* F only: evaluation and generation */

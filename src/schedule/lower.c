@@ -15,9 +15,9 @@
 static void lower_fini(qni_lower *l)
 {
     qni_builder_fini(&l->b);
-    int32_t *const table[] = {l->pos,      l->act_in,   l->act_out,  l->grad_in,     l->grad_out,     l->wstash,
-                              l->stash,    l->param,    l->pgrad,    l->act_channel, l->grad_channel, l->last_add,
-                              l->sum_task, l->sum_back, l->act_back, l->back_channel};
+    int32_t *const table[] = {l->pos,      l->act_in,   l->act_out,  l->grad_in,      l->grad_out,     l->wstash,
+                              l->stash,    l->param,    l->pgrad,    l->act_channel,  l->grad_channel, l->last_add,
+                              l->sum_task, l->sum_back, l->act_back, l->back_channel, l->rstash};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) qn_free(table[i]);
     qn_free(l->has_r);
     qn_free(l->packed);

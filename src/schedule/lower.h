@@ -21,6 +21,7 @@ typedef struct qni_lower {
     int32_t *act_in, *act_out, *grad_in, *grad_out, *wstash, *stash; /* [stages * items] values at their reader and at their
                               writer. grad: of this stage's output; its writer is the next stage. stash: what backward reads */
     int32_t *act_back;                                               /* [stages * items]: the input where the backward is */
+    int32_t *rstash;                                                 /* [stages * items] what R of a part writes, or QN_NONE */
     int32_t *param, *pgrad;                                          /* [stages] values */
     int32_t *last_add;                                               /* [stages]: the last task so far that added to pgrad */
     int32_t *sum_task;                                               /* [stages]: its SUM, or QN_NONE */

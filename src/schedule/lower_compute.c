@@ -6,6 +6,9 @@
  *   W   in act(s), stash(s), wstash(s)     acc pgrad(s)
  *   BW  in grad(s), act(s), stash(s)       out grad(s - 1), acc pgrad(s)
  *
+ * Where a part of the stash is made again (QN_RECOMPUTE_PART) the rest lives from F on: R reads it and writes rstash(s), and
+ * backward reads both. A late R reads grad(s) too, for the time at which it runs.
+ *
  * Stage 0 has no act, the last stage no grad. A value that crosses workers exists twice: at its writer and at its reader. Where a
  * backward runs on another worker than its forward (backward_of), act(s) goes on from the one to the other behind F, and R makes
  * the stash there. */
@@ -38,6 +41,12 @@ static bool follows_forward(const qni_lower *l, const qn_order_task *list, int32
     return false;
 }
 
+/* Does R of this stage make a part of its stash again, beside the rest? */
+static bool remakes_part(const qni_lower *l, int32_t s)
+{
+    return l->how->recompute == QN_RECOMPUTE_PART && l->how->rstash_bytes != NULL && l->how->rstash_bytes[s] > 0;
+}
+
 /* The items whose activations are made again, for one stage: all, or all but those whose backward follows right after their
  * forward (or, where there is none, the one whose backward comes first). An R written in the order counts as asked for. */
 static void mark_recompute(qni_lower *l, int32_t s)
@@ -59,6 +68,7 @@ static void mark_recompute(qni_lower *l, int32_t s)
         if (list[i].op == QN_OP_R) *r = true;
         if (!is_backward(list[i].op) || (l->how->recompute == QN_RECOMPUTE_NONE && !moved)) continue;
         if (*r) continue; /* written out */
+        if (l->how->recompute == QN_RECOMPUTE_PART && !moved && !remakes_part(l, s)) continue;
         if (first_backward == QN_NONE) first_backward = list[i].item;
         const bool follows = !moved && follows_forward(l, list, i);
         if (follows && l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST)
@@ -79,9 +89,16 @@ static qn_status check_sizes(const qni_lower *l, qn_err *err)
 {
     const qn_order *o = l->order;
     for (int32_t s = 0; s < l->stages; s++) {
-        const int64_t size[] = {size_of(l->how->act_bytes, o->act_bytes, s), size_of(l->how->stash_bytes, o->stash_bytes, s),
+        const int64_t again = remakes_part(l, s) ? l->how->rstash_bytes[s] : 0;
+        if (again > 0 && qni_back_worker(l, s) != o->worker_of[s])
+            return QN_FAIL(err, QN_EINVAL,
+                           "stage %d goes back on another worker than it goes forward on: a part made again early needs what the "
+                           "forward kept; make it again late (inside backward), or all of it",
+                           s);
+        const int64_t size[] = {again, size_of(l->how->act_bytes, o->act_bytes, s),
+                                size_of(l->how->stash_bytes, o->stash_bytes, s),
                                 size_of(l->how->wstash_bytes, o->wstash_bytes, s)};
-        for (int32_t k = 0; k < 3; k++) {
+        for (int32_t k = 0; k < 4; k++) {
             if (size[k] < 0 || size[k] > INT64_MAX / 4096)
                 return QN_FAIL(err, QN_ERANGE, "stage %d: a value of %lld bytes is out of range", s, (long long)size[k]);
         }
@@ -115,7 +132,8 @@ static void add_values(qni_lower *l, int32_t s, int32_t m)
 qn_status qni_lower_values(qni_lower *l, qn_err *err)
 {
     const size_t cells = (size_t)l->stages * (size_t)l->items;
-    int32_t **const table[] = {&l->act_in, &l->act_out, &l->grad_in, &l->grad_out, &l->wstash, &l->stash, &l->act_back};
+    int32_t **const table[] = {&l->act_in, &l->act_out, &l->grad_in,  &l->grad_out,
+                               &l->wstash, &l->stash,   &l->act_back, &l->rstash};
     bool room = true;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         room = (*table[i] = qn_calloc(cells, sizeof(int32_t))) != NULL && room;
@@ -137,6 +155,7 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
         return QN_FAIL(err, QN_ENOMEM, "plan of %d stages and %d micro-batches", l->stages, l->items);
     memset(l->sum_task, 0xff, (size_t)l->stages * sizeof *l->sum_task); /* QN_NONE everywhere */
     memset(l->sum_back, 0xff, backs * sizeof *l->sum_back);
+    for (size_t c = 0; c < cells; c++) l->rstash[c] = QN_NONE;
     const qn_grid g = qn_order_grid(l->order);
     qn_status st = check_sizes(l, err);
     if (st != QN_OK) return st;
@@ -185,17 +204,24 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
     if (l->act_back[c] != l->act_in[c])
         qni_lower_message(l, l->back_channel[s], t, l->act_in[c], l->act_back[c], tag_of(QN_V_ACT, s, m));
     const int64_t bytes = l->b.failed ? 0 : l->b.value[l->stash[c]].bytes;
-    const bool again = l->has_r[c] || (l->training && qni_back_worker(l, s) != w);
+    const bool again = (l->has_r[c] && !remakes_part(l, s)) || (l->training && qni_back_worker(l, s) != w);
     qni_add_link(&l->b, t, QNI_OUT, again ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
 }
 
 static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 {
-    const int32_t t = qni_lower_comp(l, QN_OP_R, s, m, qni_back_worker(l, s));
-    if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_back[qni_cell(l, s, m)]);
+    const int32_t w = qni_back_worker(l, s), t = qni_lower_comp(l, QN_OP_R, s, m, w);
+    const size_t c = qni_cell(l, s, m);
+    const bool late = l->how->recompute_late && !qn_last_in_column(qn_order_grid(l->order), s);
+    if (late) qni_add_link(&l->b, t, QNI_IN, l->grad_in[c]);
+    if (!qn_first_in_column(qn_order_grid(l->order), s)) qni_add_link(&l->b, t, QNI_IN, l->act_back[c]);
     if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[s]);
     qni_vocab_recompute(l, t, s, m);
-    qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, s, m)]);
+    if (remakes_part(l, s)) {
+        qni_add_link(&l->b, t, QNI_IN, l->stash[c]);
+        l->rstash[c] = qni_add_value(&l->b, QN_V_RSTASH, s, m, w, l->how->rstash_bytes[s]);
+    }
+    qni_add_link(&l->b, t, QNI_OUT, l->rstash[c] != QN_NONE ? l->rstash[c] : l->stash[c]);
 }
 
 static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
@@ -207,6 +233,7 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
     if (op != QN_OP_W && !last) qni_add_link(b, t, QNI_IN, l->grad_in[c]);
     if (!first) qni_add_link(b, t, QNI_IN, l->act_back[c]);
     qni_add_link(b, t, QNI_IN, l->stash[c]);
+    if (l->rstash[c] != QN_NONE) qni_add_link(b, t, QNI_IN, l->rstash[c]);
     if (op == QN_OP_W) qni_add_link(b, t, QNI_IN, l->wstash[c]);
     if (l->how->step_tasks) qni_add_link(b, t, QNI_IN, l->param[s]);
     if (op != QN_OP_W && !first) {

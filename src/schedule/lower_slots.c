@@ -169,7 +169,7 @@ static bool in_arena(const qn_plan *p, int32_t v)
 {
     const int32_t cls = p->value[v].cls;
     return cls == QN_V_ACT || cls == QN_V_GRAD || cls == QN_V_STASH || cls == QN_V_WSTASH || cls == QN_V_TGRAD ||
-           cls == QN_V_VIN || cls == QN_V_VDX || cls == QN_V_VSTAT;
+           cls == QN_V_VIN || cls == QN_V_VDX || cls == QN_V_VSTAT || cls == QN_V_RSTASH;
 }
 
 /* Fills writer and dropper of every value's interval, and reader[v]: lane index of the first comp task that reads it. */

@@ -170,7 +170,10 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_er
     const qn_lowering how = {.act_bytes = s->size[QNI_SIZE_ACT],
                              .stash_bytes = s->size[QNI_SIZE_STASH],
                              .wstash_bytes = s->size[QNI_SIZE_WSTASH],
-                             .recompute = opt != NULL ? (qn_recompute)opt->recompute : QN_RECOMPUTE_NONE,
+                             .recompute = opt == NULL || opt->recompute == 0 ? QN_RECOMPUTE_NONE
+                                          : opt->recompute == 2              ? QN_RECOMPUTE_EXCEPT_LAST
+                                                                             : QN_RECOMPUTE_FULL,
+                             .recompute_late = opt != NULL && opt->recompute == 3,
                              .depth = opt != NULL ? (int32_t)opt->depth : 0,
                              .tied_owner = QN_NONE,
                              .tied_replica = QN_NONE};

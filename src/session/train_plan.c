@@ -110,7 +110,8 @@ static qn_status default_cuts(qni_train_run *r, int64_t samples, int32_t stages,
 qn_status qni_train_plan(qni_train_run *r, qn_err *err)
 {
     const qn_train_options *o = r->opt;
-    qn_status st = choose_order(r, err);
+    qn_status st = qni_recompute_read(&r->recompute, o->recompute, o->recompute_at, r->model, err);
+    if (st == QN_OK) st = choose_order(r, err);
     if (st != QN_OK) return st;
     const int32_t stages = qn_depth(qn_order_grid(r->order)), workers = r->order->workers;
     r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));

@@ -4,6 +4,7 @@
 #define QN_SESSION_TRAIN_RUN_H
 
 #include "load.h"
+#include "recompute_option.h"
 #include "quern/session.h"
 #include "run_dir.h"
 #include "runtime/checkpoint.h"
@@ -28,6 +29,7 @@ typedef struct qni_train_run {
     char base[QNI_PATH]; /* of a run with adapters: where the model under them is; else "" */
     qn_model *model;
     qn_order *order;
+    qni_recompute recompute;
     int32_t *first_layer; /* [stages + 1] */
     int64_t *arena_limit; /* [workers], NULL: none */
     qn_trainer *trainer;

@@ -174,7 +174,9 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .first_layer = r->first_layer,
         .groups = (int32_t)o->grad_groups,
         .zero1 = o->zero1 != 0,
-        .recompute = (qn_recompute)o->recompute,
+        .recompute = r->recompute.how,
+        .recompute_late = r->recompute.late,
+        .again = r->recompute.again,
         .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
         .threads = (int32_t)o->threads,
         .source = r->source,
@@ -265,6 +267,7 @@ void qni_train_run_fini(qni_train_run *r)
     qn_tokenizer_close(r->tokenizer);
     qni_train_views_close(r);
     qn_free(r->first_layer);
+    qni_recompute_fini(&r->recompute);
     qn_free(r->arena_limit);
     qn_free(r->tokenizer_json);
     qn_free(r->settings);

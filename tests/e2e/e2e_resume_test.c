@@ -34,13 +34,15 @@ static int stop(void *ctx)
 typedef struct spread {
     int64_t workers, threads, chunks;
     const char *schedule, *transport;
-    int32_t recompute;
+    int32_t recompute; /* of modes */
 } spread;
 
+static const char *const modes[] = {"none", "full", "except-last", "selective:0", "selective:norm,activation"};
+
 static const spread spreads[] = {
-    {1, 1, 0, "1f1b", "thread", 0},  {2, 1, 0, "1f1b", "thread", 1},        {2, 2, 0, "gpipe", "thread", 2},
+    {1, 1, 0, "1f1b", "thread", 4},  {2, 1, 0, "1f1b", "thread", 1},        {2, 2, 0, "gpipe", "thread", 2},
     {4, 1, 0, "1f1b", "thread", 0},  {2, 1, 2, "interleaved", "thread", 0}, {3, 1, 0, "gpipe", "self", 1},
-    {4, 2, 0, "gpipe", "thread", 0}, {3, 1, 2, "interleaved", "self", 2},   {1, 2, 3, "interleaved", "thread", 1},
+    {4, 2, 0, "gpipe", "thread", 3}, {3, 1, 2, "interleaved", "self", 2},   {1, 2, 3, "interleaved", "thread", 1},
     {2, 1, 2, "gpipe", "thread", 2},
 };
 
@@ -102,7 +104,7 @@ static qn_status train(record *r, qn_train_options o, const spread *how, bool re
     o.chunks = how->chunks;
     o.schedule = how->schedule;
     o.transport = how->transport;
-    o.recompute = how->recompute;
+    o.recompute = modes[how->recompute];
     o.resume = resume;
     o.force = !resume;
     const qn_status st = qn_train(&done, &o, &hooks, &err);
