@@ -1,6 +1,7 @@
 /* All schedules for all small sizes: valid, live at depth 1 and 2, idle time, bubble and peak as their papers say; the tables of
  * the papers. */
 #include "schedule_rig.h"
+#include "support/plan_peak.h"
 
 /* Narayanan et al. 2021: makespan where the schedule is regular, held micro-batches everywhere. */
 static void check_published(const char *name, const qn_plan *p, int32_t P, int32_t M, int32_t v)
@@ -120,6 +121,43 @@ static void gpipe_table(void **state)
                                                                                                    : 5]);
             if (mode == QN_RECOMPUTE_NONE) assert_int_equal(rig_makespan(p, 1, 3, 0, 0, 0, 0), row[i][3]);
             qn_plan_close(p);
+            if (mode != QN_RECOMPUTE_FULL) continue;
+            how.recompute_late = true; /* or a task of its own that waits for the gradient */
+            p = rig_plan("gpipe", (int32_t)row[i][0], (int32_t)row[i][1], 1, &how);
+            assert_int_equal(rig_makespan(p, 1, 2, 1, 0, 0, 0), row[i][3]);
+            qn_plan_close(p);
+        }
+    }
+}
+
+/* Huang et al. 2018: with all made again a worker holds M boundary inputs and one micro-batch of its cell's inside; with all but
+ * the one whose backward comes first, that one besides; without, all M. */
+static void gpipe_memory(void **state)
+{
+    enum { ACT = 1, INSIDE = 1000 };
+    const uint64_t kept = 1u << QN_V_ACT | 1u << QN_V_STASH;
+    int64_t act[8], inside[8];
+    (void)state;
+    for (int32_t s = 0; s < 8; s++) act[s] = ACT, inside[s] = INSIDE;
+    for (int32_t P = 1; P <= 8; P++) {
+        for (int32_t M = 1; M <= 12; M++) {
+            for (int32_t mode = QN_RECOMPUTE_NONE; mode <= QN_RECOMPUTE_EXCEPT_LAST; mode++) {
+                qn_lowering how = rig_plain();
+                qn_err err;
+                how.recompute = (qn_recompute)mode;
+                how.act_bytes = act;
+                how.stash_bytes = inside;
+                qn_plan *p = rig_plan("gpipe", P, M, 1, &how);
+                int64_t *cost = rig_costs(p, 1, 2, 1, 0);
+                qn_trace t = {.plan = p, .time = calloc((size_t)p->tasks, sizeof *t.time)};
+                assert_int_equal(qn_simulate(&t, p, &(qn_sim_options){.cost = cost}, &err), QN_OK);
+                const int64_t insides = mode == QN_RECOMPUTE_NONE ? M : mode == QN_RECOMPUTE_FULL ? 1 : M > 1 ? 2 : 1;
+                for (int32_t s = 0; s < P; s++)
+                    assert_int_equal(plan_peak(&t, s, kept, true), (s > 0 ? M * ACT : 0) + insides * INSIDE);
+                free(t.time);
+                free(cost);
+                qn_plan_close(p);
+            }
         }
     }
 }
@@ -339,10 +377,10 @@ static void pictures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_small_sizes),  cmocka_unit_test(full_plans),         cmocka_unit_test(gpipe_table),
-        cmocka_unit_test(buffer_table),     cmocka_unit_test(interleaved_idle),   cmocka_unit_test(golden_orders),
-        cmocka_unit_test(groups),           cmocka_unit_test(slots_cost_no_time), cmocka_unit_test(memory_is_exact),
-        cmocka_unit_test(generator_errors), cmocka_unit_test(pictures),
+        cmocka_unit_test(all_small_sizes), cmocka_unit_test(full_plans),       cmocka_unit_test(gpipe_table),
+        cmocka_unit_test(gpipe_memory),    cmocka_unit_test(buffer_table),     cmocka_unit_test(interleaved_idle),
+        cmocka_unit_test(golden_orders),   cmocka_unit_test(groups),           cmocka_unit_test(slots_cost_no_time),
+        cmocka_unit_test(memory_is_exact), cmocka_unit_test(generator_errors), cmocka_unit_test(pictures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,6 +78,8 @@ typedef struct rig_way {
     const char *schedule; /* a generator's name, or "split": B and W apart, by hand */
     int32_t workers, threads;
     qn_recompute recompute;
+    const uint8_t *again; /* with QN_RECOMPUTE_PART: of each layer */
+    bool recompute_late;
     const char *transport; /* thread: a thread per worker; self, sim: the loop */
     uint64_t seed;         /* of the simulated delays */
     int32_t shards;        /* tensor shards t; 0: 1 */
@@ -160,6 +162,8 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .order = order,
                                .first_layer = first,
                                .recompute = way->recompute,
+                               .again = way->again,
+                               .recompute_late = way->recompute_late,
                                .groups = way->groups,
                                .zero1 = way->zero1,
                                .mode = mode,
