@@ -297,10 +297,10 @@ typedef struct qn_lowering {
     const int64_t *rstash_bytes; /* [stages]: with PART, what R makes again besides a stash that lives from F on; R only where it
                                     is more than 0. NULL: nowhere */
     bool recompute_late;         /* R waits for the gradient of its stage's output; else it fills the time before */
-    int32_t depth;          /* channel slots, 0: 2 */
-    int64_t slot_bytes;     /* upper limit of a slot, 0: none */
-    bool forward_only;      /* F only: evaluation and generation */
-    bool step_tasks;        /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
+    int32_t depth;               /* channel slots, 0: 2 */
+    int64_t slot_bytes;          /* upper limit of a slot, 0: none */
+    bool forward_only;           /* F only: evaluation and generation */
+    bool step_tasks;             /* add PACK, TIE, NORM, FOLD, OPT and their messages; false for pure schedule questions */
     int32_t tied_owner, tied_replica; /* stages of the chain that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;               /* of that weight */
     int32_t tied_home;                /* the replica that owns it */
