@@ -13,15 +13,21 @@ static void costs_of_flops(qn_pattern *pat, const qni_train_run *r, int64_t stag
 {
     const qn_train_options *o = r->opt;
     const int64_t samples = (o->batch + o->micro_batches - 1) / o->micro_batches;
-    int64_t sum[3] = {0};
+    int64_t sum[3] = {0}, shard = 0;
     for (int32_t i = 0; i < qn_model_layers(r->model); i++) {
         const qn_layer_flops f = qn_layer_cost(r->model, i, samples, o->context);
+        if (pat->vocab > 0 && i == qn_model_layers(r->model) - 1) { /* three products, in shards of their own */
+            shard = (f.input + f.weight) / 3 / (pat->sides > 0 ? pat->sides : pat->workers);
+            continue;
+        }
         sum[0] += f.forward / stages;
         sum[1] += f.input / stages;
         sum[2] += f.weight / stages;
     }
-    while (sum[0] + sum[1] + sum[2] > 1000000)
+    for (; sum[0] + sum[1] + sum[2] > 1000000; shard /= 2)
         for (int k = 0; k < 3; k++) sum[k] /= 2;
+    pat->cost[QN_OP_VS] = qn_max64(pat->vocab == 2 ? 2 * shard : shard, 1);
+    pat->cost[QN_OP_VT] = qn_max64(pat->vocab == 2 ? shard : 2 * shard, 1);
     pat->cost[QN_OP_F] = pat->cost[QN_OP_R] = qn_max64(sum[0], 1);
     pat->cost[QN_OP_B] = qn_max64(sum[1], 1);
     pat->cost[QN_OP_W] = qn_max64(sum[2], 1);
