@@ -52,6 +52,7 @@ qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set,
 {
     const size_t W = (size_t)plan->workers;
     *s = (qni_shards){.plan = plan, .set = set};
+    if (plan->shards == 1) return QN_OK;
     s->channel = qn_calloc(W * W, sizeof(*s->channel));
     s->joint = qn_calloc(W, sizeof(*s->joint));
     s->sums = qn_calloc(W, sizeof(*s->sums));
@@ -61,14 +62,20 @@ qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set,
     for (size_t w = 0; room && w < W; w++) room = (s->joint[w] = qn_calloc(1, sizeof(*s->joint[w]))) != NULL;
     if (!room) return QN_FAIL(err, QN_ENOMEM, "no memory for the shards of %d workers", plan->workers);
     for (size_t i = 0; i < W * W; i++) s->channel[i] = QN_NONE;
-    for (int32_t c = 0; c < plan->channels; c++)
-        if (plan->channel[c].cls == QN_V_PART) s->channel[(size_t)plan->channel[c].from * W + (size_t)plan->channel[c].to] = c;
+    for (int32_t c = 0; c < plan->channels; c++) {
+        const qn_channel *x = &plan->channel[c];
+        if (x->cls != QN_V_PART) continue;
+        s->channel[(size_t)x->from * W + (size_t)x->to] = c;
+        if (x->slot_bytes < (int64_t)WIDEST * plan->shards)
+            return QN_FAIL(err, QN_EINVAL, "slots of %" PRId64 " bytes for parts of %d shards: at least %d bytes are needed",
+                           x->slot_bytes, plan->shards, (int)WIDEST * plan->shards);
+    }
     for (int32_t t = 0; t < plan->tasks; t++) {
         const qn_task *x = &plan->task[t];
         if (x->op == QN_OP_RECV && plan->channel[x->channel].slices > 1) s->gather[plan->ref[x->out.first]] = true;
     }
     const qn_grid g = qn_plan_grid(plan);
-    for (int32_t i = 0; plan->shards > 1 && i < plan->stages; i++) {
+    for (int32_t i = 0; i < plan->stages; i++) {
         const int32_t first = i - qn_shard(g, i) * qn_depth(g), a = plan->worker_of[first], b = plan->worker_of[i];
         if (a != b && s->channel[(size_t)a * W + (size_t)b] == QN_NONE)
             return QN_FAIL(err, QN_EINVAL,

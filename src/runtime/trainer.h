@@ -41,7 +41,8 @@ typedef struct qn_trainer_desc {
     qn_driver driver;
     qn_sim_faults faults;
     bool pin;
-    bool whole_links; /* tensor shards: stages send whole activations in every shard instead of a slice each */
+    int64_t part_bytes; /* tensor shards: slots between workers whose shards meet, at least 8 for each shard; 0: chosen */
+    bool whole_links;   /* tensor shards: stages send whole activations in every shard instead of a slice each */
 } qn_trainer_desc;
 
 typedef struct qn_trainer qn_trainer;

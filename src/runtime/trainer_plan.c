@@ -67,7 +67,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .value_bytes = bytes + 4 * S + owned,
                        .zero1 = t->desc.zero1,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
-                       .part_bytes = qni_part_bytes(bytes[0], t->set.shards),
+                       .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
                        .whole_links = t->desc.whole_links};
     find_tie(t, &how);
     qni_vocab_sizes(&how, bytes + S, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);

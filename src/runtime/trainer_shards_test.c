@@ -276,6 +276,30 @@ static void whole_links_give_the_same_bits(void **unused)
     qn_model_close(m);
 }
 
+/* Sums and wholes in many pieces, down to two elements of each shard. */
+static void pieces_give_the_same_bits(void **unused)
+{
+    static const int64_t slots[] = {32, 56, 1000};
+    (void)unused;
+    qn_model *m = rig_model(&config[1]);
+    const rig_way base = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .shards = 4};
+    outcome want = compute(m, QN_MODE_F32, &base);
+    for (int turn = 0; turn < 9; turn++) {
+        if (QN_SANITIZED && turn % 4 != 0) continue;
+        const rig_way way = {.schedule = schedules[turn % 2],
+                             .workers = 2,
+                             .threads = 1,
+                             .transport = turn % 3 == 0 ? "self" : transports[turn % 3],
+                             .seed = turn % 3 == 2 ? 11 : 0,
+                             .shards = 4,
+                             .shard_workers = 2 << turn % 2,
+                             .part_bytes = slots[turn / 3]};
+        assert_same(m, QN_MODE_F32, &way, &want);
+    }
+    free(want.state);
+    qn_model_close(m);
+}
+
 /* --- a step that is given up between any two messages */
 static _Atomic int32_t messages_left;
 static qn_trainer *to_cancel;
@@ -361,6 +385,7 @@ int main(void)
         cmocka_unit_test(a_link_carries_a_slice_of_each_shard),
         cmocka_unit_test(four_sums_of_a_block),
         cmocka_unit_test(whole_links_give_the_same_bits),
+        cmocka_unit_test(pieces_give_the_same_bits),
         cmocka_unit_test(a_step_is_cancelled_while_shards_meet),
         cmocka_unit_test(together_with_replicas),
         cmocka_unit_test(near_one_shard),

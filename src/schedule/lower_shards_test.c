@@ -19,8 +19,8 @@ static qn_plan *wide_plan(int32_t workers, int32_t shards, int32_t together, boo
     qn_err err;
     int64_t bytes[64];
     const qn_pattern pattern = {.workers = workers, .items = 4, .chunks = 1};
-    if (qn_generate(&base, "1f1b", &pattern, &err) != QN_OK || qn_order_widen(&wide, base, 1, shards, together, &err) != QN_OK)
-        fail_msg("%s", err.text);
+    if (qn_generate(&base, "1f1b", &pattern, &err) != QN_OK) fail_msg("%s", err.text);
+    if (qn_order_widen(&wide, base, 1, shards, together, &err) != QN_OK) fail_msg("%s", err.text);
     for (int32_t s = 0; s < wide->stages; s++) bytes[s] = 200; /* does not divide into eights by 3 or 4 */
     const qn_lowering how = {.act_bytes = bytes,
                              .stash_bytes = bytes,

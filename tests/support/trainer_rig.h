@@ -89,6 +89,7 @@ typedef struct rig_way {
     bool zero1;
     int32_t vocab, sides; /* vocabulary shards by algorithm 1 or 2; sides 0: one per worker */
     bool together;        /* all replicas on the workers of the first */
+    int64_t part_bytes;   /* slots between workers whose shards meet; 0: chosen */
     bool whole_links;
     const qn_transport *counting; /* in place of transport, or NULL */
 } rig_way;
@@ -168,6 +169,7 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .zero1 = way->zero1,
                                .mode = mode,
                                .threads = way->threads,
+                               .part_bytes = way->part_bytes,
                                .whole_links = way->whole_links,
                                .source = &rig_source,
                                .hyper = rig_hyper,
