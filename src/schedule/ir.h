@@ -73,6 +73,7 @@ typedef struct qn_pattern {
     int32_t items;   /* M >= 1 micro-batches */
     int32_t chunks;  /* v >= 1 stages per worker; stages S = P * v */
     int32_t group;   /* interleaved: micro-batches per group; 0: P */
+    int32_t limit;   /* v-adaptive: stashes of a stage that a worker may hold; 0: 2P */
     int32_t pieces;  /* roundpipe, superpipe: stages of the order; 0: P * v */
     const int32_t *forward_slot,
         *backward_slot;           /* roundpipe: [pieces] as qn_round_pieces makes them; NULL: cut for equal pieces */

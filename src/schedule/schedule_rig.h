@@ -57,11 +57,21 @@ QN_UNUSED static bool rig_possible(const qn_generator *g, int32_t P, int32_t M)
     return M >= g->min_items * P && (g->max_workers == 0 || P <= g->max_workers);
 }
 
+/* Sizes that are enough for a schedule that is searched for: every fourth. */
+QN_UNUSED static bool rig_too_slow(const qn_generator *g, int32_t P, int32_t M)
+{
+    return strcmp(g->name, "v-adaptive") == 0 && (P > 6 || M % 4 != P % 4);
+}
+
 /* Can it run with its messages in the comp lane? Not where outputs of a worker's first stages pile up in front of the next.
  */
 QN_UNUSED static bool rig_one_lane(const qn_generator *g)
 {
-    return strcmp(g->name, "looped-bfs") != 0 && strcmp(g->name, "interleaved-zb") != 0 && !g->host_state;
+    static const char *const not [] = {"looped-bfs", "interleaved-zb", "v-zb", "v-adaptive"};
+    for (size_t i = 0; i < QN_COUNT(not ); i++) {
+        if (strcmp(g->name, not [i]) == 0) return false;
+    }
+    return !g->host_state;
 }
 
 /* [tasks]; BW takes B and W together. */

@@ -54,7 +54,7 @@ static void all_small_sizes(void **state)
         for (int32_t P = 1; P <= 8; P++) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 4); v++) {
                 for (int32_t M = 1; M <= 24; M++) {
-                    if (rig_possible(g, P, M)) check_size(g->name, P, M, v);
+                    if (rig_possible(g, P, M) && !rig_too_slow(g, P, M)) check_size(g->name, P, M, v);
                 }
             }
         }
@@ -91,7 +91,7 @@ static void full_plans(void **state)
         for (int32_t P = 1; P <= 4; P++) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 3); v++) {
                 for (int32_t M = 1; M <= 6; M++) {
-                    if (!rig_possible(g, P, M)) continue;
+                    if (!rig_possible(g, P, M) || rig_too_slow(g, P, M)) continue;
                     for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
                         const bool step = k / 3 % 2 != 0 && k / 12 % 2 == 0;
                         if (!step || !g->host_state) check_full(g->name, P, v, M, k);
@@ -286,7 +286,7 @@ static void slots_cost_no_time(void **state)
         for (int32_t P = 2; P <= 8; P += 2) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 4); v++) {
                 for (int32_t M = 1; M <= 24; M += 3) {
-                    if (!rig_possible(g, P, M) || g->host_state) continue;
+                    if (!rig_possible(g, P, M) || g->host_state || rig_too_slow(g, P, M)) continue;
                     qn_lowering how = rig_plain();
                     qn_plan *p = rig_plan(g->name, P, M, v, &how);
                     how.act_bytes = how.stash_bytes = how.wstash_bytes = zero;

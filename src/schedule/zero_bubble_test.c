@@ -146,6 +146,64 @@ static void v_family_unequal(void **state)
     }
 }
 
+/* V-ZB: published with no idle time at 2P stashes. The block found here waits P - 1 slots in front and holds up to a quarter
+ * more. */
+static void v_zb(void **state)
+{
+    (void)state;
+    for (int32_t P = 1; P <= 8; P++) {
+        for (int32_t M = 2 * P; M <= 2 * P + 16; M += 3) {
+            const figures f = measure("v-zb", P, M, 2, &unit);
+            if (f.idle != P - 1 || f.peak > 2 * P + (P + 1) / 3)
+                fail_msg("P=%d M=%d: idle %ld, peak %ld", P, M, (long)f.idle, (long)f.peak);
+        }
+    }
+}
+
+static figures adapted(int32_t P, int32_t M, int32_t limit)
+{
+    const qn_pattern pat = {.workers = P, .items = M, .chunks = 2, .limit = limit};
+    const qn_lowering how = rig_plain();
+    qn_err err = {0};
+    qn_order *o = NULL;
+    if (qn_generate(&o, "v-adaptive", &pat, &err) != QN_OK) fail_msg("P=%d M=%d k=%d: %s", P, M, limit, err.text);
+    qn_plan *p = rig_lower(o, &how);
+    int64_t *cost = rig_split_costs(p, 1, 1, 1, 0, 0);
+    const qn_trace_summary *s = rig_simulate(p, cost, 0, 0);
+    figures f = {.makespan = s->makespan};
+    for (int32_t w = 0; w < P; w++) {
+        f.idle = qn_max64(f.idle, s->idle_span[w]);
+        f.peak = qn_max64(f.peak, s->peak[w]);
+    }
+    free(cost);
+    qn_plan_close(p);
+    qn_order_close(o);
+    return f;
+}
+
+/* The best idle time at each memory. Published (and its closed form): 11 8 5 3 0 and 17 14 11 8 5 3 0; ours are longer at some.
+ */
+static void adaptive_search(void **state)
+{
+    (void)state;
+    static const int64_t four[] = {11, 10, 5, 3, 2}, six[] = {17, 15, 11, 9, 8, 6, 4};
+    for (int32_t P = 4; P <= 6; P += 2) {
+        for (int32_t k = P; k <= 2 * P; k++) {
+            const figures f = adapted(P, 4 * P, k);
+            const int64_t want = (P == 4 ? four : six)[k - P],
+                          published = 3 * P - 1 - 3 * k + qn_max32(3 * P, P - 1 + 2 * (1 + (k + 1) / 2));
+            assert_true(want >= published);
+            if (f.idle != want || f.peak > k)
+                printf("P=%d k=%d: idle %ld, peak %ld; %ld\n", P, k, (long)f.idle, (long)f.peak, (long)want);
+        }
+    }
+    const qn_pattern pat = {.workers = 4, .items = 8, .chunks = 2, .limit = 3};
+    qn_err err = {0};
+    qn_order *o = NULL;
+    assert_int_equal(qn_generate(&o, "v-adaptive", &pat, &err), QN_EINVAL);
+    if (strstr(err.text, "nothing fits; 4 would do") == NULL) fail_msg("%s", err.text);
+}
+
 /* Memory bounds for all sizes: ZB-V what 1F1B has, V-Half and V-Min what their blocks promise. */
 static void v_memory(void **state)
 {
@@ -220,10 +278,16 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(measured_costs),   cmocka_unit_test(handcrafted),
-        cmocka_unit_test(automatic),        cmocka_unit_test(v_family),
-        cmocka_unit_test(v_family_unequal), cmocka_unit_test(v_memory),
-        cmocka_unit_test(dualpipev),        cmocka_unit_test(interleaved_zero_bubble),
+        cmocka_unit_test(measured_costs),
+        cmocka_unit_test(handcrafted),
+        cmocka_unit_test(automatic),
+        cmocka_unit_test(v_family),
+        cmocka_unit_test(v_family_unequal),
+        cmocka_unit_test(v_memory),
+        cmocka_unit_test(v_zb),
+        cmocka_unit_test(adaptive_search),
+        cmocka_unit_test(dualpipev),
+        cmocka_unit_test(interleaved_zero_bubble),
         cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

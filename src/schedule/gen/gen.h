@@ -20,7 +20,8 @@ typedef struct qn_generator {
 } qn_generator;
 
 qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved, qn_gen_zb_h1, qn_gen_zb_h2, qn_gen_zb_1p, qn_gen_zb_2p, qn_gen_zb_v,
-    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipev, qn_gen_roundpipe, qn_gen_superpipe;
+    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipev, qn_gen_v_zb, qn_gen_v_adaptive,
+    qn_gen_roundpipe, qn_gen_superpipe;
 
 /* Copies of the model that the schedule itself has: two for dualpipe, else one. */
 int32_t qn_generator_replicas(const qn_generator *g);

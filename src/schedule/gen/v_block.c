@@ -22,14 +22,16 @@ enum { KINDS = 6, INTERVAL = 6, NOTHING = -1 };
 static const qn_op op_of[KINDS] = {QN_OP_F, QN_OP_F, QN_OP_B, QN_OP_B, QN_OP_W, QN_OP_W};
 enum { F0, F1, B1, B0, W1, W0 };
 
-typedef struct table {
+typedef struct qni_v_table {
     int32_t P, M;
     int64_t slots;
-    int32_t *pass; /* [P][slots]: item * KINDS + kind, or NOTHING */
-    int32_t *end;  /* [P][M * KINDS]: slot after the pass; 0: not in the table */
-    int32_t *held; /* [P][slots]: stashes during a slot */
-    int32_t *late; /* [2 * M]: W that wait, scratch */
-    int32_t most;  /* of held */
+    int32_t *pass;  /* [P][slots]: item * KINDS + kind, or NOTHING */
+    int32_t *end;   /* [P][M * KINDS]: slot after the pass; 0: not in the table */
+    int32_t *held;  /* [P][slots]: stashes during a slot */
+    int32_t *late;  /* [2 * M]: W that wait, scratch */
+    int32_t most;   /* of held */
+    int64_t *limit; /* [2 * P], scratch */
+    int32_t *clock; /* [P], scratch */
 } table;
 
 static int32_t *row(const table *t, int32_t w)
@@ -80,10 +82,10 @@ static void place_w(table *t, int32_t w, int64_t from)
     }
 }
 
-static void fill(table *t, qni_block_fn *block)
+static void fill(table *t, const qni_block *block)
 {
     for (int32_t w = 0; w < t->P; w++) {
-        const qni_block b = block(w, t->P);
+        const qni_block b = block[w];
         for (int32_t k = 0; k < t->M; k++) {
             const int64_t shift = (int64_t)INTERVAL * k;
             set(t, w, b.f0 + shift, k * KINDS + F0);
@@ -126,8 +128,8 @@ static void count_held(table *t)
     }
 }
 
-/* Moves the pass in slot s of a worker to the earliest free one not before `from`. */
-static void move_ahead(table *t, int32_t w, int64_t s, int64_t from)
+/* Moves the pass in slot s of a worker to the earliest free one not before `from` and before `until`. */
+static void move_ahead(table *t, int32_t w, int64_t s, int64_t from, int64_t until)
 {
     int32_t *r = row(t, w), *held = t->held + (size_t)w * (size_t)t->slots;
     const int32_t pass = r[s], kind = pass % KINDS;
@@ -135,7 +137,7 @@ static void move_ahead(table *t, int32_t w, int64_t s, int64_t from)
     int64_t to = s;
     for (int64_t u = s - 1; u >= qn_max64(from, earliest(t, w, pass)); u--) {
         if (adds && held[u] >= t->most) break;
-        if (r[u] == NOTHING) to = u;
+        if (r[u] == NOTHING && u < until) to = u;
     }
     if (to == s) return;
     r[s] = NOTHING;
@@ -150,8 +152,9 @@ static int64_t slot_of(const table *t, int32_t w, bool first_b)
     return *end_of(t, w, (t->M - 1) * KINDS + F0) - 1;
 }
 
-/* One sweep from left to right over the end, and over the beginning if asked for. limit: [2 P], scratch. */
-static void reorder(table *t, bool beginning, int64_t *limit)
+/* One sweep from left to right over the end, and over the beginning if asked for; early: later F fill what is idle there.
+ * limit: [2 P], scratch. */
+static void reorder(table *t, bool beginning, bool early, int64_t *limit)
 {
     for (int32_t w = 0; w < t->P; w++) {
         limit[2 * w] = beginning ? slot_of(t, w, true) : 0;
@@ -161,9 +164,11 @@ static void reorder(table *t, bool beginning, int64_t *limit)
         for (int32_t w = 0; w < t->P; w++) {
             if (row(t, w)[s] == NOTHING) continue;
             if (s < limit[2 * w])
-                move_ahead(t, w, s, 0);
+                move_ahead(t, w, s, 0, s);
             else if (s > limit[2 * w + 1])
-                move_ahead(t, w, s, limit[2 * w + 1]);
+                move_ahead(t, w, s, limit[2 * w + 1], s);
+            else if (early && row(t, w)[s] % KINDS <= F1)
+                move_ahead(t, w, s, 0, limit[2 * w]);
         }
     }
 }
@@ -181,12 +186,77 @@ static void drop_w(table *t)
     }
 }
 
-static void emit(qn_order *o, const table *t)
+void qni_v_close(qni_v_table *t)
+{
+    if (t == NULL) return;
+    qn_free(t->pass);
+    qn_free(t->end);
+    qn_free(t->held);
+    qn_free(t->late);
+    qn_free(t->limit);
+    qn_free(t->clock);
+    qn_free(t);
+}
+
+qn_status qni_v_open(qni_v_table **out, int32_t workers, int32_t items, int32_t longest, qn_err *err)
+{
+    const size_t P = (size_t)workers, M = (size_t)items;
+    table *t = qn_calloc(1, sizeof *t);
+    if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", workers);
+    *t = (table){.P = workers, .M = items, .slots = 8 * (int64_t)items + longest + 8};
+    t->pass = qn_malloc(P * (size_t)t->slots, sizeof *t->pass);
+    t->held = qn_malloc(P * (size_t)t->slots, sizeof *t->held);
+    t->end = qn_malloc(P * M * KINDS, sizeof *t->end);
+    t->late = qn_malloc(2 * M, sizeof *t->late);
+    t->limit = qn_malloc(2 * P, sizeof *t->limit);
+    t->clock = qn_malloc(P, sizeof *t->clock);
+    if (t->pass == NULL || t->held == NULL || t->end == NULL || t->late == NULL || t->limit == NULL || t->clock == NULL) {
+        qni_v_close(t);
+        return QN_FAIL(err, QN_ENOMEM, "slots of %d workers and %d micro-batches", workers, items);
+    }
+    *out = t;
+    return QN_OK;
+}
+
+void qni_v_build(qni_v_table *t, const qni_block *block, int32_t limit, bool early)
+{
+    memset(t->pass, 0xff, (size_t)t->P * (size_t)t->slots * sizeof *t->pass);
+    memset(t->end, 0, (size_t)t->P * (size_t)t->M * KINDS * sizeof *t->end);
+    fill(t, block);
+    squeeze(t, t->clock);
+    count_held(t);
+    t->most = qn_max32(t->most, limit);
+    reorder(t, true, early, t->limit);
+    drop_w(t);
+    reorder(t, false, false, t->limit);
+    for (int32_t w = 0; w < t->P; w++) place_w(t, w, slot_of(t, w, false) + 1);
+    squeeze(t, t->clock); /* no change of order: what span says is what the order takes */
+    count_held(t);
+}
+
+int32_t qni_v_peak(const qni_v_table *t)
+{
+    return t->most;
+}
+
+int64_t qni_v_span(const qni_v_table *t)
+{
+    int64_t longest = 0;
+    for (int32_t w = 0; w < t->P; w++) {
+        int64_t first = 0, last = t->slots - 1;
+        while (first < last && row(t, w)[first] == NOTHING) first++;
+        while (last > first && row(t, w)[last] == NOTHING) last--;
+        longest = qn_max64(longest, last - first + 1);
+    }
+    return longest;
+}
+
+void qni_v_emit(qn_order *o, const qni_v_table *t)
 {
     for (int32_t w = 0; w < t->P; w++) {
         for (int64_t s = 0; s < t->slots; s++) {
             const int32_t pass = row(t, w)[s], kind = pass % KINDS;
-            if (pass == NOTHING) continue;
+            if (pass == NOTHING || pass / KINDS >= o->items) continue;
             const bool down = kind == F0 || kind == B0 || kind == W0;
             qn_order_push(o, w, op_of[kind], down ? w : o->stages - 1 - w, pass / KINDS);
         }
@@ -195,36 +265,22 @@ static void emit(qn_order *o, const table *t)
 
 qn_status qni_gen_v_block(qn_order *o, const qn_pattern *pat, qni_block_fn *block, qn_err *err)
 {
-    const size_t P = (size_t)pat->workers, M = (size_t)pat->items;
-    table t = {.P = pat->workers, .M = pat->items, .slots = 8 * (int64_t)pat->items + 7 * (int64_t)pat->workers + 8};
+    qni_v_table *t = NULL;
+    int32_t longest = 0;
     qn_status st = QN_OK;
-    t.pass = qn_malloc(P * (size_t)t.slots, sizeof *t.pass);
-    t.held = qn_malloc(P * (size_t)t.slots, sizeof *t.held);
-    t.end = qn_calloc(P * M * KINDS, sizeof *t.end);
-    t.late = qn_malloc(2 * M, sizeof *t.late);
-    int64_t *limit = qn_malloc(2 * P, sizeof *limit);
-    int32_t *clock = qn_malloc(P, sizeof *clock);
-    if (t.pass == NULL || t.held == NULL || t.end == NULL || t.late == NULL || limit == NULL || clock == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "slots of %d workers and %d micro-batches", t.P, t.M);
-        goto out;
+    qni_block *b = qn_malloc((size_t)pat->workers, sizeof *b);
+    if (b == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", pat->workers);
+    for (int32_t i = 0; i < pat->workers; i++) {
+        b[i] = block(i, pat->workers);
+        longest = qn_max32(longest, b[i].b0);
     }
-    memset(t.pass, 0xff, P * (size_t)t.slots * sizeof *t.pass);
+    QN_TRY(st, qni_v_open(&t, pat->workers, pat->items, longest, err), out);
     qni_gen_place_v(o);
-    fill(&t, block);
-    squeeze(&t, clock);
-    count_held(&t);
-    reorder(&t, true, limit);
-    drop_w(&t);
-    reorder(&t, false, limit);
-    for (int32_t w = 0; w < t.P; w++) place_w(&t, w, slot_of(&t, w, false) + 1);
-    emit(o, &t);
+    qni_v_build(t, b, 0, false);
+    qni_v_emit(o, t);
     st = qn_order_done(o, err);
 out:
-    qn_free(clock);
-    qn_free(limit);
-    qn_free(t.late);
-    qn_free(t.end);
-    qn_free(t.held);
-    qn_free(t.pass);
+    qni_v_close(t);
+    qn_free(b);
     return st;
 }

@@ -1,0 +1,109 @@
+/* The adaptive V search of Qi et al. 2024, arXiv:2405.15362 (v_auto_schedule): the best block within a memory limit.
+ * RECONSTRUCTED from a description of the published program.
+ *
+ * Candidates: on worker 0 F of chunk 0 in slot 0, the other three passes in any slots modulo six; from worker to worker F of
+ * chunk 0 and B of chunk 1 move by delta, of which at most two values are used, the first no smaller than the second, and the
+ * other two passes by one slot backwards. Each is built for at least 2P items, squeezed and reordered; the shortest that fits is
+ * trimmed. */
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "schedule/gen/gen.h"
+#include "schedule/gen/gen_parts.h"
+#include "schedule/gen/v_block.h"
+
+enum { INTERVAL = 6 };
+
+typedef struct candidate {
+    int32_t slot[3];          /* of F1, B1, B0 on worker 0, 1 to 5 */
+    int32_t delta[2], change; /* workers before `change` move by delta[0], the others by delta[1] */
+} candidate;
+
+/* The first slot behind `after` at a place of the interval. */
+static int32_t behind(int32_t after, int32_t place)
+{
+    const int32_t step = ((place - after - 1) % INTERVAL + INTERVAL) % INTERVAL;
+    return after + 1 + step;
+}
+
+/* False where two passes of a worker meet. */
+static bool block_of(qni_block *b, const candidate *c, int32_t P)
+{
+    const int32_t last = P - 1;
+    b[0].f0 = 0;
+    for (int32_t i = 1; i < P; i++) b[i].f0 = b[i - 1].f0 + c->delta[i > c->change];
+    b[last].f1 = behind(b[last].f0, c->slot[0] - last);
+    for (int32_t i = last - 1; i >= 0; i--) b[i].f1 = b[i + 1].f1 + 1;
+    b[0].b1 = behind(b[0].f1, c->slot[1]);
+    for (int32_t i = 1; i < P; i++) b[i].b1 = b[0].b1 + b[i].f0;
+    b[last].b0 = behind(b[last].b1, c->slot[2] - last);
+    for (int32_t i = last - 1; i >= 0; i--) b[i].b0 = b[i + 1].b0 + 1;
+    for (int32_t i = 0; i < P; i++) {
+        const int32_t at[] = {b[i].f0, b[i].f1, b[i].b1, b[i].b0};
+        int32_t seen = 0;
+        for (int32_t k = 0; k < 4; k++) {
+            if (seen >> at[k] % INTERVAL & 1) return false;
+            seen |= 1 << at[k] % INTERVAL;
+        }
+    }
+    return true;
+}
+
+/* The next candidate in order; false behind the last. */
+static bool advance(candidate *c, int32_t P)
+{
+    int32_t *const digit[] = {&c->change, &c->delta[1], &c->delta[0], &c->slot[2], &c->slot[1], &c->slot[0]};
+    for (int32_t k = 0; k < 6; k++) {
+        const int32_t most = k == 0 ? P - 1 : INTERVAL - 1;
+        if (++*digit[k] <= most) return true;
+        *digit[k] = k == 0 ? P > 1 : 1;
+    }
+    return false;
+}
+
+/* Twice the same block: one delta with every change, or a change behind the last worker. */
+static bool wanted(const candidate *c, int32_t P)
+{
+    if (c->delta[0] < c->delta[1]) return false;
+    return c->delta[0] != c->delta[1] || c->change == (P > 1);
+}
+
+/* Pattern: workers P, items M (any), two chunks; stage s on worker s or 2P - 1 - s; limit: stashes of a stage that a worker may
+ * hold, 0: 2P, as 1F1B. */
+qn_status qn_gen_v_adaptive(qn_order *o, const qn_pattern *pat, qn_err *err)
+{
+    const int32_t P = pat->workers, items = qn_max32(pat->items, 2 * P), limit = pat->limit > 0 ? pat->limit : 2 * P;
+    candidate c = {.slot = {1, 1, 1}, .delta = {1, 1}, .change = P > 1}, best = c;
+    int64_t shortest = INT64_MAX;
+    int32_t least = INT32_MAX;
+    bool best_early = false;
+    qni_v_table *t = NULL;
+    qn_status st = QN_OK;
+    qni_block *b = qn_malloc((size_t)P, sizeof *b);
+    if (b == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", P);
+    QN_TRY(st, qni_v_open(&t, P, items, 14 * P + 24, err), out);
+    do {
+        if (!wanted(&c, P) || !block_of(b, &c, P)) continue;
+        for (int32_t early = 0; early < 2; early++) {
+            qni_v_build(t, b, limit, early != 0);
+            least = qn_min32(least, qni_v_peak(t));
+            if (qni_v_peak(t) > limit || qni_v_span(t) >= shortest) continue;
+            shortest = qni_v_span(t);
+            best = c;
+            best_early = early != 0;
+        }
+    } while (shortest > INTERVAL * (int64_t)items && advance(&c, P));
+    if (shortest == INT64_MAX) {
+        st = QN_FAIL(err, QN_EINVAL, "v-adaptive of %d workers with a memory of %d stashes: nothing fits; %d would do", P, limit,
+                     least);
+        goto out;
+    }
+    block_of(b, &best, P);
+    qni_gen_place_v(o);
+    qni_v_build(t, b, limit, best_early);
+    qni_v_emit(o, t);
+    st = qn_order_done(o, err);
+out:
+    qni_v_close(t);
+    qn_free(b);
+    return st;
+}
