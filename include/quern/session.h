@@ -48,6 +48,8 @@ typedef struct qn_train_options {
     const char *recompute; /* none, full, except-last, or selective:WHAT,... */
     int32_t recompute_at;  /* 0 the usual, 1 early, 2 late */
     int32_t dtype;         /* 0 f32, 1 bf16 */
+    int post_validate;
+    int32_t undo; /* 0 copy, 1 in place */
     int64_t seed;
     int64_t memory;       /* limit of a worker's arena in bytes, 0: none */
     const char *out;      /* run directory */

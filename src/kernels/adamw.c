@@ -23,7 +23,23 @@ void QN_REF(adamw)(const qn_exec *ex, void *p_, void *g_, void *m_, void *v_, in
         m[i] = (QN_REAL)(h->beta1 * m[i] + (1 - h->beta1) * d);
         v[i] = (QN_REAL)(h->beta2 * v[i] + (1 - h->beta2) * d * d);
         p[i] = (QN_REAL)(p[i] - h->lr * (m[i] / h->correct1 / (sqrt(v[i] / h->correct2) + h->eps) + h->decay * p[i]));
-        g[i] = 0;
+        if (!h->keep) g[i] = 0;
+    }
+}
+
+/* From what is there after the step: p = (p + lr u) / (1 - lr decay) with the same u, v = (v - (1 - beta2) g^2) / beta2,
+ * m = (m - (1 - beta1) g) / beta1 (Qi et al. 2024, arXiv:2401.10241, section 4). */
+void QN_REF(adamw_undo)(const qn_exec *ex, void *p_, const void *g_, void *m_, void *v_, int64_t n, const qn_adamw *h)
+{
+    (void)ex;
+    QN_REAL *p = p_, *m = m_, *v = v_;
+    const QN_REAL *g = g_;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = g[i] * h->grad_scale, before = (v[i] - (1 - h->beta2) * d * d) / h->beta2;
+        const double step = m[i] / h->correct1 / (sqrt(v[i] / h->correct2) + h->eps);
+        p[i] = (QN_REAL)((p[i] + h->lr * step) / (1 - h->lr * h->decay));
+        v[i] = (QN_REAL)(before > 0 ? before : 0);
+        m[i] = (QN_REAL)((m[i] - (1 - h->beta1) * d) / h->beta1);
     }
 }
 

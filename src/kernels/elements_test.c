@@ -229,6 +229,12 @@ static void adamw(const call *c)
         .lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .correct1 = 0.3, .correct2 = 0.03, .grad_scale = 0.5};
     c->k->adamw(c->ex, c->p[0], c->p[1], c->p[2], c->p[3], c->R * c->C, &h);
 }
+static void adamw_undo(const call *c)
+{
+    const qn_adamw h = {
+        .lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .correct1 = 0.3, .correct2 = 0.03, .grad_scale = 0.5};
+    c->k->adamw_undo(c->ex, c->p[0], c->p[1], c->p[2], c->p[3], c->R * c->C, &h);
+}
 static void fold(const call *c)
 {
     c->k->fold(c->ex, c->p[0], c->p[1], c->R * c->C);
@@ -334,6 +340,11 @@ static const op ops[] = {
      few_bound,
      true,
      {{ADDED, 'r', RC, -1, 1}, {ADDED, 'r', RC, -1, 1}, {ADDED, 'r', RC, -1, 1}, {ADDED, 'r', RC, 0.01, 1}}},
+    {"adamw_undo",
+     adamw_undo,
+     few_bound,
+     true,
+     {{ADDED, 'r', RC, -1, 1}, {IN, 'r', RC, -1, 1}, {ADDED, 'r', RC, -1, 1}, {ADDED, 'r', RC, 0.01, 1}}},
     {"fold", fold, exact_bound, true, {{ADDED, 'r', RC, -1, 1}, {ADDED, 'r', RC, -1, 1}}},
 };
 

@@ -18,6 +18,7 @@
     X(dropout, suffix)                                                                                                           \
     X(sumsq, suffix)                                                                                                             \
     X(adamw, suffix)                                                                                                             \
+    X(adamw_undo, suffix)                                                                                                        \
     X(fold, suffix)                                                                                                              \
     X(vocab_join, suffix)                                                                                                        \
     X(range_gather, suffix)                                                                                                      \

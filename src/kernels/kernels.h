@@ -73,6 +73,7 @@ typedef struct qn_adamw {
     double lr, beta1, beta2, eps, decay;
     double correct1, correct2; /* 1 - beta^t */
     double grad_scale;         /* 1 / tokens, times the clipping factor */
+    bool keep;                 /* leave g as it is */
 } qn_adamw;
 
 typedef struct qn_kernels {
@@ -198,9 +199,11 @@ typedef struct qn_kernels {
     /* dropout on the residual stream itself (after the embedding): y, x [B, n] res, y may be x; it is its own backward. */
     void (*dropout)(const qn_exec *ex, void *y, const void *x, int64_t B, int64_t n, double p, const qn_rng_key *key);
 
-    /* --- optimizer. sumsq: of n gradients, in double, fixed order. adamw: one pass over p, g, m, v [n] param; clears g. */
+    /* --- optimizer. sumsq: of n gradients, in double, fixed order. adamw: one pass over p, g, m, v [n] param; clears g, unless
+     * it is to be kept. adamw_undo: what the same call with g kept did to p, m, v, backwards; up to rounding. */
     double (*sumsq)(const qn_exec *ex, const void *g, int64_t n);
     void (*adamw)(const qn_exec *ex, void *p, void *g, void *m, void *v, int64_t n, const qn_adamw *hyper);
+    void (*adamw_undo)(const qn_exec *ex, void *p, const void *g, void *m, void *v, int64_t n, const qn_adamw *hyper);
     /* a[i] += b[i], b[i] = 0: the fold of a tied weight's uses, in layer order. */
     void (*fold)(const qn_exec *ex, void *a, void *b, int64_t n);
 } qn_kernels;

@@ -104,31 +104,60 @@ static bool steps(const qni_homes *h, int32_t stage, int32_t param)
     return h->zero1 ? owner == stage : qn_stepping_stage(h->grid, h->set->worker_of, stage, qn_replica(h->grid, owner)) == stage;
 }
 
-void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr)
+/* Whether the use's gradient is zero already, since it was folded into its owner's on this worker. */
+static bool was_folded(const qni_homes *h, int32_t stage, int32_t u, int32_t p)
+{
+    return u != h->first_use[p] && qn_replica(h->grid, h->owner[p]) == qn_replica(h->grid, stage) &&
+           qni_homes_worker(h, h->owner[p]) == qni_homes_worker(h, stage);
+}
+
+void qni_update(qni_homes *h, int32_t stage, qni_update_kind kind, const qni_verdict *v, const qn_hyper *hyper, int64_t step,
+                double lr)
 {
     const int32_t worker = qni_homes_worker(h, stage), replica = qn_replica(h->grid, stage);
     const qn_exec *ex = &h->set->exec[worker];
     const double t = (double)step + 1.0;
     for (int32_t u = 0; u < h->uses; u++) {
-        if (qni_use_stage(h, replica, u) != stage) continue;
         const int32_t p = qni_use_param(h, u);
-        if (qni_homes_frozen(h, p)) continue;
-        void *g = h->sum[replica][u];
-        const bool first = u == h->first_use[p];
-        if (first && v->finding == QNI_GOOD && steps(h, stage, p)) {
-            const qn_adamw a = {.lr = lr,
-                                .beta1 = hyper->beta1,
-                                .beta2 = hyper->beta2,
-                                .eps = hyper->eps,
-                                .decay = qni_home_param(h, p)->decay ? hyper->decay : 0.0,
-                                .correct1 = 1.0 - pow(hyper->beta1, t),
-                                .correct2 = 1.0 - pow(hyper->beta2, t),
-                                .grad_scale = v->grad_scale};
-            h->set->k->adamw(ex, h->value[worker][p], g, h->m[worker][p], h->v[worker][p], count_of(h, p), &a); /* clears g */
-        } else if (!first && qn_replica(h->grid, h->owner[p]) == replica && qni_homes_worker(h, h->owner[p]) == worker) {
-            continue; /* the fold cleared it */
-        } else {
-            clear(ex, g, (size_t)count_of(h, p) * h->element);
-        }
+        if (qni_use_stage(h, replica, u) != stage || qni_homes_frozen(h, p) || u != h->first_use[p] || !steps(h, stage, p))
+            continue;
+        const qn_adamw a = {.lr = lr,
+                            .beta1 = hyper->beta1,
+                            .beta2 = hyper->beta2,
+                            .eps = hyper->eps,
+                            .decay = qni_home_param(h, p)->decay ? hyper->decay : 0.0,
+                            .correct1 = 1.0 - pow(hyper->beta1, t),
+                            .correct2 = 1.0 - pow(hyper->beta2, t),
+                            .grad_scale = v->grad_scale,
+                            .keep = kind != QNI_UPDATE};
+        void *value = h->value[worker][p], *g = h->sum[replica][u], *m1 = h->m[worker][p], *m2 = h->v[worker][p];
+        if (kind == QNI_UPDATE_UNDO)
+            h->set->k->adamw_undo(ex, value, g, m1, m2, count_of(h, p), &a);
+        else
+            h->set->k->adamw(ex, value, g, m1, m2, count_of(h, p), &a);
     }
+}
+
+/* All gradients of the stage but those that its step cleared. */
+static void clear_rest(qni_homes *h, int32_t stage, bool stepped)
+{
+    const int32_t replica = qn_replica(h->grid, stage);
+    for (int32_t u = 0; u < h->uses; u++) {
+        const int32_t p = qni_use_param(h, u);
+        if (qni_use_stage(h, replica, u) != stage || qni_homes_frozen(h, p) || was_folded(h, stage, u, p)) continue;
+        if (stepped && u == h->first_use[p] && steps(h, stage, p)) continue;
+        clear(&h->set->exec[qni_homes_worker(h, stage)], h->sum[replica][u], (size_t)count_of(h, p) * h->element);
+    }
+}
+
+void qni_clear_grads(qni_homes *h, int32_t stage)
+{
+    clear_rest(h, stage, false);
+}
+
+void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr)
+{
+    const bool good = v->finding == QNI_GOOD;
+    if (good) qni_update(h, stage, QNI_UPDATE, v, hyper, step, lr);
+    clear_rest(h, stage, good);
 }

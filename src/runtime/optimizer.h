@@ -34,6 +34,11 @@ void qni_norm(const qni_homes *h, int32_t worker, double *sums);
 int32_t qni_head_of_item(const qni_homes *h, int32_t item);
 /* sums: [workers]. */
 void qni_fold(qni_verdict *out, const qni_homes *h, const double *const *sums, int32_t items, double clip);
+/* The update of what the stage steps: with the gradients cleared on the way, with the gradients kept, or a kept one undone. */
+typedef enum qni_update_kind { QNI_UPDATE, QNI_UPDATE_KEEP, QNI_UPDATE_UNDO } qni_update_kind;
+void qni_update(qni_homes *h, int32_t stage, qni_update_kind kind, const qni_verdict *v, const qn_hyper *hyper, int64_t step,
+                double lr);
+void qni_clear_grads(qni_homes *h, int32_t stage);
 /* Updates the parameters that the stage steps when the verdict is good; in any case all gradients of the stage are zero
  * afterwards. step: 0-based. */
 void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr);

@@ -124,6 +124,21 @@ static void tie_within(qn_trainer *t, int32_t stage)
     if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
 }
 
+/* Test hook: the first gradient of a stage. */
+static void spoil(qn_trainer *t, int32_t worker)
+{
+    qni_homes *h = &t->homes;
+    for (int32_t u = 0; u < h->uses && t->spoil.value != 0.0 && t->spoil.step == t->step; u++) {
+        const int32_t stage = t->spoil.stage;
+        if (qni_homes_worker(h, stage) != worker || qni_use_stage(h, 0, u) != stage) continue;
+        if (h->element == sizeof(double))
+            *(double *)h->sum[0][u] += t->spoil.value;
+        else
+            *(float *)h->sum[0][u] += (float)t->spoil.value;
+        return;
+    }
+}
+
 static void run_norm(qn_trainer *t, int32_t worker)
 {
     train_worker *w = &t->worker[worker];
@@ -131,6 +146,7 @@ static void run_norm(qn_trainer *t, int32_t worker)
     double *loss = w->sums + t->homes.params, *targets = loss + items;
     for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
         if (t->set.worker_of[s] == worker) tie_within(t, s);
+    spoil(t, worker);
     qni_norm(&t->homes, worker, w->sums);
     for (int32_t i = 0; i < items; i++) {
         const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
@@ -160,11 +176,40 @@ static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
     tie_within(t, task->stage); /* before the sums go back */
 }
 
-static void run_opt(qn_trainer *t, const qn_task *task)
+/* Each sum is of one worker's and zero at all others, so that adding them changes no bit. */
+static void run_guess(qn_trainer *t, int32_t worker)
+{
+    train_worker *w = &t->worker[worker];
+    const double *before = worker > 0 ? t->inbox[worker - 1] : NULL;
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < t->sums_count; i++) w->partial[i] = before != NULL ? before[i] + w->sums[i] : w->sums[i];
+    for (int32_t i = 0; i < t->plan->items; i++) tokens += targets_of(t, w, i);
+    qni_speculation_guess(&t->speculation, worker, w->partial, tokens);
+}
+
+/* The decision: worker 0 has everybody's sums; in a post-validated step the last worker has them all in one. */
+static void run_fold(qn_trainer *t, int32_t worker)
 {
     qni_verdict v;
+    const double *sums[QN_MAX_WORKERS];
+    const bool partial = t->desc.post_validate != QN_UNDO_NONE;
+    for (int32_t w = 0; w < t->set.workers; w++) sums[w] = partial ? t->worker[worker].partial : t->inbox[w];
+    qni_fold(&v, &t->homes, sums, t->plan->items, t->desc.hyper.clip);
+    memcpy(t->worker[worker].result, &v, sizeof(v));
+}
+
+static void run_opt(qn_trainer *t, const qn_task *task)
+{
+    if (t->desc.post_validate != QN_UNDO_NONE && task->op == QN_OP_OPT) {
+        qni_speculation_step(&t->speculation, task->stage, t->step, t->lr);
+        return;
+    }
+    qni_verdict v;
     memcpy(&v, t->worker[task->worker].result, sizeof(v));
-    qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, t->step, t->lr);
+    if (task->op == QN_OP_VALIDATE)
+        qni_speculation_validate(&t->speculation, task->stage, &v, t->step, t->lr);
+    else
+        qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, t->step, t->lr);
 }
 
 static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err)
@@ -199,13 +244,14 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     case QN_OP_NORM:
         run_norm(t, task->worker);
         return QN_OK;
-    case QN_OP_FOLD: {
-        qni_verdict v;
-        qni_fold(&v, &t->homes, (const double *const *)t->inbox, t->plan->items, t->desc.hyper.clip);
-        memcpy(t->worker[0].result, &v, sizeof(v));
+    case QN_OP_GUESS:
+        run_guess(t, task->worker);
         return QN_OK;
-    }
+    case QN_OP_FOLD:
+        run_fold(t, task->worker);
+        return QN_OK;
     case QN_OP_OPT:
+    case QN_OP_VALIDATE:
         run_opt(t, task);
         return QN_OK;
     default:
@@ -221,9 +267,10 @@ static void *home_of(void *ctx, int32_t value, size_t *bytes)
     qni_homes *h = &t->homes;
     const int32_t k = v->stage == QN_NONE || v->cls == QN_V_STAT ? 0 : qn_shard(qn_plan_grid(t->plan), v->stage);
     switch (v->cls) {
-    case QN_V_STAT: /* stage: whose sums; none: the result */
+    case QN_V_STAT: /* stage: whose sums, with an item those of all workers up to it; none: the result */
         *bytes = (size_t)t->sums_count * sizeof(double);
         if (v->stage == QN_NONE) return t->worker[v->worker].result;
+        if (v->item != QN_NONE && v->worker == v->stage) return t->worker[v->worker].partial;
         return v->worker == v->stage ? t->worker[v->worker].sums : t->inbox[v->stage];
     case QN_V_TPARAM: /* item: the owner whose part of the stage's values it is; none: the shared weight */
         *bytes = (size_t)v->bytes;
@@ -270,6 +317,7 @@ static bool needs_samples(const qn_trainer *t, int32_t worker)
 {
     if (t->sharded != NULL) return qni_vocab_reads(&t->set, worker);
     const qn_grid g = qn_plan_grid(t->plan);
+    if (t->desc.post_validate != QN_UNDO_NONE) return true; /* who steps early counts the targets for itself */
     for (int32_t s = 0; s < t->set.stages; s++)
         if (t->set.worker_of[s] == worker && (qn_first_in_column(g, s) || qn_last_in_column(g, s))) return true;
     return false;
@@ -289,8 +337,9 @@ static qn_status take_workers(qn_trainer *t, qn_err *err)
         at->read_step = -1;
         at->sums = qn_calloc((size_t)t->sums_count, sizeof(double));
         at->result = qn_calloc((size_t)t->sums_count, sizeof(double));
+        at->partial = qn_calloc((size_t)t->sums_count, sizeof(double));
         t->inbox[w] = w == 0 ? at->sums : qn_calloc((size_t)t->sums_count, sizeof(double));
-        room = at->sums != NULL && at->result != NULL && t->inbox[w] != NULL;
+        room = at->sums != NULL && at->result != NULL && at->partial != NULL && t->inbox[w] != NULL;
         if (!needs_samples(t, w)) continue;
         at->tokens = qn_calloc(rows, sizeof(int32_t));
         at->targets = qn_calloc(rows, sizeof(int32_t));
@@ -305,6 +354,7 @@ static void free_workers(qn_trainer *t)
         qn_free(t->worker[w].tokens);
         qn_free(t->worker[w].targets);
         qn_free(t->worker[w].sums);
+        qn_free(t->worker[w].partial);
         qn_free(t->worker[w].result);
         if (t->inbox != NULL && w > 0) qn_free(t->inbox[w]);
     }
@@ -380,6 +430,8 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
     QN_TRY(st, qni_trainer_plan(t, err), out);
     QN_TRY(st, take_workers(t, err), out);
+    if (desc->post_validate != QN_UNDO_NONE)
+        QN_TRY(st, qni_speculation_init(&t->speculation, &t->homes, &t->desc.hyper, desc->post_validate, err), out);
     QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
     QN_TRY(st, open_executor(t, err), out);
     qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
@@ -404,6 +456,7 @@ void qn_trainer_close(qn_trainer *t)
     qni_shards_fini(&t->shards);
     qn_plan_close(t->plan);
     free_workers(t);
+    qni_speculation_fini(&t->speculation);
     if (t->homes.set != NULL) qni_homes_fini(&t->homes);
     qni_stage_set_fini(&t->set);
     qn_model_close(t->sharded);
@@ -448,10 +501,16 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
     t->dirty = false;
     qni_verdict v;
     memcpy(&v, t->worker[0].result, sizeof(v));
+    if (t->desc.post_validate != QN_UNDO_NONE) qni_speculation_settle(&t->speculation, &v);
     if (v.finding != QNI_GOOD) return refusal(t, &v, err);
     *result =
         (qn_step_result){.loss = v.loss / (double)v.tokens, .grad_norm = v.norm, .tokens = v.tokens, .ns = qn_now_ns() - began};
     return QN_OK;
+}
+
+qn_speculated qn_trainer_speculated(const qn_trainer *t)
+{
+    return (qn_speculated){.steps = t->speculation.steps, .wrong = t->speculation.wrong};
 }
 
 void qn_trainer_cancel(qn_trainer *t)

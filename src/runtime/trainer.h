@@ -19,6 +19,9 @@ typedef struct qn_hyper {
     double clip; /* of the global gradient norm; 0: none */
 } qn_hyper;
 
+/* Post-validated steps: how a step that was taken too early is taken back. */
+typedef enum qn_undo { QN_UNDO_NONE, QN_UNDO_COPY, QN_UNDO_IN_PLACE } qn_undo;
+
 typedef struct qn_trainer_desc {
     const qn_model *model;      /* whole; borrowed until close. Its tensor shards are opened as the order asks */
     const qn_order *order;      /* compute tasks; its items are the micro-batches */
@@ -27,7 +30,9 @@ typedef struct qn_trainer_desc {
                                    has vocabulary shards (sides) the model is cut for them; to the caller it stays whole */
     int32_t groups; /* of gradient accumulation: a power of two that divides the items and that the replicas divide; 0: as many
                        as replicas. Results are the same for all numbers of replicas that divide it */
-    bool zero1;     /* a parameter's moments live in one replica, which steps it for all */
+    qn_undo post_validate; /* NONE: every worker waits for the step's decision. COPY: each steps on what it knows, and goes back
+                              to a copy if that was wrong: the same bits. IN_PLACE: without the copy, up to rounding */
+    bool zero1;            /* a parameter's moments live in one replica, which steps it for all */
     qn_recompute recompute;
     const uint8_t *again; /* [layers of the chain] with QN_RECOMPUTE_PART: QN_AGAIN_* of each layer; read during open alone */
     bool recompute_late;  /* when the gradient is there: a part inside backward, a whole stage's R just before it */
@@ -67,6 +72,11 @@ typedef struct qn_step_result {
  * NULL or as qn_executor_step. */
 qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace,
                           qn_err *err) QN_MUST_USE;
+/* Post-validation so far: stages stepped early, and of them taken back. */
+typedef struct qn_speculated {
+    int64_t steps, wrong;
+} qn_speculated;
+qn_speculated qn_trainer_speculated(const qn_trainer *t);
 /* Makes the running step or evaluation give up (QN_ECANCELLED) as soon as the running tasks end. Any thread, also a signal
  * handler. */
 void qn_trainer_cancel(qn_trainer *t);

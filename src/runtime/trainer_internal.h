@@ -6,6 +6,7 @@
 #include "forward.h"
 #include "homes.h"
 #include "optimizer.h"
+#include "speculate.h"
 #include "stage_set.h"
 #include "tensor_shards.h"
 #include "trainer.h"
@@ -15,6 +16,7 @@ typedef struct train_worker {
     QN_ALIGNED(QN_CACHE_LINE) int64_t read_step; /* whose samples are in tokens and targets; -1: none */
     int32_t *tokens, *targets;                   /* [batch, T]; NULL on workers with neither embedding nor head */
     double *sums;
+    double *partial;    /* post-validated: sums of the workers up to this one */
     double *result;     /* a qni_verdict */
     double copied_loss; /* of heads whose loss another shard counts */
 } train_worker;
@@ -38,6 +40,12 @@ struct qn_trainer {
     int32_t tied_stage; /* whose TIE the plan has (shard 0's), or QN_NONE */
     int64_t step;       /* in progress */
     double lr;
+    qni_speculation speculation; /* post-validated steps; else unused */
+    struct {                     /* test hook: adds value to a gradient of the stage before its norm is taken */
+        int64_t step;
+        int32_t stage;
+        double value;
+    } spoil;
     bool dirty; /* the last step stopped early: gradients are not zero */
 };
 

@@ -66,6 +66,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .sum_bytes = bytes + 4 * S,
                        .value_bytes = bytes + 4 * S + owned,
                        .zero1 = t->desc.zero1,
+                       .post_validate = t->desc.post_validate != QN_UNDO_NONE,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
                        .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
                        .whole_links = t->desc.whole_links};

@@ -23,6 +23,8 @@
  * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; SUM adds the other
  * replicas' gradients of what a stage owns into its own, as a tree; TIE adds a tied weight's other uses into its owner's
  * gradient.
+ * GUESS adds a worker's sums to those of the workers before it; VALIDATE holds a stage's OPT, done on such a guess, against the
+ * step's decision.
  * Tiers (a device's arena and the host's memory): LOAD brings a value from its host copy into an arena, OFFLOAD takes one out;
  * PCOPY makes the optimizer's parameters of a stage those that the next step loads, GCOPY hands it the gradients (RoundPipe). */
 /* clang-format off */
@@ -30,7 +32,7 @@
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
     X(QN_OP_VI, "VI") X(QN_OP_VS, "VS") X(QN_OP_VT, "VT") X(QN_OP_VJ, "VJ")                                    \
     X(QN_OP_PACK, "PACK") X(QN_OP_SUM, "SUM") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD")   \
-    X(QN_OP_OPT, "OPT") X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                             \
+    X(QN_OP_OPT, "OPT") X(QN_OP_GUESS, "GUESS") X(QN_OP_VALIDATE, "VALIDATE") X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                             \
     X(QN_OP_LOAD, "LOAD") X(QN_OP_OFFLOAD, "OFFLOAD") X(QN_OP_PCOPY, "PCOPY") X(QN_OP_GCOPY, "GCOPY")
 
 typedef enum qn_op {
@@ -310,6 +312,7 @@ typedef struct qn_lowering {
     int64_t piece_bytes;        /* upper limit of a slot between replicas, 0: 1 MiB */
     bool zero1;                 /* the owner alone steps and sends the values; else it sends the sums and every replica steps */
     int64_t stat_bytes;         /* of one worker's sums */
+    bool post_validate;         /* OPT on what a worker and those before it know, VALIDATE when all is known (lower_validate.c) */
     int64_t part_bytes;         /* slots of the channels between workers whose shards meet; 0: no such channels */
     bool whole_links; /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
                          k-th slice and the receivers make the whole from all of theirs (scatter/gather) */

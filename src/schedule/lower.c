@@ -36,6 +36,9 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
                        how->tied_replica, depth - 1);
     if (how->one_lane && o->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
+    if (how->post_validate && how->step_tasks && (o->columns > o->shards || o->sides > 0 || how->tiers != NULL))
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "a post-validated step goes with one replica, without vocabulary shards and device memory");
     qn_status grid = qni_check_sides(o->stages, o->columns, o->sides, o->vocab, err);
     if (grid == QN_OK) grid = qni_check_grid(qn_order_grid(o), err);
     if (grid != QN_OK) return grid;

@@ -63,6 +63,14 @@ uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item);
 void qni_lower_sums(qni_lower *l);
 void qni_lower_sums_back(qni_lower *l);
 void qni_lower_replica_opt(qni_lower *l, int32_t opt, int32_t stage);
+/* lower_validate.c: the step tasks from NORM on, for a post-validated step. */
+void qni_lower_validated(qni_lower *l);
+/* lower_step.c, for it. NORM of a worker, giving the value of its sums in *stat. FOLD on worker root of the sums stat[0 ..
+ * count), giving each worker's copy of the result in stat [workers]. What leaves a stage whose parameters are final after the
+ * task. */
+int32_t qni_lower_norm(qni_lower *l, int32_t w, int32_t *stat);
+void qni_lower_fold(qni_lower *l, int32_t root, int32_t count, int32_t *stat);
+void qni_lower_stage_done(qni_lower *l, int32_t task, int32_t stage);
 /* lower_messages.c: places of SENDs and RECVs in their lanes, sizes of slots, who frees what. arrival: [builder tasks] keys or
  * NULL. */
 qn_status qni_lower_place_messages(qni_lower *l, const int64_t *arrival, qn_err *err) QN_MUST_USE;

@@ -43,34 +43,41 @@ static void add_tie(qni_lower *l, int32_t shard)
     l->last_add[owner] = tie;
 }
 
-static int32_t add_norm(qni_lower *l, int32_t w)
+int32_t qni_lower_norm(qni_lower *l, int32_t w, int32_t *stat)
 {
     const int32_t norm = qni_lower_comp(l, QN_OP_NORM, QN_NONE, QN_NONE, w);
-    const int32_t stat = qni_add_value(&l->b, QN_V_STAT, w, QN_NONE, w, l->how->stat_bytes);
+    *stat = qni_add_value(&l->b, QN_V_STAT, w, QN_NONE, w, l->how->stat_bytes);
     for (int32_t s = 0; s < l->stages; s++) {
         if (l->order->worker_of[s] == w) qni_add_link(&l->b, norm, QNI_IN, l->pgrad[s]);
     }
     qni_vocab_pgrads(l, norm, w, QN_NONE);
-    qni_add_link(&l->b, norm, QNI_OUT, stat);
+    qni_add_link(&l->b, norm, QNI_OUT, *stat);
+    return norm;
+}
+
+/* The sums of a worker as worker 0 has them. */
+static int32_t sums_for_fold(qni_lower *l, int32_t w)
+{
+    int32_t stat;
+    const int32_t norm = qni_lower_norm(l, w, &stat);
     if (w == 0) return stat;
     const int32_t there = qni_add_value(&l->b, QN_V_STAT, w, QN_NONE, 0, l->how->stat_bytes);
     qni_lower_message(l, qni_lower_channel(l, w, 0, QN_V_STAT, w), norm, stat, there, qni_lower_step_tag(QN_V_STAT, w, QN_NONE));
     return there;
 }
 
-/* stat: [workers] on entry each worker's sums as worker 0 sees them, on return each worker's copy of the result. */
-static void add_fold(qni_lower *l, int32_t *stat)
+void qni_lower_fold(qni_lower *l, int32_t root, int32_t count, int32_t *stat)
 {
     qni_builder *b = &l->b;
-    const int32_t fold = qni_lower_comp(l, QN_OP_FOLD, QN_NONE, QN_NONE, 0);
-    for (int32_t w = 0; w < l->workers; w++) qni_add_link(b, fold, QNI_IN, stat[w]);
+    const int32_t fold = qni_lower_comp(l, QN_OP_FOLD, QN_NONE, QN_NONE, root);
+    for (int32_t i = 0; i < count; i++) qni_add_link(b, fold, QNI_IN, stat[i]);
+    const int32_t made = qni_add_value(b, QN_V_STAT, QN_NONE, QN_NONE, root, l->how->stat_bytes);
+    qni_add_link(b, fold, QNI_OUT, made);
     for (int32_t w = 0; w < l->workers; w++) {
-        stat[w] = qni_add_value(b, QN_V_STAT, QN_NONE, QN_NONE, w, l->how->stat_bytes);
+        stat[w] = w == root ? made : qni_add_value(b, QN_V_STAT, QN_NONE, QN_NONE, w, l->how->stat_bytes);
         if (!b->failed) b->value[stat[w]].carried = true;
-        if (w == 0)
-            qni_add_link(b, fold, QNI_OUT, stat[0]);
-        else
-            qni_lower_message(l, qni_lower_channel(l, 0, w, QN_V_STAT, w), fold, stat[0], stat[w],
+        if (w != root)
+            qni_lower_message(l, qni_lower_channel(l, root, w, QN_V_STAT, w), fold, made, stat[w],
                               qni_lower_step_tag(QN_V_STAT, w, QN_NONE));
     }
 }
@@ -110,9 +117,14 @@ static void send_tied(qni_lower *l, int32_t opt, int32_t stage)
     }
 }
 
-static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
+void qni_lower_stage_done(qni_lower *l, int32_t task, int32_t stage)
 {
     const qn_grid g = qn_order_grid(l->order);
+    if (stage < g.stages && is_tied(l) && qn_chain_stage(g, stage) == l->how->tied_owner) send_tied(l, task, stage);
+}
+
+static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
+{
     for (int32_t s = 0; s < l->stages; s++) {
         if (l->order->worker_of[s] != w) continue;
         const int32_t opt = qni_lower_comp(l, QN_OP_OPT, s, QN_NONE, w);
@@ -120,13 +132,18 @@ static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
         qni_add_link(&l->b, opt, QNI_IN, l->pgrad[s]);
         qni_vocab_pgrads(l, opt, w, s);
         qni_lower_replica_opt(l, opt, s);
-        if (s < g.stages && is_tied(l) && qn_chain_stage(g, s) == l->how->tied_owner) send_tied(l, opt, s);
+        qni_lower_stage_done(l, opt, s);
     }
 }
 
 void qni_lower_step(qni_lower *l)
 {
     const qn_grid g = qn_order_grid(l->order);
+    if (l->how->post_validate) {
+        for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
+        qni_lower_validated(l);
+        return;
+    }
     int32_t *stat = qn_calloc((size_t)l->workers, sizeof *stat);
     if (stat == NULL) {
         l->b.failed = true;
@@ -135,8 +152,8 @@ void qni_lower_step(qni_lower *l)
     qni_lower_sums(l);
     for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
     qni_lower_sums_back(l);
-    for (int32_t w = 0; w < l->workers; w++) stat[w] = add_norm(l, w);
-    add_fold(l, stat);
+    for (int32_t w = 0; w < l->workers; w++) stat[w] = sums_for_fold(l, w);
+    qni_lower_fold(l, 0, l->workers, stat);
     for (int32_t w = 0; w < l->workers; w++) add_optimizer(l, w, stat[w]);
     qn_free(stat);
 }

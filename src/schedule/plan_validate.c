@@ -97,7 +97,8 @@ static qn_status mark_stages(stage_marks *m, const qn_plan *p, qn_err *err)
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
         char name[QNI_NAME], other[QNI_NAME];
-        const bool per_stage = x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE || x->op == QN_OP_SUM;
+        const bool per_stage =
+            x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE || x->op == QN_OP_SUM || x->op == QN_OP_VALIDATE;
         if (per_stage && (x->stage < 0 || x->stage >= p->stages || (!tiers && p->worker_of[x->stage] != x->worker)))
             return QN_FAIL(err, QN_ESCHEDULE, "%s is not on its stage's worker", qn_task_text(name, sizeof name, p, t));
         if (qni_is_work(x->op)) {

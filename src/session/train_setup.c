@@ -177,6 +177,9 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .recompute = r->recompute.how,
         .recompute_late = r->recompute.late,
         .again = r->recompute.again,
+        .post_validate = !o->post_validate ? QN_UNDO_NONE
+                         : o->undo == 0    ? QN_UNDO_COPY
+                                           : QN_UNDO_IN_PLACE,
         .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
         .threads = (int32_t)o->threads,
         .source = r->source,

@@ -92,6 +92,8 @@ typedef struct rig_way {
     int64_t part_bytes;   /* slots between workers whose shards meet; 0: chosen */
     bool whole_links;
     const qn_transport *counting; /* in place of transport, or NULL */
+    qn_undo undo;                 /* post-validated steps */
+    double clip;                  /* 0: as rig_hyper says; below 0: none */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -159,6 +161,8 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
     int32_t first[RIG_MAX_STAGES + 1];
     qn_order *order = rig_order(way, items);
     rig_cut(first, qn_depth(qn_order_grid(order)), qn_model_layers(m));
+    qn_hyper hyper = rig_hyper;
+    if (way->clip != 0.0) hyper.clip = way->clip > 0.0 ? way->clip : 0.0;
     const qn_trainer_desc d = {.model = m,
                                .order = order,
                                .first_layer = first,
@@ -172,7 +176,8 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .part_bytes = way->part_bytes,
                                .whole_links = way->whole_links,
                                .source = &rig_source,
-                               .hyper = rig_hyper,
+                               .hyper = hyper,
+                               .post_validate = way->undo,
                                .seed = 5,
                                .transport = way->counting != NULL ? way->counting : qn_transport_find(way->transport),
                                .driver = strcmp(way->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,

@@ -48,6 +48,7 @@ double QN_LANES_F32(sumsq)(const qn_exec *ex, const void *g, int64_t n)
 typedef struct adamw_job {
     float *p, *g, *m, *v;
     int64_t n;
+    bool keep;
     float scale, beta1, rest1, beta2, rest2, unbias1, unbias2, eps, lr, decay;
 } adamw_job;
 
@@ -65,28 +66,54 @@ static void adamw_part(void *ctx, int32_t thread, int32_t threads)
         v_store(h.m + i, m, n);
         v_store(h.v + i, v, n);
         v_store(h.p + i, v_fma(step, v_of(-h.lr), p), n);
-        v_store(h.g + i, (vf){0}, n);
+        if (!h.keep) v_store(h.g + i, (vf){0}, n);
     }
+}
+
+static void undo_part(void *ctx, int32_t thread, int32_t threads)
+{
+    const adamw_job h = *(const adamw_job *)ctx;
+    const share part = lanes_share(h.n, GRAIN, thread, threads);
+    for (int64_t i = part.begin; i < part.end; i += W) {
+        const int64_t n = part.end - i;
+        const vf g = v_load(h.g + i, n) * h.scale, m = v_load(h.m + i, n), v = v_load(h.v + i, n);
+        const vf step = m * h.unbias1 / (v_sqrt(v * h.unbias2) + h.eps);
+        v_store(h.p + i, v_fma(step, v_of(h.lr), v_load(h.p + i, n)) / (1 - h.lr * h.decay), n);
+        v_store(h.v + i, v_max(v_fma(g * g, v_of(-h.rest2), v), v_of(0)) / h.beta2, n);
+        v_store(h.m + i, v_fma(g, v_of(-h.rest1), m) / h.beta1, n);
+    }
+}
+
+static adamw_job adamw_job_of(void *p, void *g, void *m, void *v, int64_t n, const qn_adamw *h)
+{
+    return (adamw_job){.p = p,
+                       .g = g,
+                       .m = m,
+                       .v = v,
+                       .n = n,
+                       .keep = h->keep,
+                       .scale = (float)h->grad_scale,
+                       .beta1 = (float)h->beta1,
+                       .rest1 = (float)(1 - h->beta1),
+                       .beta2 = (float)h->beta2,
+                       .rest2 = (float)(1 - h->beta2),
+                       .unbias1 = (float)(1 / h->correct1),
+                       .unbias2 = (float)(1 / h->correct2),
+                       .eps = (float)h->eps,
+                       .lr = (float)h->lr,
+                       .decay = (float)h->decay};
 }
 
 void QN_LANES_F32(adamw)(const qn_exec *ex, void *p, void *g, void *m, void *v, int64_t n, const qn_adamw *h)
 {
-    adamw_job j = {.p = p,
-                   .g = g,
-                   .m = m,
-                   .v = v,
-                   .n = n,
-                   .scale = (float)h->grad_scale,
-                   .beta1 = (float)h->beta1,
-                   .rest1 = (float)(1 - h->beta1),
-                   .beta2 = (float)h->beta2,
-                   .rest2 = (float)(1 - h->beta2),
-                   .unbias1 = (float)(1 / h->correct1),
-                   .unbias2 = (float)(1 / h->correct2),
-                   .eps = (float)h->eps,
-                   .lr = (float)h->lr,
-                   .decay = (float)h->decay};
+    adamw_job j = adamw_job_of(p, g, m, v, n, h);
     lanes_run(ex, adamw_part, &j, n);
+}
+
+void QN_LANES_F32(adamw_undo)(const qn_exec *ex, void *p, const void *g, void *m, void *v, int64_t n, const qn_adamw *h)
+{
+    adamw_job j = adamw_job_of(p, (float *)g, m, v, n, h); /* read alone */
+    lanes_run(ex, undo_part, &j, n);
 }
 
 /* --- fold */
