@@ -26,6 +26,20 @@ typedef struct worker_sums {
     int64_t busy, first, last, live, peak;
 } worker_sums;
 
+/* Stashes that a task makes, less those that it is the last to need. Where a backward runs elsewhere (RoundPipe) a forward that
+ * drops its own stash leaves none; the recomputation on the backward's worker makes it. */
+static int64_t stashes(const qn_plan *p, const qn_task *t)
+{
+    if (t->op == QN_OP_W || t->op == QN_OP_BW) return -1;
+    if (p->backward_of == NULL) return t->op == QN_OP_F;
+    if (t->op != QN_OP_F) return t->op == QN_OP_R;
+    for (int32_t i = 0; i < t->free.count; i++) {
+        const qn_value *v = &p->value[p->ref[t->free.first + i]];
+        if (v->cls == QN_V_STASH && v->stage == t->stage && v->item == t->item) return 0;
+    }
+    return 1;
+}
+
 static worker_sums sum_worker(const qn_trace *t, int32_t w)
 {
     const qn_plan *p = t->plan;
@@ -35,7 +49,7 @@ static worker_sums sum_worker(const qn_trace *t, int32_t w)
         const int32_t op = p->task[i].op;
         const qn_span_time x = t->time[i];
         if (!qni_is_work(op) || x.end < x.start) continue;
-        s.live += (op == QN_OP_F) - (op == QN_OP_W || op == QN_OP_BW);
+        s.live += stashes(p, &p->task[i]);
         s.peak = qn_max64(s.peak, s.live);
         if (x.end == x.start) continue;
         s.busy += x.end - x.start;

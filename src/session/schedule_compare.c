@@ -203,6 +203,8 @@ qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool j
     QN_TRY(st, qni_costs_sizes(&costs, opt->sizes, err), out);
     QN_TRY(st, qni_memory_parse(&limit, opt->memory, err), out);
     for (int32_t i = 0; i < most; i++) {
+        const int32_t most_workers = named ? 0 : list[i].max_workers;
+        if (most_workers > 0 && opt->workers > most_workers) continue; /* it will be out; its cut concerns nobody */
         const int64_t chunks = chunks_of(named ? opt->names.item[i] : list[i].name, opt->chunks);
         if (chunks > finest) finest = (int32_t)chunks;
     }

@@ -300,7 +300,7 @@ static void people(qni_page *p, const finder *f, const qni_subject *best)
     const qni_subject *row[MOST_STARTS];
     int32_t n = 0;
     for (int32_t i = 0; i < f->published; i++)
-        if (fits(f, &f->s[i])) row[n++] = &f->s[i];
+        if (fits(f, &f->s[i]) && &f->s[i] != best) row[n++] = &f->s[i];
     qsort(row, (size_t)n, sizeof *row, by_makespan);
     qni_page_add(p, "%-40s %7s %12s %10s %16s %9s\n", "schedule", "chunks", f->costs.unit[0] ? "time (ms)" : "time", "idle",
                  "memory/worker", "messages");
