@@ -77,10 +77,9 @@ void QN_REF(attention_cached)(const qn_exec *ex, void *o_, const void *q_, const
         QN_REF(cached_append)(kc, k + g->first * s->ldk, s->ldk, g->P, g->T, width, kv);
         QN_REF(cached_append)(vc, v + g->first * s->ldv, s->ldv, g->P, g->T, width, kv);
         for (int64_t t = 0; t < g->T; t++)
-            for (int64_t h = 0; h < s->H; h++)
-                QN_REF(cached_row)
-                (o + (g->first + t) * s->ldo + h * s->D, sum, q + (g->first + t) * s->ldq + h * s->D, kc, vc, g->P + t + 1,
-                 h / (s->H / s->K) * s->D, s, kv);
+            for (int64_t h = 0; h < s->H; h++) QN_REF(cached_row)
+        (o + (g->first + t) * s->ldo + h * s->D, sum, q + (g->first + t) * s->ldq + h * s->D, kc, vc, g->P + t + 1,
+         h / (s->H / s->K) * s->D, s, kv);
     }
     qn_arena_release(ex->scratch, mark);
 }

@@ -22,9 +22,9 @@ typedef struct qni_loaded {
     size_t block_bytes;
 } qni_loaded;
 
-/* path: a directory, a run, or a GGUF file. lora: NULL, or an adapter (or a run of one) that is merged into the values; path may then be NULL: the base that the adapter
- * names. A path that is an adapter itself is loaded so too. Errors: those of reading config, tensors and tokenizer; QN_ENOENT
- * when an adapter's base is not there. fini accepts a zeroed struct. */
+/* path: a directory, a run, or a GGUF file. lora: NULL, or an adapter (or a run of one) that is merged into the values; path may
+ * then be NULL: the base that the adapter names. A path that is an adapter itself is loaded so too. Errors: those of reading
+ * config, tensors and tokenizer; QN_ENOENT when an adapter's base is not there. fini accepts a zeroed struct. */
 qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err) QN_MUST_USE;
 void qni_load_fini(qni_loaded *l);
 
