@@ -199,7 +199,7 @@ qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *er
                                  .transport = d->transport,
                                  .faults = d->faults,
                                  .driver = d->driver,
-                                 .fns = {run_task, no_home, actual_bytes},
+                                 .fns = {.run = run_task, .home = no_home, .actual = actual_bytes},
                                  .ctx = f,
                                  .threads_per_worker = d->threads,
                                  .pin = d->pin,

@@ -370,7 +370,7 @@ static qn_status open_executor(qn_trainer *t, qn_err *err)
                                  .transport = d->transport,
                                  .faults = d->faults,
                                  .driver = d->driver,
-                                 .fns = {run_task, home_of, actual_bytes},
+                                 .fns = {.run = run_task, .home = home_of, .actual = actual_bytes},
                                  .ctx = t,
                                  .threads_per_worker = d->threads,
                                  .pin = d->pin,

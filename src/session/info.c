@@ -25,6 +25,7 @@
 #include "data/llama2c.h"
 #include "data/safetensors/safetensors.h"
 #include "data/text/text.h"
+#include "gguf_model.h"
 #include "load.h"
 #include "page.h"
 #include "quern/session.h"
@@ -304,6 +305,30 @@ static qn_status info_llama2c(facts *f, const char *path, qn_err *err)
     return QN_OK;
 }
 
+static qn_status info_gguf(facts *f, const char *path, qn_err *err)
+{
+    qn_gguf *file = NULL;
+    qn_model_config c;
+    qn_status st = qn_gguf_open(&file, path, err);
+    if (st != QN_OK) return st;
+    st = qni_gguf_config(&c, file, err);
+    if (st == QN_OK) {
+        put_text(f, "kind", "GGUF model");
+        put_text(f, "arch", c.arch == QN_ARCH_GPT2 ? "gpt2" : "llama");
+        put_int(f, "layers", c.layers);
+        put_int(f, "width", c.width);
+        put_int(f, "hidden", c.hidden);
+        put_int(f, "heads", c.heads);
+        put_int(f, "kv_heads", c.kv_heads);
+        put_int(f, "context", c.context);
+        put_int(f, "vocabulary", c.vocab);
+        put(f, "tied", json_boolean(c.tied));
+        put_int(f, "tensors", qn_gguf_tensors(file));
+    }
+    qn_gguf_close(file);
+    return st;
+}
+
 static qn_status info_tokens(facts *f, const char *path, qn_err *err)
 {
     qn_tokens *t = NULL;
@@ -358,6 +383,7 @@ static info_fn *reader_of(const char *path, const uint8_t *data, size_t bytes)
     const char *text = (const char *)data, *dot = strrchr(path, '.');
     size_t blank = 0;
     if (bytes >= 8 && memcmp(text, "QNTOKENS", 8) == 0) return info_tokens;
+    if (bytes >= 4 && memcmp(text, "GGUF", 4) == 0) return info_gguf;
     if (bytes > 8 && data[8] == '{') {
         qn_cursor c = qn_cursor_of(data, bytes);
         if (qn_cursor_u64(&c) < (uint64_t)1 << 32) return info_safetensors;
@@ -383,11 +409,11 @@ static qn_status info_file(facts *f, const char *path, qn_err *err)
     if (reader != NULL)
         st = reader(f, path, err);
     else if (bytes == 0 || info_tokenizer(f, path, NULL) != QN_OK)
-        st = QN_FAIL(
-            err, QN_EFORMAT,
-            "%s%s is nothing that Quern knows; a safetensors file, a tokenizer.json, llama2.c weights or tokenizer, a schedule "
-            "(quern-order, quern-plan, .csv), or a token shard was wanted",
-            path, bytes == 0 ? " (an empty file)" : "");
+        st = QN_FAIL(err, QN_EFORMAT,
+                     "%s%s is nothing that Quern knows; a safetensors or GGUF file, a tokenizer.json, llama2.c weights or "
+                     "tokenizer, a schedule "
+                     "(quern-order, quern-plan, .csv), or a token shard was wanted",
+                     path, bytes == 0 ? " (an empty file)" : "");
     return st;
 }
 
