@@ -130,7 +130,7 @@ static void check_one(const qn_kernels *k, const problem *p, int32_t threads)
             memset(part, 0x5a, (size_t)(MOST_ROWS * p->O) * 4);
             k->linear_forward(&ex, lin, part, x + (size_t)(r * p->C) * e, packed, p->bias, R);
             assert_memory_equal(part, all + (size_t)(r * p->O) * e, (size_t)(R * p->O) * e);
-            assert_int_equal(part[(size_t)(R * p->O) * e], R < MOST_ROWS ? 0x5a : part[(size_t)(R * p->O) * e]);
+            if (R < MOST_ROWS) assert_int_equal(part[(size_t)(R * p->O) * e], 0x5a);
         }
     assert_int_equal(scratch.used, 0);
     close_packed(k, lin, packed);
