@@ -131,7 +131,7 @@ qn_status qni_lora_check(const qn_model_config *c, qn_err *err)
                        l->alpha);
     if (l->targets == 0) return QN_FAIL(err, QN_EINVAL, "LoRA needs at least one target, such as q,v");
     if (c->shards > 1)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "LoRA with %d tensor shards is not there; use one shard, or train all parameters",
+        return QN_FAIL(err, QN_EINVAL, "adapters on %d tensor shards are not supported; they need a model of one shard",
                        c->shards);
     return QN_OK;
 }
