@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
+#include "support/malloc_guard.c"
 #include "support/sanitized.h"
 #include "support/trainer_rig.h"
 
@@ -121,6 +122,30 @@ static void every_order_of_arrival(void **unused)
         assert_same(m, QN_MODE_F32, &way, &want);
     }
     free(want.state);
+    qn_model_close(m);
+}
+
+static void steps_after_the_first_allocate_nothing(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[1]);
+    for (int i = 0; i < 4; i++) {
+        const rig_way way = {.schedule = "1f1b",
+                             .workers = 2,
+                             .threads = 1 + i % 2,
+                             .transport = transports[i % 3],
+                             .shards = 4,
+                             .shard_workers = 1 << i % 3};
+        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
+        qn_step_result r;
+        qn_err err;
+        rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
+        qni_malloc_guard_begin();
+        for (int64_t step = 1; step < 4; step++)
+            if (qn_trainer_step(t, step, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
+        assert_int_equal(qni_malloc_guard_end(), 0);
+        qn_trainer_close(t);
+    }
     qn_model_close(m);
 }
 
@@ -388,6 +413,7 @@ int main(void)
         cmocka_unit_test(pieces_give_the_same_bits),
         cmocka_unit_test(a_step_is_cancelled_while_shards_meet),
         cmocka_unit_test(together_with_replicas),
+        cmocka_unit_test(steps_after_the_first_allocate_nothing),
         cmocka_unit_test(near_one_shard),
         cmocka_unit_test(state_goes_from_one_number_of_shards_to_another),
     };
