@@ -124,7 +124,8 @@ static void every_published_schedule(void **unused)
                 if (g->host_state) continue; /* device_memory: not on workers that own their stages */
                 const int32_t most = g->max_workers > 0 ? g->max_workers : 4;
                 for (int32_t P = most < 2 ? most : 2; P <= most; P++, turn++) {
-                    if (items < g->min_items * P || (QN_SANITIZED && turn % 4 != 0)) continue;
+                    if (!qn_generator_can(g, P, items) || qn_generator_replicas(g) > 1 || (QN_SANITIZED && turn % 4 != 0))
+                        continue;
                     const rig_way way = {.schedule = g->name,
                                          .workers = P,
                                          .threads = 1,

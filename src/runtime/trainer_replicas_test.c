@@ -118,6 +118,29 @@ static void replicas_of_shards(void **unused)
     }
 }
 
+/* DualPipe has two replicas of its own, which share workers in opposite directions. */
+static void dualpipe_is_two_groups(void **unused)
+{
+    (void)unused;
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        outcome want = reference(m, QN_MODE_F32, 2);
+        for (int32_t k = 0; k < 6; k++) {
+            const rig_way way = {.schedule = "dualpipe",
+                                 .workers = 2 + k / 3 * 2,
+                                 .threads = 1,
+                                 .recompute = (qn_recompute)(k % 3),
+                                 .transport = transports[k % 3],
+                                 .seed = k % 3 == 2 ? 3000u + (uint64_t)k : 0,
+                                 .groups = 2,
+                                 .zero1 = k % 2 != 0};
+            assert_same(m, QN_MODE_F32, &way, &want);
+        }
+        free(want.state);
+        qn_model_close(m);
+    }
+}
+
 static void frozen_parameters_do_not_travel(void **unused)
 {
     static const char *const pattern[] = {"transformer.wte*", "*.mlp.*"};
@@ -247,9 +270,13 @@ static void numbers_that_do_not_go_together(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_for_any_number_of_replicas), cmocka_unit_test(replicas_of_shards),
-        cmocka_unit_test(frozen_parameters_do_not_travel),      cmocka_unit_test(groups_are_a_tree),
-        cmocka_unit_test(memory_of_groups_and_zero1),           cmocka_unit_test(state_moves_between_numbers_of_replicas),
+        cmocka_unit_test(same_bits_for_any_number_of_replicas),
+        cmocka_unit_test(replicas_of_shards),
+        cmocka_unit_test(dualpipe_is_two_groups),
+        cmocka_unit_test(frozen_parameters_do_not_travel),
+        cmocka_unit_test(groups_are_a_tree),
+        cmocka_unit_test(memory_of_groups_and_zero1),
+        cmocka_unit_test(state_moves_between_numbers_of_replicas),
         cmocka_unit_test(numbers_that_do_not_go_together),
     };
     return cmocka_run_group_tests_name("trainer_replicas", tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* PyTorch's compute-only CSV: one row per worker, one cell per time step, <stage><F|I|W|B><item>; I is the input gradient (B
  * here), B both (BW here). An empty cell is an idle step; it means nothing when read, and is written where a worker would wait if
- * every task took one step. The CSV has no word for columns: stages of all columns are written by their numbers in the plan, and
- * are read back as one chain. */
+ * every task took one step. The CSV has no word for overlap pairs and none for columns: stages of all columns are written by
+ * their numbers in the plan, and are read back as one chain. */
 #include "schedule_text.h"
 
 #include <string.h>

@@ -152,6 +152,7 @@ int32_t qn_stepping_stage(qn_grid g, const int32_t *worker_of, int32_t stage, in
 /* --- order: compute tasks per worker */
 typedef struct qn_order_task {
     int32_t op, stage, item;
+    int32_t pair; /* 1: makes an overlap pair with the next one, see qn_lowering.opaque_pairs */
 } qn_order_task;
 
 typedef struct qn_order {
@@ -176,6 +177,8 @@ typedef struct qn_order {
 qn_status qn_order_open(qn_order **out, int32_t workers, int32_t stages, int32_t items, qn_err *err) QN_MUST_USE;
 void qn_order_close(qn_order *o);
 void qn_order_push(qn_order *o, int32_t worker, qn_op op, int32_t stage, int32_t item);
+/* The last two tasks of the worker are an overlap pair. */
+void qn_order_pair(qn_order *o, int32_t worker);
 /* One check at a generator's end. Errors: QN_ENOMEM. Completeness is the validator's business. */
 qn_status qn_order_done(qn_order *o, qn_err *err) QN_MUST_USE;
 
@@ -320,6 +323,8 @@ typedef struct qn_lowering {
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;
     const qn_tiers *tiers; /* NULL: weights are where their stage is */
+    bool opaque_pairs; /* an overlap pair waits for the inputs of both halves and sends the outputs of both at its end, as where
+                          one call runs both; else each half waits and sends for itself */
     bool one_lane; /* messages in the comp lane: RECV just before its consumer, SEND just after its producer. What naive runtimes
                       do; for questions about deadlock and buffers */
 } qn_lowering;

@@ -228,6 +228,7 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
     for (int32_t w = 0; w < order->workers; w++) qni_lower_compute(&l, w);
     if (how->step_tasks && l.training) qni_lower_step(&l);
     QN_TRY(st, qni_lower_frees(&l, err), out);
+    qni_lower_pairs(&l);
     qni_lower_slot_sizes(&l);
     QN_TRY(st, order_messages(&p, &time, &l, err), out);
     const int64_t *limit = how->arena_limit != NULL ? how->arena_limit : order->arena_limit;

@@ -56,6 +56,8 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err) QN_MUST_USE;
 void qni_lower_compute(qni_lower *l, int32_t worker);
 /* lower_shards.c: channels of the workers whose shards meet. */
 void qni_lower_shards(qni_lower *l);
+/* lower_pairs.c: waits of overlap pairs. */
+void qni_lower_pairs(qni_lower *l);
 /* lower_step.c: PACK before a stage's first forward; all that comes after the last backward. */
 void qni_lower_step(qni_lower *l);
 uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item);

@@ -12,7 +12,8 @@
  *   memory 0 1000000          worker, bytes of its arena                         (may be left out, as all below)
  *   size act 1 4096           act | stash | wstash, stage, bytes
  *   cost BW 2                 ticks of one task
- *   F 0.0 @0                  op, stage.item, worker; in the order in which the worker does them */
+ *   F 0.0 @0                  op, stage.item, worker; in the order in which the worker does them. '&' behind it:
+ *                             an overlap pair with the worker's next task */
 #include "schedule_text.h"
 
 #include <string.h>
@@ -52,7 +53,7 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
     for (int32_t w = 0; w < o->workers; w++) {
         for (int32_t i = 0; i < o->count[w]; i++) {
             const qn_order_task *x = &o->task[w][i];
-            qni_text_add(&t, "%s %d.%d @%d\n", qni_op_name(x->op), x->stage, x->item, w);
+            qni_text_add(&t, "%s %d.%d @%d%s\n", qni_op_name(x->op), x->stage, x->item, w, x->pair ? " &" : "");
         }
     }
     return qni_text_done(out, &t, err);
@@ -190,6 +191,10 @@ static qn_status read_task(order_reader *r, int32_t op, qn_err *err)
     if (!r->placed[stage]) o->worker_of[stage] = (int32_t)worker;
     r->placed[stage] = true;
     qn_order_push(o, (int32_t)worker, (qn_op)op, stage, item);
+    const char *at = r->scan.at;
+    const bool pair = qni_scan_word(&r->scan, &w) && qni_word_is(w, "&");
+    if (pair && !o->failed) o->task[worker][o->count[worker] - 1].pair = 1;
+    if (!pair) r->scan.at = at;
     return qni_scan_line_end(&r->scan, err);
 }
 

@@ -98,6 +98,11 @@ void qn_order_push(qn_order *o, int32_t worker, qn_op op, int32_t stage, int32_t
     o->task[worker][o->count[worker]++] = (qn_order_task){.op = op, .stage = stage, .item = item};
 }
 
+void qn_order_pair(qn_order *o, int32_t worker)
+{
+    if (!o->failed && o->count[worker] > 1) o->task[worker][o->count[worker] - 2].pair = 1;
+}
+
 qn_status qn_order_done(qn_order *o, qn_err *err)
 {
     return o->failed ? QN_FAIL(err, QN_ENOMEM, "order of %d workers and %d micro-batches", o->workers, o->items) : QN_OK;

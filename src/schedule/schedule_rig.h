@@ -54,7 +54,7 @@ QN_UNUSED static qn_plan *rig_plan(const char *name, int32_t P, int32_t M, int32
 /* Can the schedule do these numbers? All can but DualPipeV with fewer than 2P micro-batches, and those for one worker. */
 QN_UNUSED static bool rig_possible(const qn_generator *g, int32_t P, int32_t M)
 {
-    return M >= g->min_items * P && (g->max_workers == 0 || P <= g->max_workers);
+    return qn_generator_can(g, P, M);
 }
 
 /* Sizes that are enough for a schedule that is searched for: every fourth. */

@@ -83,8 +83,10 @@ static void round_trips(void **state)
                 if (!rig_possible(g, P, M)) continue;
                 qn_order *o = rig_generate(g->name, P, M, g->usual_chunks, 0);
                 round_trip(o, qn_order_write, QN_FORM_ORDER);
+                for (int32_t w = 0; w < P; w++)
+                    for (int32_t i = 0; i < o->count[w]; i++) o->task[w][i].pair = 0;
                 if (!g->host_state)
-                    round_trip(o, qn_order_write_csv, QN_FORM_CSV); /* it knows neither R nor two workers of a stage */
+                    round_trip(o, qn_order_write_csv, QN_FORM_CSV); /* it knows neither R, pairs, nor two workers of a stage */
                 for (int32_t k = 0; k < (rig_one_lane(g) ? 8 : 4); k++) {
                     qn_lowering how = {.step_tasks = k % 2 != 0,
                                        .tied_owner = 0,

@@ -159,7 +159,7 @@ static int32_t all_lists(qn_order_task (*out)[9], int32_t most, int32_t items, i
             const int32_t k = y % 3;
             if (count[k] == items || (k > 0 && count[k] >= count[k - 1])) break;
             static const int32_t op[] = {QN_OP_F, QN_OP_B, QN_OP_W};
-            out[n][i] = (qn_order_task){op[k], stage, count[k]++};
+            out[n][i] = (qn_order_task){.op = op[k], .stage = stage, .item = count[k]++};
         }
         if (i == total && ++n == most) break;
     }

@@ -236,6 +236,57 @@ static void dualpipev(void **state)
 }
 
 /* v P stashes; idle P - 1 up to five workers or in a single round. Beyond, PyTorch's order loses time in each round. */
+/* Makespan and idle time with pairs as parts or as one action. */
+static void expect_pairs(const char *name, int32_t P, int32_t M, bool opaque, int64_t makespan, int64_t idle)
+{
+    qn_lowering how = rig_plain();
+    how.opaque_pairs = opaque;
+    qn_plan *p = rig_plan(name, P, M, 2, &how);
+    int64_t *cost = rig_split_costs(p, 1, 1, 1, 1, 0);
+    const qn_trace_summary *sum = rig_simulate(p, cost, 0, 0);
+    if (makespan != 0) assert_int_equal(sum->makespan, makespan);
+    for (int32_t w = 0; w < P; w++) {
+        if (sum->idle_makespan[w] != idle)
+            fail_msg("%s P=%d M=%d %s: worker %d idles %lld, not %lld", name, P, M, opaque ? "opaque" : "parts", w,
+                     (long long)sum->idle_makespan[w], (long long)idle);
+    }
+    assert_true(qn_token_game(p, 0));
+    free(cost);
+    qn_plan_close(p);
+}
+
+/* An opaque pair doubles the bubble; the published drawing of DualPipe has opaque ones. */
+static void pairs_as_parts_and_as_one(void **state)
+{
+    (void)state;
+    expect_pairs("dualpipe", 8, 20, true, 66, 6);
+    expect_pairs("dualpipe", 8, 20, false, 63, 3);
+    expect_pairs("dualpipev", 4, 10, false, 63, 3);
+    expect_pairs("dualpipev", 4, 10, true, 66, 6);
+    expect_pairs("dualpipev", 8, 20, false, 127, 7);
+    expect_pairs("dualpipev", 8, 20, true, 134, 14);
+    for (int32_t P = 2; P <= 8; P += 2) {
+        for (int32_t M = 2 * P; M <= 2 * P + 8; M += 2) {
+            expect_pairs("dualpipe", P, M, false, 0, P / 2 - 1);
+            expect_pairs("dualpipe", P, M, true, 0, 2 * (P / 2 - 1));
+            expect_pairs("dualpipev", P, M, true, 0, 2 * (P - 1));
+        }
+    }
+}
+
+static void dualpipe_refuses(void **state)
+{
+    static const int32_t bad[][2] = {{3, 8}, {4, 9}, {4, 6}, {1, 2}};
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(bad); i++) {
+        qn_err err = {0};
+        qn_order *o;
+        const qn_pattern pat = {.workers = bad[i][0], .items = bad[i][1], .chunks = 2};
+        assert_int_equal(qn_generate(&o, "dualpipe", &pat, &err), QN_EINVAL);
+        assert_true(strstr(err.text, "even") != NULL || strstr(err.text, "at least 8") != NULL);
+    }
+}
+
 static void interleaved_zero_bubble(void **state)
 {
     (void)state;
@@ -286,6 +337,8 @@ int main(void)
         cmocka_unit_test(v_memory),
         cmocka_unit_test(v_zb),
         cmocka_unit_test(adaptive_search),
+        cmocka_unit_test(pairs_as_parts_and_as_one),
+        cmocka_unit_test(dualpipe_refuses),
         cmocka_unit_test(dualpipev),
         cmocka_unit_test(interleaved_zero_bubble),
         cmocka_unit_test(refusals),

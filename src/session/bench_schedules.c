@@ -102,7 +102,7 @@ qn_status qni_bench_sleepers(const qn_bench_options *opt, qn_line_fn *line, void
             const int32_t M = opt->micro_batches > 0 ? (int32_t)opt->micro_batches : 2 * P;
             qn_plan *plan = NULL;
             double ratio = 0, ms = 0;
-            if (M < g->min_items * P) continue;
+            if (!qn_generator_can(g, P, M)) continue;
             qn_status st = plan_of(&plan, g, P, M, cost, err);
             if (st == QN_OK) st = run_sleepers(&ratio, &ms, plan, (int32_t)opt->steps, err);
             qn_plan_close(plan);
@@ -215,7 +215,8 @@ out:
 qn_status qni_bench_all_schedules(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err)
 {
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
-        if (strcmp(g->name, "1f1b") == 0 || strcmp(g->name, "gpipe") == 0 || opt->micro_batches < g->min_items * opt->workers)
+        if (strcmp(g->name, "1f1b") == 0 || strcmp(g->name, "gpipe") == 0 ||
+            !qn_generator_can(g, (int32_t)opt->workers, (int32_t)opt->micro_batches))
             continue;
         const qn_status st = one_schedule(g, opt, line, ctx, err);
         if (st != QN_OK) return st;

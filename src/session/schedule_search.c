@@ -101,6 +101,7 @@ static bool fits(const finder *f, const qni_subject *s)
 static qn_status open_published(finder *f, qn_err *err)
 {
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
+        if (qn_generator_replicas(g) > 1) continue; /* orders of one copy of the model, which train the same bits */
         for (int32_t v = 1; v <= f->finest; v++) {
             if (f->finest % v != 0 || v < g->min_chunks || (g->max_chunks > 0 && v > g->max_chunks) ||
                 f->count == MOST_STARTS / 2)

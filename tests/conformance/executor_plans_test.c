@@ -174,7 +174,7 @@ static void published_schedules(void **state)
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++)
         for (int32_t P = 1; P <= 4; P++)
             for (int32_t M = 1; M <= 8; M++, seed++) {
-                if (M < g->min_items * P || (g->max_workers > 0 && P > g->max_workers) || g->host_state) continue;
+                if (!qn_generator_can(g, P, M) || g->host_state) continue;
                 const int32_t v = g->min_chunks > 1 || g->max_chunks == 0 ? 2 : 1;
                 qn_plan *p = generated(g->name, P, M, v, seed);
                 run_everywhere(p, seed);

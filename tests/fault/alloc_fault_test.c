@@ -123,7 +123,9 @@ static void stages(void **state)
 static qn_status use_schedule(void *ctx, qn_err *err)
 {
     const qn_generator *g = qn_generator_find(ctx);
-    const qn_pattern pattern = {.workers = g->max_workers > 0 ? g->max_workers : 3, .items = 6, .chunks = g->usual_chunks};
+    const bool even = qn_generator_replicas(g) > 1;
+    const qn_pattern pattern = {
+        .workers = g->max_workers > 0 ? g->max_workers : 3 + even, .items = 6 + 2 * even, .chunks = g->usual_chunks};
     const qn_lowering how = {.recompute = QN_RECOMPUTE_EXCEPT_LAST,
                              .step_tasks = !g->host_state,
                              .stat_bytes = 8,

@@ -20,11 +20,14 @@ typedef struct qn_generator {
 } qn_generator;
 
 qn_gen_fn qn_gen_gpipe, qn_gen_1f1b, qn_gen_interleaved, qn_gen_zb_h1, qn_gen_zb_h2, qn_gen_zb_1p, qn_gen_zb_2p, qn_gen_zb_v,
-    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipev, qn_gen_v_zb, qn_gen_v_adaptive,
-    qn_gen_roundpipe, qn_gen_superpipe;
+    qn_gen_v_min, qn_gen_v_half, qn_gen_interleaved_zb, qn_gen_looped_bfs, qn_gen_dualpipe, qn_gen_dualpipev, qn_gen_v_zb,
+    qn_gen_v_adaptive, qn_gen_roundpipe, qn_gen_superpipe;
 
 /* Copies of the model that the schedule itself has: two for dualpipe, else one. */
 int32_t qn_generator_replicas(const qn_generator *g);
+
+/* Are these numbers of workers and micro-batches among those the schedule can do? */
+bool qn_generator_can(const qn_generator *g, int32_t workers, int32_t items);
 
 /* By name, or NULL. list: all, terminated by a NULL name. */
 const qn_generator *qn_generator_find(const char *name);

@@ -11,4 +11,9 @@ void qni_gen_hand_split(qn_order *o, const qn_pattern *pat, int32_t deep);
 /* V placement: two stages per worker, s and 2P - 1 - s, so that the model turns round on the last worker. */
 void qni_gen_place_v(qn_order *o);
 
+/* The eight steps of DualPipeV's worker of rank r of `ranks`, for stages near the end (0) and far from it (1), whose items count
+ * from first_item; items each. */
+void qni_gen_dual_row(qn_order *o, int32_t worker, int32_t r, int32_t ranks, int32_t items, const int32_t stage[2],
+                      const int32_t first_item[2]);
+
 #endif

@@ -22,6 +22,8 @@ static const qn_generator list[] = {
     {"v-zb", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "about 2P chunks", qn_gen_v_zb, 2, 2, 2, 0, 0, false},
     {"v-adaptive", "Qi et al. 2024, arXiv:2405.15362", "least within the limit", "the limit", qn_gen_v_adaptive, 2, 2, 2, 0, 0,
      false},
+    {"dualpipe", "DeepSeek-AI 2024, arXiv:2412.19437", "P/2-1 if F=B=W", "P+1 stages of two copies", qn_gen_dualpipe, 2, 2, 2, 2,
+     0, false},
     {"dualpipev", "DeepSeek-AI 2024, arXiv:2412.19437", "P-1 if F=B=W", "2P+1 chunks", qn_gen_dualpipev, 2, 2, 2, 2, 0, false},
     {"looped-bfs", "Lamy-Poirier 2022, arXiv:2211.05953", "(P-1)/(v*M+P-1)", "v*M chunks", qn_gen_looped_bfs, 2, 0, 2, 0, 0,
      false},
@@ -48,7 +50,14 @@ const qn_generator *qn_generator_find(const char *name)
 
 int32_t qn_generator_replicas(const qn_generator *g)
 {
-    return strcmp(g->name, "dualpipe") == 0 ? 2 : 1;
+    return g->generate == qn_gen_dualpipe ? 2 : 1;
+}
+
+bool qn_generator_can(const qn_generator *g, int32_t workers, int32_t items)
+{
+    const bool even = workers % 2 == 0 && items % 2 == 0;
+    return items >= (int64_t)g->min_items * workers && (g->max_workers == 0 || workers <= g->max_workers) &&
+           (even || qn_generator_replicas(g) == 1);
 }
 
 /* Edit distance of two short names. */
