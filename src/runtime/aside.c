@@ -185,7 +185,7 @@ static qni_lane_result copy_piece(qni_aside *a, qni_lane *lane)
         a->link_ns = qn_max64(a->link_ns, qn_now_ns());
     }
     const size_t left = lane->total - lane->moved;
-    const size_t most = rate > 0 ? (size_t)qn_min64(qn_max64(rate / 1000, LEAST_PIECE), MOST_PIECE) : left;
+    const size_t most = rate > 0 ? (size_t)qn_min64(qn_max64(rate / 1000 & -4096, LEAST_PIECE), MOST_PIECE) : left;
     const size_t bytes = left < most ? left : most;
     if (bytes > 0) a->self.st = copy_bytes(a, lane, t, bytes);
     if (a->self.st != QN_OK) return QNI_LANE_FAILED;

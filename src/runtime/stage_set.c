@@ -100,7 +100,7 @@ static qn_status open_stages(qn_stage_set *s, qn_err *err)
         st = qn_stage_open(&s->stage[i], m, first, count, s->k, &s->shard_exec[exec_of(s, i)], &s->limits, err);
         if (st != QN_OK) break;
         const size_t bytes = qn_stage_need_of(s->stage[i])->packed_bytes;
-        if (bytes == 0) continue;
+        if (bytes == 0 || s->unpacked) continue;
         s->packed[i] = qn_alloc_pages(bytes);
         if (s->packed[i] == NULL)
             st = QN_FAIL(err, QN_ENOMEM, "no memory for the %zu bytes of packed weights of stage %d", bytes, i);
@@ -126,7 +126,7 @@ static qn_status open_scratch(qn_stage_set *s, qn_err *err)
 qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err)
 {
     *s = (qn_stage_set){
-        .model = d->model, .limits = d->limits, .columns = qn_max32(d->columns, 1), .shards = qn_max32(d->shards, 1)};
+        .model = d->model, .limits = d->limits, .unpacked = d->unpacked, .columns = qn_max32(d->columns, 1), .shards = qn_max32(d->shards, 1)};
     qn_status st = check_cut(d, err);
     if (st == QN_OK) st = qn_kernels_infer(&s->k, d->mode, d->weights, err);
     if (st == QN_OK) st = take_arrays(s, d, err);
@@ -187,7 +187,7 @@ int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows)
 int64_t qni_stage_set_packed(const qn_stage_set *s)
 {
     int64_t bytes = 0;
-    for (int32_t i = 0; i < s->stages; i++) bytes += (int64_t)qn_stage_need_of(s->stage[i])->packed_bytes;
+    for (int32_t i = 0; i < s->stages && !s->unpacked; i++) bytes += (int64_t)qn_stage_need_of(s->stage[i])->packed_bytes;
     return bytes;
 }
 

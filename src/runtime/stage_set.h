@@ -17,6 +17,7 @@ typedef struct qn_stage_set {
     const qn_kernels *k;
     int32_t workers, stages, columns, shards;
     int32_t chain; /* stages of the chain; vocabulary shards are the stages behind it, and count as such in a column's depth */
+    bool unpacked;
     int32_t *worker_of;   /* [stages] */
     int32_t *first_layer; /* [depth + 1] */
     qn_stage_limits limits;
@@ -44,6 +45,7 @@ typedef struct qn_stage_set_desc {
     const int32_t *first_layer; /* [depth + 1], depth = stages / columns */
     const int32_t *worker_of;   /* [stages]; NULL: stage s on worker s */
     int32_t workers, stages, threads;
+    bool unpacked;           /* no memory for packed weights: the set only says what stages need (tiers) */
     int32_t columns, shards; /* copies of the chain, and shards of each replica; 0: 1 */
     qn_mode mode;
     qn_weights weights; /* OWN unless the stages only infer */

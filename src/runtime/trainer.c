@@ -53,6 +53,16 @@ static qn_mb micro_batch(const qn_trainer *t, const train_worker *w, int32_t ite
 }
 
 /* --- tasks */
+static train_worker *worker_of(qn_trainer *t, const qn_task *task)
+{
+    return &t->worker[t->tiered ? 0 : task->worker];
+}
+
+static qn_stage *stage_of(qn_trainer *t, qn_executor *ex, int32_t index)
+{
+    return t->tiered ? qni_tier_bind(&t->tier, ex, index) : t->set.stage[t->plan->task[index].stage];
+}
+
 static void *value_in(qn_executor *ex, const qn_plan *p, qn_span span, qn_value_class cls)
 {
     const int32_t v = qni_span_find(p, span, cls);
@@ -65,9 +75,9 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     qn_trainer *t = ctx;
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
-    qn_stage *stage = t->set.stage[task->stage];
+    qn_stage *stage = stage_of(t, ex, index);
     const void *x = value_in(ex, p, task->in, QN_V_ACT);
-    *mb = micro_batch(t, &t->worker[task->worker], task->item);
+    *mb = micro_batch(t, worker_of(t, task), task->item);
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
     mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
@@ -89,9 +99,9 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
         return QN_OK;
     }
     if (task->op == QN_OP_W) {
-        mb = micro_batch(t, &t->worker[task->worker], task->item);
+        mb = micro_batch(t, worker_of(t, task), task->item);
         mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
-        qn_stage_backward_weight(t->set.stage[task->stage], &mb, value_in(ex, p, task->in, QN_V_ACT),
+        qn_stage_backward_weight(stage_of(t, ex, index), &mb, value_in(ex, p, task->in, QN_V_ACT),
                                  value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
         qni_homes_added(&t->homes, task->stage, task->item);
         return QN_OK;
@@ -205,7 +215,11 @@ static void run_opt(qn_trainer *t, const qn_task *task)
         return;
     }
     qni_verdict v;
-    memcpy(&v, t->worker[task->worker].result, sizeof(v));
+    if (t->lag.h != NULL) {
+        qni_lag_opt(&t->lag, task->stage, &t->desc.hyper);
+        return;
+    }
+    memcpy(&v, worker_of(t, task)->result, sizeof(v));
     if (task->op == QN_OP_VALIDATE)
         qni_speculation_validate(&t->speculation, task->stage, &v, t->step, t->lr);
     else
@@ -216,7 +230,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
 {
     qn_trainer *t = ctx;
     const qn_task *task = &t->plan->task[index];
-    read_samples(t, &t->worker[task->worker]);
+    if (!t->tiered) read_samples(t, &t->worker[task->worker]);
     switch (task->op) {
     case QN_OP_F:
     case QN_OP_R:
@@ -233,7 +247,13 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         return QN_OK;
     }
     case QN_OP_PACK:
-        qn_stage_pack(t->set.stage[task->stage]);
+        qn_stage_pack(stage_of(t, ex, index));
+        return QN_OK;
+    case QN_OP_PCOPY:
+        qni_lag_pcopy(&t->lag, task->stage);
+        return QN_OK;
+    case QN_OP_GCOPY:
+        qni_lag_gcopy(&t->lag, task->stage);
         return QN_OK;
     case QN_OP_SUM:
         run_sum(t, ex, task);
@@ -257,6 +277,18 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     default:
         return QN_FAIL(err, QN_EINTERNAL, "the plan holds a task of kind %d on the compute lane", task->op);
     }
+}
+
+static void *tier_home(void *ctx, int32_t value, size_t *bytes)
+{
+    const qn_trainer *t = ctx;
+    return qni_tier_home(&t->tier, value, bytes);
+}
+
+static qn_status tier_copy(void *ctx, qn_executor *ex, int32_t task, size_t at, size_t bytes, qn_err *err)
+{
+    qn_trainer *t = ctx;
+    return qni_tier_copy(&t->tier, ex, task, at, bytes, err);
 }
 
 /* A message's value that is no part of an arena. */
@@ -370,7 +402,12 @@ static qn_status open_executor(qn_trainer *t, qn_err *err)
                                  .transport = d->transport,
                                  .faults = d->faults,
                                  .driver = d->driver,
-                                 .fns = {.run = run_task, .home = home_of, .actual = actual_bytes},
+                                 .fns = {.run = run_task,
+                                         .home = t->tiered ? tier_home : home_of,
+                                         .actual = actual_bytes,
+                                         .copy = t->tiered ? tier_copy : NULL},
+                                 .link_bytes_per_s = t->tiered ? d->tiers->link_bytes_per_s : 0,
+                                 .jitter = d->jitter,
                                  .ctx = t,
                                  .threads_per_worker = d->threads,
                                  .pin = d->pin,
@@ -396,6 +433,36 @@ static qn_status shard_vocabulary(qn_trainer *t, int32_t **cut, qn_err *err)
     return st == QN_OK ? qni_vocab_cuts(cut, t->desc.first_layer, o, t->sharded, err) : st;
 }
 
+static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
+{
+    const qn_order *o = d->order;
+    if (d->tiers == NULL || (o->columns <= 1 && o->sides == 0 && d->groups <= 1 && !d->zero1 && d->again == NULL)) return QN_OK;
+    return QN_FAIL(
+        err, QN_EUNSUPPORTED,
+        "device memory goes with one replica, one group of gradients and a whole vocabulary, without zero1 and without "
+        "selective recomputation");
+}
+
+/* Devices, and the copies of the state that they load from and put their gradients into. */
+static qn_status open_tier(qn_trainer *t, qn_err *err)
+{
+    const qn_trainer_desc *d = &t->desc;
+    const qni_tier_desc desc = {.model = d->model,
+                                .k = t->set.k,
+                                .order = d->order,
+                                .first_layer = d->first_layer,
+                                .limits = t->set.limits,
+                                .threads = d->threads,
+                                .chunks = d->order->items,
+                                .pin = d->pin};
+    qn_status st = qni_tier_init(&t->tier, &desc, err);
+    if (st == QN_OK && d->tiers->lag > 0) st = qni_lag_init(&t->lag, &t->homes, err);
+    if (st != QN_OK) return st;
+    t->tier.value = d->tiers->lag > 0 ? t->lag.loaded : t->homes.value[0];
+    t->tier.grad = d->tiers->lag > 0 ? t->lag.landed : t->homes.grad[0];
+    return QN_OK;
+}
+
 qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err *err)
 {
     int32_t groups = 1;
@@ -407,15 +474,21 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a trainer");
     int32_t *cut = NULL;
     const qn_order *o = desc->order;
+    int32_t *host = NULL;
     t->desc = *desc;
     if (t->desc.transport == NULL) t->desc.transport = qn_transport_find(desc->driver == QN_DRIVE_LOOP ? "self" : "thread");
     t->item_samples = (desc->source->batch + o->items - 1) / o->items;
+    t->tiered = desc->tiers != NULL;
+    host = qn_calloc((size_t)o->stages, sizeof(*host)); /* all stages on one worker: the host */
+    st = host != NULL ? check_tiers(desc, err) : QN_FAIL(err, QN_ENOMEM, "no memory for %d stages", o->stages);
+    if (st != QN_OK) goto out;
     QN_TRY(st, shard_vocabulary(t, &cut, err), out);
     const qn_stage_set_desc set = {.model = t->sharded != NULL ? t->sharded : desc->model,
                                    .first_layer = cut != NULL ? cut : desc->first_layer,
-                                   .worker_of = o->worker_of,
-                                   .workers = o->workers,
+                                   .worker_of = t->tiered ? host : o->worker_of,
+                                   .workers = t->tiered ? 1 : o->workers,
                                    .stages = o->stages,
+                                   .unpacked = t->tiered,
                                    .columns = o->columns,
                                    .shards = o->shards,
                                    .threads = desc->threads,
@@ -428,14 +501,16 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                    .pin = desc->pin};
     QN_TRY(st, qni_stage_set_init(&t->set, &set, err), out);
     QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
+    if (t->tiered) QN_TRY(st, open_tier(t, err), out);
     QN_TRY(st, qni_trainer_plan(t, err), out);
     QN_TRY(st, take_workers(t, err), out);
     if (desc->post_validate != QN_UNDO_NONE)
         QN_TRY(st, qni_speculation_init(&t->speculation, &t->homes, &t->desc.hyper, desc->post_validate, err), out);
     QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
     QN_TRY(st, open_executor(t, err), out);
-    qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
+    if (!t->tiered) qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
     qni_homes_set_initial(&t->homes, desc->seed);
+    qni_lag_restart(&t->lag);
     t->desc.order = NULL; /* the plan has taken its place */
     t->desc.first_layer = NULL;
     t->desc.again = NULL;
@@ -444,6 +519,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     t = NULL;
 out:
     qn_free(cut);
+    qn_free(host);
     qn_trainer_close(t);
     return st;
 }
@@ -455,6 +531,8 @@ void qn_trainer_close(qn_trainer *t)
     qn_executor_close(t->ex);
     qni_shards_fini(&t->shards);
     qn_plan_close(t->plan);
+    qni_tier_fini(&t->tier);
+    qni_lag_fini(&t->lag);
     free_workers(t);
     qni_speculation_fini(&t->speculation);
     if (t->homes.set != NULL) qni_homes_fini(&t->homes);
@@ -488,6 +566,7 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
 {
     const int64_t began = qn_now_ns();
     if (t->dirty) qni_homes_clear_grads(&t->homes);
+    if (t->dirty) qni_lag_restart(&t->lag);
     t->dirty = true;
     t->step = step;
     t->lr = lr;
@@ -495,6 +574,7 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
     for (int32_t w = 0; w < t->set.workers; w++) {
         t->worker[w].read_step = -1;
     }
+    if (t->tiered) read_samples(t, &t->worker[0]);
     qni_shards_reset(&t->shards);
     const qn_status st = qn_executor_step(t->ex, trace, err);
     if (st != QN_OK) return st;
@@ -502,6 +582,7 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
     qni_verdict v;
     memcpy(&v, t->worker[0].result, sizeof(v));
     if (t->desc.post_validate != QN_UNDO_NONE) qni_speculation_settle(&t->speculation, &v);
+    if (t->lag.h != NULL) qni_lag_note(&t->lag, &v, step, lr);
     if (v.finding != QNI_GOOD) return refusal(t, &v, err);
     *result =
         (qn_step_result){.loss = v.loss / (double)v.tokens, .grad_norm = v.norm, .tokens = v.tokens, .ns = qn_now_ns() - began};
@@ -522,6 +603,8 @@ void qn_trainer_cancel(qn_trainer *t)
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
                               int64_t *targets, qn_err *err)
 {
+    if (t->tiered)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "evaluation on devices with little memory: use quern eval on a checkpoint");
     if (!t->eval_open) {
         const qni_forward_desc d = {.set = &t->set,
                                     .transport = t->desc.transport,
@@ -593,4 +676,20 @@ qn_param_home qn_trainer_home(qn_trainer *t, int32_t param)
 void qn_trainer_refresh(qn_trainer *t)
 {
     qni_homes_refresh(&t->homes);
+    qni_lag_restart(&t->lag);
+}
+
+void qn_trainer_settle(qn_trainer *t)
+{
+    qni_lag_settle(&t->lag, &t->desc.hyper);
+}
+
+int64_t qn_trainer_high_water(const qn_trainer *t, int32_t worker)
+{
+    return qn_executor_high_water(t->ex, worker);
+}
+
+int64_t qn_trainer_moved(const qn_trainer *t, int32_t worker, int32_t lane, int32_t cls)
+{
+    return qn_executor_moved(t->ex, worker, lane, cls);
 }

@@ -21,6 +21,13 @@ typedef struct qn_hyper {
 
 /* Post-validated steps: how a step that was taken too early is taken back. */
 typedef enum qn_undo { QN_UNDO_NONE, QN_UNDO_COPY, QN_UNDO_IN_PLACE } qn_undo;
+/* Tiers: workers are devices whose arena (arena_limit) holds a window of the weights; values, gradients and moments are the
+ * host's, which also runs the optimizer (papers: RoundPipe, Superpipeline). Stages of the order are the pieces. */
+typedef struct qn_trainer_tiers {
+    int32_t window, replace;  /* k (0: as many as fit) and k' of qn_tiers */
+    int32_t lag;              /* 1: the optimizer lags one step (lag.h) */
+    int64_t link_bytes_per_s; /* each way and device; 0: as fast as memory */
+} qn_trainer_tiers;
 
 typedef struct qn_trainer_desc {
     const qn_model *model;      /* whole; borrowed until close. Its tensor shards are opened as the order asks */
@@ -48,6 +55,8 @@ typedef struct qn_trainer_desc {
     bool pin;
     int64_t part_bytes; /* tensor shards: slots between workers whose shards meet, at least 8 for each shard; 0: chosen */
     bool whole_links;   /* tensor shards: stages send whole activations in every shard instead of a slice each */
+    const qn_trainer_tiers *tiers; /* NULL: all state is resident */
+    uint64_t jitter;               /* not 0: random delays before tasks, for tests */
 } qn_trainer_desc;
 
 typedef struct qn_trainer qn_trainer;
@@ -85,6 +94,13 @@ void qn_trainer_cancel(qn_trainer *t);
  * evenly spread. */
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
                               int64_t *targets, qn_err *err) QN_MUST_USE;
+
+/* With a lagging optimizer: brings the homes to what they are after the last step. Later steps are the same to the bit. Between
+ * steps only; call it before reading homes. */
+void qn_trainer_settle(qn_trainer *t);
+/* The most of a device's arena that was in use, and what a lane (QN_LANE_UP, QN_LANE_DOWN) has moved of a class of values. */
+int64_t qn_trainer_high_water(const qn_trainer *t, int32_t worker);
+int64_t qn_trainer_moved(const qn_trainer *t, int32_t worker, int32_t lane, int32_t cls);
 
 const qn_plan *qn_trainer_plan(const qn_trainer *t);
 

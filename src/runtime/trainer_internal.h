@@ -5,10 +5,12 @@
 #include "core/compiler.h"
 #include "forward.h"
 #include "homes.h"
+#include "lag.h"
 #include "optimizer.h"
 #include "speculate.h"
 #include "stage_set.h"
 #include "tensor_shards.h"
+#include "tier.h"
 #include "trainer.h"
 #include "vocab_tasks.h"
 
@@ -29,7 +31,11 @@ struct qn_trainer {
     qn_plan *plan;
     qn_executor *ex;
     qni_shards shards; /* with one shard: unused */
-    qni_forward eval;  /* opened by the first evaluation */
+    /* Tiers: set, homes and worker[0] are the host's; devices are the tier's. */
+    bool tiered;
+    qni_tier tier;
+    qni_lag lag;      /* opened when the optimizer lags */
+    qni_forward eval; /* opened by the first evaluation */
     bool eval_open;
     int64_t item_samples; /* of a full item */
     int64_t sums_count;

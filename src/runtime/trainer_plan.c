@@ -41,6 +41,15 @@ static void owned_bytes(int64_t *bytes, const qni_homes *h)
     }
 }
 
+/* On devices: a window of the pieces, and the host's copies of what lies between them. */
+static qn_status lower_tiers(qn_trainer *t, const qn_lowering *how, qn_err *err)
+{
+    const qn_trainer_tiers *x = t->desc.tiers;
+    const qni_tier_window w = {.window = x->window, .replace = x->replace, .lag = x->lag};
+    const qn_status st = qni_tier_lower(&t->plan, &t->tier, t->desc.order, *how, &w, err);
+    return st == QN_OK ? qni_tier_attach(&t->tier, t->plan, err) : st;
+}
+
 qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
 {
     const size_t S = (size_t)t->set.stages, owned = (size_t)(qn_depth(t->homes.grid) * qn_replicas(t->homes.grid));
@@ -72,7 +81,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .whole_links = t->desc.whole_links};
     find_tie(t, &how);
     qni_vocab_sizes(&how, bytes + S, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);
-    const qn_status st = qn_lower(&t->plan, t->desc.order, &how, err);
+    const qn_status st = t->tiered ? lower_tiers(t, &how, err) : qn_lower(&t->plan, t->desc.order, &how, err);
     qn_free(bytes);
     return st;
 }

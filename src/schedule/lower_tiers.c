@@ -436,7 +436,9 @@ static void emit_host(tiers *l)
                   result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
     for (int32_t s = 0; s < S && lag; s++) add_step(l, QN_OP_OPT, s, &key);
     for (int32_t s = S - 1; s >= 0 && lag; s--) {
-        wait_for_loads(l, add_step(l, QN_OP_PCOPY, s, &key), s);
+        const int32_t pcopy = add_step(l, QN_OP_PCOPY, s, &key);
+        wait_for_loads(l, pcopy, s);
+        if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
         qni_add_link(&l->b, add_step(l, QN_OP_GCOPY, s, &key), QNI_IN, l->pgrad_host[s]);
     }
     if (tied) {

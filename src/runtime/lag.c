@@ -1,0 +1,79 @@
+#include "lag.h"
+
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/compiler.h"
+
+static size_t bytes_of(const qni_homes *h, int32_t param)
+{
+    return (size_t)qni_home_param(h, param)->count * h->element;
+}
+
+static void lay(qni_lag *l, qn_arena *a)
+{
+    const qni_homes *h = l->h;
+    for (int32_t p = 0; p < h->params; p++) l->loaded[p] = qn_arena_push(a, 1, bytes_of(h, p), QN_CACHE_LINE);
+    for (int32_t u = 0; u < h->uses; u++)
+        if (h->grad[0][u] != NULL) l->landed[u] = qn_arena_push(a, 1, bytes_of(h, qni_use_param(h, u)), QN_CACHE_LINE);
+}
+
+qn_status qni_lag_init(qni_lag *l, qni_homes *h, qn_err *err)
+{
+    qn_arena probe = QN_ARENA_PROBE;
+    *l = (qni_lag){.h = h};
+    l->loaded = qn_calloc((size_t)(h->params + h->uses), sizeof(void *));
+    if (l->loaded == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the tables of %d parameters", h->params);
+    l->landed = l->loaded + h->params;
+    lay(l, &probe);
+    const qn_status st = qn_arena_open(&l->block, probe.used, err);
+    if (st == QN_OK) lay(l, &l->block);
+    return st;
+}
+
+void qni_lag_fini(qni_lag *l)
+{
+    qn_arena_close(&l->block);
+    qn_free(l->loaded);
+    *l = (qni_lag){0};
+}
+
+void qni_lag_opt(qni_lag *l, int32_t stage, const qn_hyper *hyper)
+{
+    if (l->pending) qni_optimize(l->h, stage, &l->verdict, hyper, l->step, l->lr);
+}
+
+void qni_lag_pcopy(qni_lag *l, int32_t stage)
+{
+    const qni_homes *h = l->h;
+    for (int32_t p = 0; p < h->params; p++)
+        if (h->use_chain[h->first_use[p]] == stage) memcpy(l->loaded[p], h->value[0][p], bytes_of(h, p));
+}
+
+void qni_lag_gcopy(qni_lag *l, int32_t stage)
+{
+    const qni_homes *h = l->h;
+    for (int32_t u = 0; u < h->uses; u++)
+        if (h->use_chain[u] == stage && l->landed[u] != NULL)
+            memcpy(h->grad[0][u], l->landed[u], bytes_of(h, qni_use_param(h, u)));
+}
+
+void qni_lag_note(qni_lag *l, const qni_verdict *v, int64_t step, double lr)
+{
+    l->pending = true;
+    l->verdict = *v;
+    l->step = step;
+    l->lr = lr;
+}
+
+void qni_lag_settle(qni_lag *l, const qn_hyper *hyper)
+{
+    for (int32_t s = 0; l->h != NULL && s < l->h->set->stages; s++) qni_lag_opt(l, s, hyper);
+    l->pending = false;
+}
+
+void qni_lag_restart(qni_lag *l)
+{
+    for (int32_t s = 0; l->h != NULL && s < l->h->set->stages; s++) qni_lag_pcopy(l, s);
+    l->pending = false;
+}

@@ -1,0 +1,331 @@
+#include "tier.h"
+
+#include <string.h>
+
+#include "core/alloc.h"
+#include "core/checked.h"
+#include "core/compiler.h"
+
+static int64_t aligned(int64_t bytes)
+{
+    return (bytes + 63) & ~(int64_t)63;
+}
+
+/* --- pieces */
+
+static bool in_piece(const qni_tier_desc *d, int32_t s, int32_t layer)
+{
+    return layer >= d->first_layer[s] && layer < d->first_layer[s + 1];
+}
+
+/* The parameters of each piece, once each, then the gradients of its uses. */
+static qn_status list_parts(qni_tier *t, const qni_tier_desc *d, qn_err *err)
+{
+    const int32_t uses = qn_model_uses(d->model), S = t->stages;
+    t->part = qn_calloc(2 * (size_t)uses, sizeof(*t->part));
+    t->first_part = qn_calloc(2 * ((size_t)S + 1), sizeof(*t->first_part));
+    if (t->part == NULL || t->first_part == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the parts of %d pieces", S);
+    t->first_grad = t->first_part + S + 1;
+    int32_t n = 0;
+    for (int32_t s = 0; s < S; s++) {
+        t->first_part[s] = n;
+        for (int32_t u = 0; u < uses; u++) {
+            const qn_use *use = qn_model_use(d->model, u);
+            bool twice = false;
+            if (!in_piece(d, s, use->layer)) continue;
+            for (int32_t i = t->first_part[s]; i < n; i++) twice = twice || t->part[i].index == use->param;
+            if (twice) continue;
+            t->part[n++] =
+                (qni_part){.index = use->param, .bytes = qn_model_param(d->model, use->param)->count * (int64_t)t->element};
+        }
+    }
+    t->first_part[S] = n;
+    for (int32_t s = 0; s < S; s++) {
+        t->first_grad[s] = n;
+        for (int32_t u = 0; u < uses; u++) {
+            const qn_param *p = qn_model_param(d->model, qn_model_use(d->model, u)->param);
+            if (!in_piece(d, s, qn_model_use(d->model, u)->layer) || p->frozen) continue;
+            t->part[n++] = (qni_part){.index = u, .offset = t->pgrad_bytes[s], .bytes = p->count * (int64_t)t->element};
+            t->pgrad_bytes[s] += aligned(p->count * (int64_t)t->element);
+        }
+    }
+    t->first_grad[S] = n;
+    return QN_OK;
+}
+
+/* Each piece's parameters into at most so many chunks of about equal size. */
+static qn_status cut_chunks(qni_tier *t, int32_t most, qn_err *err)
+{
+    const int32_t all = t->first_part[t->stages];
+    int64_t *bytes = qn_calloc((size_t)all, sizeof(*bytes));
+    int32_t *of = qn_calloc((size_t)all, sizeof(*of));
+    t->chunk_first = qn_calloc((size_t)t->stages + 1, sizeof(*t->chunk_first));
+    t->chunk_bytes = qn_calloc((size_t)all + (size_t)t->stages, sizeof(*t->chunk_bytes));
+    qn_status st = bytes != NULL && of != NULL && t->chunk_first != NULL && t->chunk_bytes != NULL
+                       ? QN_OK
+                       : QN_FAIL(err, QN_ENOMEM, "no memory for the chunks of %d pieces", t->stages);
+    for (int32_t s = 0; s < t->stages && st == QN_OK; s++) {
+        qni_part *part = t->part + t->first_part[s];
+        const int32_t n = t->first_part[s + 1] - t->first_part[s], chunks = qn_max32(1, qn_min32(n, most));
+        int64_t *load = t->chunk_bytes + t->chunk_first[s];
+        for (int32_t i = 0; i < n; i++) bytes[i] = part[i].bytes;
+        st = qn_lpt_chunks(of, bytes, n, chunks, err);
+        for (int32_t i = 0; i < n && st == QN_OK; i++) {
+            part[i].chunk = of[i];
+            part[i].offset = load[of[i]];
+            load[of[i]] += aligned(part[i].bytes);
+        }
+        t->chunk_first[s + 1] = t->chunk_first[s] + chunks;
+    }
+    qn_free(bytes);
+    qn_free(of);
+    return st;
+}
+
+/* --- devices */
+
+static bool runs(const qn_order *o, int32_t w, int32_t s)
+{
+    return o->worker_of[s] == w || (o->backward_of != NULL && o->backward_of[s] == w);
+}
+
+static qn_status open_devices(qni_tier *t, const qni_tier_desc *d, qn_err *err)
+{
+    const int32_t S = t->stages;
+    for (int32_t w = 0; w < t->devices; w++) {
+        size_t scratch = QN_CACHE_LINE;
+        t->exec[w].scratch = &t->scratch[w];
+        qn_status st = d->threads > 1 ? qn_team_open(&t->exec[w].team, d->threads, d->pin ? w * d->threads : -1, err) : QN_OK;
+        for (int32_t s = 0; s < S && st == QN_OK; s++) {
+            if (!runs(d->order, w, s)) continue;
+            qn_stage **at = &t->stage[w * S + s];
+            st = qn_stage_open(at, d->model, d->first_layer[s], d->first_layer[s + 1] - d->first_layer[s], d->k, &t->exec[w],
+                               &d->limits, err);
+            if (st != QN_OK) break;
+            const qn_stage_need *need = qn_stage_need_of(*at);
+            if (scratch < need->scratch_bytes) scratch = need->scratch_bytes;
+            t->packed_bytes[s] = (int64_t)need->packed_bytes;
+            t->need[s] = (int64_t)need->act_bytes;
+            t->need[S + s] = d->limits.cache_len > 0 ? 0 : (int64_t)need->stash_bytes;
+            t->need[2 * S + s] = (int64_t)need->wstash_bytes;
+        }
+        if (st == QN_OK) st = qn_arena_open(&t->scratch[w], scratch, err);
+        if (st != QN_OK) return st;
+    }
+    return QN_OK;
+}
+
+qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
+{
+    const size_t S = (size_t)d->order->stages, N = (size_t)d->order->workers;
+    *t = (qni_tier){.model = d->model,
+                    .k = d->k,
+                    .element = qn_dtype_bytes(d->k->param),
+                    .devices = d->order->workers,
+                    .stages = d->order->stages};
+    t->exec = qn_calloc(N, sizeof(*t->exec));
+    t->scratch = qn_calloc(N, sizeof(*t->scratch));
+    t->stage = qn_calloc(N * S, sizeof(qn_stage *));
+    t->bound = qn_calloc(N * (size_t)(qn_model_params(d->model) + qn_model_uses(d->model)), sizeof(void *));
+    t->packed_bytes = qn_calloc(5 * S, sizeof(*t->packed_bytes));
+    if (t->exec == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL || t->packed_bytes == NULL)
+        return QN_FAIL(err, QN_ENOMEM, "no memory for %zu devices", N);
+    t->pgrad_bytes = t->packed_bytes + S;
+    t->need = t->packed_bytes + 2 * S;
+    qn_status st = list_parts(t, d, err);
+    if (st == QN_OK) st = cut_chunks(t, d->chunks, err);
+    if (st == QN_OK) st = open_devices(t, d, err);
+    return st;
+}
+
+void qni_tier_fini(qni_tier *t)
+{
+    for (int32_t i = 0; t->stage != NULL && i < t->devices * t->stages; i++) qn_stage_close(t->stage[i]);
+    for (int32_t w = 0; w < t->devices; w++) {
+        if (t->exec != NULL && t->exec[w].team != NULL) qn_team_close(t->exec[w].team);
+        if (t->scratch != NULL) qn_arena_close(&t->scratch[w]);
+    }
+    if (t->block != NULL) qn_free_pages(t->block, t->block_bytes);
+    qn_free(t->exec);
+    qn_free(t->scratch);
+    qn_free(t->stage);
+    qn_free(t->bound);
+    qn_free(t->packed_bytes);
+    qn_free(t->part);
+    qn_free(t->first_part);
+    qn_free(t->chunk_first);
+    qn_free(t->chunk_bytes);
+    qn_free(t->host);
+    qn_free(t->begins);
+    *t = (qni_tier){0};
+}
+
+/* --- the plan */
+
+static qn_status lower_with(qn_plan **out, const qni_tier *t, const qn_order *order, qn_lowering how, const qni_tier_window *w,
+                            int32_t window, qn_err *err)
+{
+    const qn_tiers tiers = {.window = window,
+                            .replace = qn_min32(w->replace, window),
+                            .chunk_first = t->chunk_first,
+                            .chunk_bytes = t->chunk_bytes,
+                            .packed_bytes = t->packed_bytes,
+                            .pgrad_bytes = t->pgrad_bytes,
+                            .lag = w->lag,
+                            .keep = w->keep};
+    how.act_bytes = t->need;
+    how.stash_bytes = t->need + t->stages;
+    how.wstash_bytes = t->need + 2 * t->stages;
+    how.tiers = &tiers;
+    return qn_lower(out, order, &how, err);
+}
+
+/* Whether the arenas of a plan fit, and else by how much the worst does not. */
+static int64_t excess(const qn_plan *p, const int64_t *limit, int32_t *worst)
+{
+    int64_t over = 0;
+    for (int32_t w = 0; limit != NULL && w < p->workers; w++) {
+        if (p->arena_bytes[w] - limit[w] <= over) continue;
+        over = p->arena_bytes[w] - limit[w];
+        *worst = w;
+    }
+    return over;
+}
+
+qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order, qn_lowering how, const qni_tier_window *w,
+                         qn_err *err)
+{
+    const int64_t *limit = how.arena_limit;
+    const int32_t most = w->window > 0 ? w->window : t->stages;
+    int32_t worst = 0;
+    how.arena_limit = NULL;
+    *out = NULL;
+    for (int32_t k = most; k >= 1; k = k > 8 && w->window == 0 ? k * 3 / 4 : k - 1) {
+        if (w->window > 0 && k < most) k = 1; /* only to say what would do */
+        qn_plan *p = NULL;
+        const qn_status st = lower_with(&p, t, order, how, w, k, err);
+        if (st != QN_OK) return st;
+        const int64_t over = excess(p, limit, &worst);
+        if (over == 0 && (w->window == 0 || k == most)) {
+            for (int32_t i = 0; limit != NULL && i < p->workers; i++) p->arena_limit[i] = limit[i];
+            *out = p;
+            return QN_OK;
+        }
+        const long long wants = (long long)p->arena_bytes[worst], has = (long long)limit[worst];
+        qn_plan_close(p);
+        if (k > 1) continue;
+        return QN_FAIL(err, QN_EINVAL,
+                       "device %d has %lld bytes, too few%s; the smallest that would do, with a window of one piece, is %lld "
+                       "(fewer samples in a micro-batch, or more and smaller pieces, need less)",
+                       worst, has, most > 1 && w->window > 0 ? " for this window" : "", wants);
+    }
+    return QN_OK;
+}
+
+qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
+{
+    bool *seen = qn_calloc((size_t)p->values, sizeof(*seen));
+    t->plan = p;
+    t->host = qn_calloc((size_t)p->values, sizeof(void *));
+    t->begins = qn_calloc((size_t)p->tasks, sizeof(*t->begins));
+    size_t bytes = 0;
+    for (int32_t v = 0; v < p->values; v++)
+        if (p->value[v].host && (p->value[v].cls == QN_V_ACT || p->value[v].cls == QN_V_GRAD))
+            bytes += (size_t)aligned(p->value[v].bytes);
+    t->block_bytes = bytes;
+    t->block = bytes > 0 ? qn_alloc_pages(bytes) : NULL;
+    if (seen == NULL || t->host == NULL || t->begins == NULL || (bytes > 0 && t->block == NULL)) {
+        qn_free(seen);
+        return QN_FAIL(err, QN_ENOMEM, "the host needs %zu bytes for the inputs of stages", bytes);
+    }
+    char *at = t->block;
+    for (int32_t v = 0; v < p->values; v++) {
+        if (!p->value[v].host || (p->value[v].cls != QN_V_ACT && p->value[v].cls != QN_V_GRAD)) continue;
+        t->host[v] = at;
+        at += aligned(p->value[v].bytes);
+    }
+    for (int32_t i = 0; i < p->tasks; i++) {
+        if (p->task[i].acc.count != 1) continue;
+        const int32_t v = p->ref[p->task[i].acc.first];
+        t->begins[i] = !seen[v] && p->value[v].offset != QN_NONE;
+        seen[v] = true;
+    }
+    qn_free(seen);
+    return QN_OK;
+}
+
+/* --- tasks */
+
+qn_stage *qni_tier_bind(qni_tier *t, qn_executor *ex, int32_t index)
+{
+    const qn_plan *p = t->plan;
+    const qn_task *task = &p->task[index];
+    const int32_t s = task->stage, params = qn_model_params(t->model);
+    void **value = t->bound + (size_t)task->worker * (size_t)(params + qn_model_uses(t->model)), **grad = value + params;
+    qn_stage_binding b = {.value = value, .grad = t->grad != NULL ? grad : NULL};
+    for (int32_t k = 0; k < 2; k++) {
+        const qn_span span = k == 0 ? task->in : task->out;
+        for (int32_t i = 0; i < span.count; i++) {
+            const int32_t v = p->ref[span.first + i];
+            if (p->value[v].cls == QN_V_PACKED) b.packed = qn_executor_value(ex, v);
+            if (p->value[v].cls != QN_V_PARAM) continue;
+            char *at = qn_executor_value(ex, v);
+            for (int32_t j = t->first_part[s]; j < t->first_part[s + 1]; j++)
+                if (t->part[j].chunk == p->value[v].item) value[t->part[j].index] = at + t->part[j].offset;
+        }
+    }
+    if (task->acc.count == 1) {
+        char *at = qn_executor_value(ex, p->ref[task->acc.first]);
+        if (t->begins[index]) memset(at, 0, (size_t)t->pgrad_bytes[s]);
+        for (int32_t j = t->first_grad[s]; j < t->first_grad[s + 1]; j++) grad[t->part[j].index] = at + t->part[j].offset;
+    }
+    qn_stage *stage = t->stage[task->worker * t->stages + s];
+    qn_stage_bind(stage, &b);
+    return stage;
+}
+
+void *qni_tier_home(const qni_tier *t, int32_t value, size_t *bytes)
+{
+    *bytes = (size_t)t->plan->value[value].bytes;
+    return t->host[value];
+}
+
+/* The bytes of one part within [at, at + bytes) of its chunk. */
+static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, int64_t at, int64_t bytes, qn_err *err)
+{
+    const int64_t from = qn_max64(at, part->offset), to = qn_min64(at + bytes, part->offset + part->bytes);
+    if (from >= to) return QN_OK;
+    const int64_t skip = from - part->offset;
+    if (!up)
+        memcpy((char *)t->grad[part->index] + skip, arena + from, (size_t)(to - from));
+    else if (t->value != NULL)
+        memcpy(arena + from, (const char *)t->value[part->index] + skip, (size_t)(to - from));
+    else
+        return t->read(t->read_ctx, part->index, skip / (int64_t)t->element, (to - from) / (int64_t)t->element, arena + from,
+                       err);
+    return QN_OK;
+}
+
+qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, size_t bytes, qn_err *err)
+{
+    const qn_plan *p = t->plan;
+    const qn_task *x = &p->task[task];
+    const int32_t in = p->ref[x->in.first], out = p->ref[x->out.first];
+    const bool up = x->op == QN_OP_LOAD;
+    const qn_value *v = &p->value[in];
+    if (v->cls == QN_V_ACT || v->cls == QN_V_GRAD) {
+        const char *from = up ? t->host[in] : qn_executor_value(ex, in);
+        char *to = up ? qn_executor_value(ex, out) : t->host[out];
+        memcpy(to + at, from + at, bytes);
+        return QN_OK;
+    }
+    const bool param = v->cls == QN_V_PARAM;
+    const int32_t *first = (param ? t->first_part : t->first_grad) + v->stage;
+    char *arena = qn_executor_value(ex, up ? out : in);
+    for (int32_t i = first[0]; i < first[1]; i++) {
+        if (param && t->part[i].chunk != v->item) continue;
+        const qn_status st = copy_part(t, &t->part[i], arena, up, (int64_t)at, (int64_t)bytes, err);
+        if (st != QN_OK) return st;
+    }
+    return QN_OK;
+}
