@@ -19,7 +19,7 @@ static const qn_generator list[] = {
     {"zb-v", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "2P chunks", qn_gen_zb_v, 2, 2, 2, 0, 0, false},
     {"v-half", "Qi et al. 2024, arXiv:2405.15362", "half of 1f1b's", "about P+2 chunks", qn_gen_v_half, 2, 2, 2, 0, 0, false},
     {"v-min", "Qi et al. 2024, arXiv:2405.15362", "2/3 of 1f1b's", "about 2P/3+2 chunks", qn_gen_v_min, 2, 2, 2, 0, 0, false},
-    {"v-zb", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "about 2P chunks", qn_gen_v_zb, 2, 2, 2, 0, 0, false},
+    {"v-zb", "Qi et al. 2024, arXiv:2405.15362", "0 if F=B=W", "2P chunks", qn_gen_v_zb, 2, 2, 2, 0, 0, false},
     {"v-adaptive", "Qi et al. 2024, arXiv:2405.15362", "least within the limit", "the limit", qn_gen_v_adaptive, 2, 2, 2, 0, 0,
      false},
     {"dualpipe", "DeepSeek-AI 2024, arXiv:2412.19437", "P/2-1 if F=B=W", "P+1 stages of two copies", qn_gen_dualpipe, 2, 2, 2, 2,

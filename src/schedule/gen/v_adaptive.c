@@ -9,7 +9,7 @@
 #include "core/checked.h"
 #include "schedule/gen/gen.h"
 #include "schedule/gen/gen_parts.h"
-#include "schedule/gen/v_block.h"
+#include "schedule/gen/v_rows.h"
 
 enum { INTERVAL = 6 };
 
@@ -67,43 +67,51 @@ static bool wanted(const candidate *c, int32_t P)
     return c->delta[0] != c->delta[1] || c->change == (P > 1);
 }
 
-/* Pattern: workers P, items M (any), two chunks; stage s on worker s or 2P - 1 - s; limit: stashes of a stage that a worker may
- * hold, 0: 2P, as 1F1B. */
-qn_status qn_gen_v_adaptive(qn_order *o, const qn_pattern *pat, qn_err *err)
+/* The shortest that fits; *least: the smallest peak of any candidate. False where none fits. */
+static bool search(qni_v_rows *r, qni_block *b, candidate *best, int32_t P, int32_t M, int32_t limit, int32_t *least)
 {
-    const int32_t P = pat->workers, items = qn_max32(pat->items, 2 * P), limit = pat->limit > 0 ? pat->limit : 2 * P;
-    candidate c = {.slot = {1, 1, 1}, .delta = {1, 1}, .change = P > 1}, best = c;
+    candidate c = {.slot = {1, 1, 1}, .delta = {1, 1}, .change = P > 1};
     int64_t shortest = INT64_MAX;
-    int32_t least = INT32_MAX;
-    bool best_early = false;
-    qni_v_table *t = NULL;
+    *least = INT32_MAX;
+    do {
+        if (!wanted(&c, P) || !block_of(b, &c, P)) continue;
+        const bool fits = qni_v_rows_build(r, b, M, limit);
+        *least = qn_min32(*least, qni_v_rows_peak(r));
+        if (!fits || qni_v_rows_span(r) >= shortest) continue;
+        shortest = qni_v_rows_span(r);
+        *best = c;
+    } while (shortest > INTERVAL * (int64_t)M && advance(&c, P));
+    return shortest < INT64_MAX;
+}
+
+qn_status qni_gen_v_search(qn_order *o, int32_t items, int32_t limit, qn_err *err)
+{
+    const int32_t P = o->workers;
+    int32_t least = 0;
+    candidate best = {.change = 0};
+    qni_v_rows *r = NULL;
     qn_status st = QN_OK;
     qni_block *b = qn_malloc((size_t)P, sizeof *b);
     if (b == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", P);
-    QN_TRY(st, qni_v_open(&t, P, items, 14 * P + 24, err), out);
-    do {
-        if (!wanted(&c, P) || !block_of(b, &c, P)) continue;
-        for (int32_t early = 0; early < 2; early++) {
-            qni_v_build(t, b, limit, early != 0);
-            least = qn_min32(least, qni_v_peak(t));
-            if (qni_v_peak(t) > limit || qni_v_span(t) >= shortest) continue;
-            shortest = qni_v_span(t);
-            best = c;
-            best_early = early != 0;
-        }
-    } while (shortest > INTERVAL * (int64_t)items && advance(&c, P));
-    if (shortest == INT64_MAX) {
-        st = QN_FAIL(err, QN_EINVAL, "v-adaptive of %d workers with a memory of %d stashes: nothing fits; %d would do", P, limit,
-                     least);
+    QN_TRY(st, qni_v_rows_open(&r, P, qn_max32(items, 2 * P), err), out);
+    if (!search(r, b, &best, P, items, limit, &least)) {
+        st = QN_FAIL(err, QN_EINVAL, "a V of %d workers with a memory of %d stashes: nothing fits; %d would do", P, limit, least);
         goto out;
     }
     block_of(b, &best, P);
     qni_gen_place_v(o);
-    qni_v_build(t, b, limit, best_early);
-    qni_v_emit(o, t);
+    if (qni_v_rows_build(r, b, items, limit)) qni_v_rows_emit(o, r);
     st = qn_order_done(o, err);
 out:
-    qni_v_close(t);
+    qni_v_rows_close(r);
     qn_free(b);
     return st;
+}
+
+/* Pattern: workers P, items M (any), two chunks; stage s on worker s or 2P - 1 - s; limit: stashes of a stage that a worker may
+ * hold, 0: 2P, as 1F1B. */
+qn_status qn_gen_v_adaptive(qn_order *o, const qn_pattern *pat, qn_err *err)
+{
+    const int32_t most = 2 * pat->workers;
+    return qni_gen_v_search(o, pat->items, pat->limit > 0 ? qn_min32(pat->limit, most) : most, err);
 }

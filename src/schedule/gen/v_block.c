@@ -4,10 +4,10 @@
  * pass stands after those it needs, so that reading the workers' rows from left to right gives orders that can run.
  *
  *   fill      the block of item k, 6 k slots later; each idle slot takes the oldest W that waits
+ *   reorder   the passes before worker 0's first B of chunk 0 and after its last F of chunk 0 move to the earliest free slot
+ *             behind their inputs that keeps their worker within the largest memory of all workers
  *   squeeze   every pass as early as its predecessors allow, in the same order
- *   reorder   the passes before a worker's first B and after its last F of chunk 0 move to the earliest free slot behind their
- *             inputs, an F only while the largest memory of all workers is not exceeded; once as they are, once with the W of the
- *             end taken out, which then fill the free slots again
+ *   reorder   the end once more with all W taken out, which then fill the idle slots again
  *
  * The passes between stay as the block has them: their pattern is what keeps unequal costs from adding up. */
 #include "schedule/gen/v_block.h"
@@ -22,15 +22,12 @@ enum { KINDS = 6, INTERVAL = 6, NOTHING = -1 };
 static const qn_op op_of[KINDS] = {QN_OP_F, QN_OP_F, QN_OP_B, QN_OP_B, QN_OP_W, QN_OP_W};
 enum { F0, F1, B1, B0, W1, W0 };
 
-typedef struct qni_v_table {
+typedef struct table {
     int32_t P, M;
     int64_t slots;
     int32_t *pass;  /* [P][slots]: item * KINDS + kind, or NOTHING */
     int32_t *end;   /* [P][M * KINDS]: slot after the pass; 0: not in the table */
-    int32_t *held;  /* [P][slots]: stashes during a slot */
     int32_t *late;  /* [2 * M]: W that wait, scratch */
-    int32_t most;   /* of held */
-    int64_t *limit; /* [2 * P], scratch */
     int32_t *clock; /* [P], scratch */
 } table;
 
@@ -67,18 +64,18 @@ static int32_t earliest(const table *t, int32_t w, int32_t pass)
     return pass >= KINDS ? qn_max32(input, *end_of(t, w, pass - KINDS)) : input;
 }
 
-/* W of a worker's B from a slot on, oldest first, into its idle slots. Those already in the table stay. */
-static void place_w(table *t, int32_t w, int64_t from)
+/* W of a worker's B, oldest first, into its idle slots. */
+static void place_w(table *t, int32_t w)
 {
     int32_t first = 0, waiting = 0;
     int32_t *r = row(t, w);
     for (int64_t s = 0; s < t->slots; s++) {
         if (r[s] == NOTHING) {
-            if (first < waiting && s >= from) set(t, w, s, t->late[first++]);
+            if (first < waiting) set(t, w, s, t->late[first++]);
             continue;
         }
         const int32_t kind = r[s] % KINDS;
-        if ((kind == B1 || kind == B0) && *end_of(t, w, r[s] + 2) == 0) t->late[waiting++] = r[s] + 2;
+        if (kind == B1 || kind == B0) t->late[waiting++] = r[s] + 2;
     }
 }
 
@@ -93,12 +90,13 @@ static void fill(table *t, const qni_block *block)
             set(t, w, b.b1 + shift, k * KINDS + B1);
             set(t, w, b.b0 + shift, k * KINDS + B0);
         }
-        place_w(t, w, 0);
+        place_w(t, w);
     }
 }
 
-static void squeeze(table *t, int32_t *clock)
+static void squeeze(table *t)
 {
+    int32_t *clock = t->clock;
     memset(clock, 0, (size_t)t->P * sizeof *clock);
     for (int64_t s = 0; s < t->slots; s++) {
         for (int32_t w = 0; w < t->P; w++) {
@@ -112,73 +110,64 @@ static void squeeze(table *t, int32_t *clock)
     }
 }
 
-static void count_held(table *t)
+/* Stashes at once on a worker; W that are not in the table take its idle slots. */
+static int32_t peak_of(const table *t, int32_t w)
 {
-    t->most = 0;
-    for (int32_t w = 0; w < t->P; w++) {
-        int32_t live = 0;
-        int32_t *held = t->held + (size_t)w * (size_t)t->slots;
-        for (int64_t s = 0; s < t->slots; s++) {
-            const int32_t kind = row(t, w)[s] == NOTHING ? B1 : row(t, w)[s] % KINDS;
-            live += kind == F0 || kind == F1;
-            held[s] = live;
-            t->most = qn_max32(t->most, live);
-            live -= kind == W1 || kind == W0;
+    int32_t live = 0, most = 0, waiting = 0;
+    for (int64_t s = 0; s < t->slots; s++) {
+        const int32_t pass = row(t, w)[s], kind = pass % KINDS;
+        if (pass == NOTHING && waiting > 0) {
+            waiting--;
+            live--;
         }
+        if (pass == NOTHING) continue;
+        live += (kind == F0 || kind == F1) - (kind == W1 || kind == W0);
+        waiting += (kind == B1 || kind == B0) && *end_of(t, w, pass + 2) == 0;
+        most = qn_max32(most, live);
+    }
+    return most;
+}
+
+static int32_t largest_peak(const table *t)
+{
+    int32_t most = 0;
+    for (int32_t w = 0; w < t->P; w++) most = qn_max32(most, peak_of(t, w));
+    return most;
+}
+
+/* Moves the pass in slot s of a worker to the earliest free one behind its inputs that keeps the worker within `most`. */
+static void move_ahead(table *t, int32_t w, int64_t s, int32_t most)
+{
+    int32_t *r = row(t, w);
+    const int32_t pass = r[s];
+    for (int64_t to = earliest(t, w, pass); to < s; to++) {
+        if (r[to] != NOTHING) continue;
+        r[s] = NOTHING;
+        set(t, w, to, pass);
+        if (peak_of(t, w) <= most) return;
+        r[to] = NOTHING;
+        set(t, w, s, pass);
     }
 }
 
-/* Moves the pass in slot s of a worker to the earliest free one not before `from` and before `until`. */
-static void move_ahead(table *t, int32_t w, int64_t s, int64_t from, int64_t until)
+/* One sweep from left to right. The steady phase reaches from worker 0's first B of chunk 0 to its last F of chunk 0. */
+static void reorder(table *t, bool beginning)
 {
-    int32_t *r = row(t, w), *held = t->held + (size_t)w * (size_t)t->slots;
-    const int32_t pass = r[s], kind = pass % KINDS;
-    const bool adds = kind == F0 || kind == F1;
-    int64_t to = s;
-    for (int64_t u = s - 1; u >= qn_max64(from, earliest(t, w, pass)); u--) {
-        if (adds && held[u] >= t->most) break;
-        if (r[u] == NOTHING && u < until) to = u;
-    }
-    if (to == s) return;
-    r[s] = NOTHING;
-    set(t, w, to, pass);
-    for (int64_t u = to; adds && u < s; u++) held[u]++;
-}
-
-/* Slot of the first B or the last F of chunk 0. */
-static int64_t slot_of(const table *t, int32_t w, bool first_b)
-{
-    if (first_b) return qn_min32(*end_of(t, w, B1), *end_of(t, w, B0)) - 1;
-    return *end_of(t, w, (t->M - 1) * KINDS + F0) - 1;
-}
-
-/* One sweep from left to right over the end, and over the beginning if asked for; early: later F fill what is idle there.
- * limit: [2 P], scratch. */
-static void reorder(table *t, bool beginning, bool early, int64_t *limit)
-{
-    for (int32_t w = 0; w < t->P; w++) {
-        limit[2 * w] = beginning ? slot_of(t, w, true) : 0;
-        limit[2 * w + 1] = slot_of(t, w, false);
-    }
+    const int32_t most = largest_peak(t);
+    const int64_t begin = *end_of(t, 0, B0) - 1, finish = *end_of(t, 0, (t->M - 1) * KINDS + F0) - 1;
     for (int64_t s = 0; s < t->slots; s++) {
         for (int32_t w = 0; w < t->P; w++) {
-            if (row(t, w)[s] == NOTHING) continue;
-            if (s < limit[2 * w])
-                move_ahead(t, w, s, 0, s);
-            else if (s > limit[2 * w + 1])
-                move_ahead(t, w, s, limit[2 * w + 1], s);
-            else if (early && row(t, w)[s] % KINDS <= F1)
-                move_ahead(t, w, s, 0, limit[2 * w]);
+            const bool behind = s > finish || (s == finish && w > 0);
+            if (row(t, w)[s] != NOTHING && (behind || (beginning && s < begin))) move_ahead(t, w, s, most);
         }
     }
 }
 
-/* Takes the W after the last F of chunk 0 out. */
 static void drop_w(table *t)
 {
     for (int32_t w = 0; w < t->P; w++) {
         int32_t *r = row(t, w);
-        for (int64_t s = slot_of(t, w, false) + 1; s < t->slots; s++) {
+        for (int64_t s = 0; s < t->slots; s++) {
             if (r[s] == NOTHING || r[s] % KINDS < W1) continue;
             *end_of(t, w, r[s]) = 0;
             r[s] = NOTHING;
@@ -186,72 +175,47 @@ static void drop_w(table *t)
     }
 }
 
-void qni_v_close(qni_v_table *t)
+static void close_table(table *t)
 {
     if (t == NULL) return;
     qn_free(t->pass);
     qn_free(t->end);
-    qn_free(t->held);
     qn_free(t->late);
-    qn_free(t->limit);
     qn_free(t->clock);
     qn_free(t);
 }
 
-qn_status qni_v_open(qni_v_table **out, int32_t workers, int32_t items, int32_t longest, qn_err *err)
+static qn_status open_table(table **out, int32_t workers, int32_t items, int32_t longest, qn_err *err)
 {
     const size_t P = (size_t)workers, M = (size_t)items;
     table *t = qn_calloc(1, sizeof *t);
     if (t == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", workers);
     *t = (table){.P = workers, .M = items, .slots = 8 * (int64_t)items + longest + 8};
     t->pass = qn_malloc(P * (size_t)t->slots, sizeof *t->pass);
-    t->held = qn_malloc(P * (size_t)t->slots, sizeof *t->held);
     t->end = qn_malloc(P * M * KINDS, sizeof *t->end);
     t->late = qn_malloc(2 * M, sizeof *t->late);
-    t->limit = qn_malloc(2 * P, sizeof *t->limit);
     t->clock = qn_malloc(P, sizeof *t->clock);
-    if (t->pass == NULL || t->held == NULL || t->end == NULL || t->late == NULL || t->limit == NULL || t->clock == NULL) {
-        qni_v_close(t);
+    if (t->pass == NULL || t->end == NULL || t->late == NULL || t->clock == NULL) {
+        close_table(t);
         return QN_FAIL(err, QN_ENOMEM, "slots of %d workers and %d micro-batches", workers, items);
     }
     *out = t;
     return QN_OK;
 }
 
-void qni_v_build(qni_v_table *t, const qni_block *block, int32_t limit, bool early)
+static void build(table *t, const qni_block *block)
 {
     memset(t->pass, 0xff, (size_t)t->P * (size_t)t->slots * sizeof *t->pass);
     memset(t->end, 0, (size_t)t->P * (size_t)t->M * KINDS * sizeof *t->end);
     fill(t, block);
-    squeeze(t, t->clock);
-    count_held(t);
-    t->most = qn_max32(t->most, limit);
-    reorder(t, true, early, t->limit);
+    reorder(t, true);
+    squeeze(t);
     drop_w(t);
-    reorder(t, false, false, t->limit);
-    for (int32_t w = 0; w < t->P; w++) place_w(t, w, slot_of(t, w, false) + 1);
-    squeeze(t, t->clock); /* no change of order: what span says is what the order takes */
-    count_held(t);
+    reorder(t, false);
+    for (int32_t w = 0; w < t->P; w++) place_w(t, w);
 }
 
-int32_t qni_v_peak(const qni_v_table *t)
-{
-    return t->most;
-}
-
-int64_t qni_v_span(const qni_v_table *t)
-{
-    int64_t longest = 0;
-    for (int32_t w = 0; w < t->P; w++) {
-        int64_t first = 0, last = t->slots - 1;
-        while (first < last && row(t, w)[first] == NOTHING) first++;
-        while (last > first && row(t, w)[last] == NOTHING) last--;
-        longest = qn_max64(longest, last - first + 1);
-    }
-    return longest;
-}
-
-void qni_v_emit(qn_order *o, const qni_v_table *t)
+static void emit(qn_order *o, const table *t)
 {
     for (int32_t w = 0; w < t->P; w++) {
         for (int64_t s = 0; s < t->slots; s++) {
@@ -265,7 +229,7 @@ void qni_v_emit(qn_order *o, const qni_v_table *t)
 
 qn_status qni_gen_v_block(qn_order *o, const qn_pattern *pat, qni_block_fn *block, qn_err *err)
 {
-    qni_v_table *t = NULL;
+    table *t = NULL;
     int32_t longest = 0;
     qn_status st = QN_OK;
     qni_block *b = qn_malloc((size_t)pat->workers, sizeof *b);
@@ -274,13 +238,13 @@ qn_status qni_gen_v_block(qn_order *o, const qn_pattern *pat, qni_block_fn *bloc
         b[i] = block(i, pat->workers);
         longest = qn_max32(longest, b[i].b0);
     }
-    QN_TRY(st, qni_v_open(&t, pat->workers, pat->items, longest, err), out);
+    QN_TRY(st, open_table(&t, pat->workers, pat->items, longest, err), out);
     qni_gen_place_v(o);
-    qni_v_build(t, b, 0, false);
-    qni_v_emit(o, t);
+    build(t, b);
+    emit(o, t);
     st = qn_order_done(o, err);
 out:
-    qni_v_close(t);
+    close_table(t);
     qn_free(b);
     return st;
 }
