@@ -55,6 +55,10 @@ struct qn_trainer {
     bool dirty; /* the last step stopped early: gradients are not zero */
 };
 
+/* trainer_tasks.c: for the executor; and the step's samples, read once a step by each worker that needs them before its first
+ * task. */
+qn_task_fns qni_trainer_fns(const qn_trainer *t);
+void qni_trainer_read(qn_trainer *t, train_worker *w);
 /* trainer_plan.c. *groups: as asked for, or as many as replicas. Errors: QN_EINVAL. */
 qn_status qni_trainer_groups(int32_t *groups, const qn_trainer_desc *d, qn_err *err) QN_MUST_USE;
 /* The order as a plan, with the sizes of stages and homes; sets sums_count and tied_stage too. Errors as qn_lower. */

@@ -1,0 +1,329 @@
+/* The trainer's tasks: what the executor asks to be run, where a message's value is, how many bytes of it are there.
+ *
+ * A task finds its memory by the class of the values in its spans:
+ *
+ *   task        reads                                          writes
+ *   F, R        x = act                                        y = act, stash
+ *   B, BW       dy = grad, x = act, stash                      dx = grad, wstash (B)
+ *   W           x = act, stash, wstash                         gradients in the homes
+ *
+ * Worker data (tokens, sums, result) is written by that worker's thread alone; the caller reads it between steps. */
+#include <string.h>
+
+#include "core/checked.h"
+#include "trainer_internal.h"
+
+/* --- items */
+static int64_t first_sample(const qn_trainer *t, int32_t item)
+{
+    return qn_min64(item * t->item_samples, t->desc.source->batch);
+}
+
+static int64_t sample_count(const qn_trainer *t, int32_t item)
+{
+    return first_sample(t, item + 1) - first_sample(t, item);
+}
+
+/* The step's samples, read by each worker that needs them before its first task. */
+void qni_trainer_read(qn_trainer *t, train_worker *w)
+{
+    const qn_source *s = t->desc.source;
+    if (w->read_step == t->step) return;
+    w->read_step = t->step;
+    if (w->tokens == NULL) return;
+    for (int64_t i = 0; i < s->batch; i++) s->ops->read(s, t->step, i, w->tokens + i * s->T, w->targets + i * s->T);
+}
+
+static qn_mb micro_batch(const qn_trainer *t, const train_worker *w, int32_t item)
+{
+    const int64_t first = first_sample(t, item), T = t->desc.source->T;
+    return (qn_mb){.B = sample_count(t, item),
+                   .T = T,
+                   .tokens = w->tokens != NULL ? w->tokens + first * T : NULL,
+                   .targets = w->targets != NULL ? w->targets + first * T : NULL,
+                   .seed = t->desc.seed,
+                   .step = (uint32_t)t->step,
+                   .first_sample = (uint32_t)first,
+                   .loss = &t->loss[item]};
+}
+
+/* --- tasks */
+static train_worker *worker_of(qn_trainer *t, const qn_task *task)
+{
+    return &t->worker[t->tiered ? 0 : task->worker];
+}
+
+static qn_stage *stage_of(qn_trainer *t, qn_executor *ex, int32_t index)
+{
+    return t->tiered ? qni_tier_bind(&t->tier, ex, index) : t->set.stage[t->plan->task[index].stage];
+}
+
+static void *value_in(qn_executor *ex, const qn_plan *p, qn_span span, qn_value_class cls)
+{
+    const int32_t v = qni_span_find(p, span, cls);
+    return v == QN_NONE ? NULL : qn_executor_value(ex, v);
+}
+
+/* The pass of an F, R, B or BW. */
+static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
+{
+    qn_trainer *t = ctx;
+    const qn_plan *p = t->plan;
+    const qn_task *task = &p->task[index];
+    qn_stage *stage = stage_of(t, ex, index);
+    const void *x = value_in(ex, p, task->in, QN_V_ACT);
+    *mb = micro_batch(t, worker_of(t, task), task->item);
+    if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
+    const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
+    mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
+    if (part) return qn_pass_recompute(stage, mb, x, value_in(ex, p, task->in, QN_V_STASH));
+    if (task->op == QN_OP_F || task->op == QN_OP_R)
+        return qn_pass_forward(stage, mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
+    return qn_pass_backward(stage, mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
+                            value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->out, QN_V_WSTASH));
+}
+
+static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
+{
+    const qn_plan *p = t->plan;
+    const qn_task *task = &p->task[index];
+    qn_mb mb;
+    if (p->sides > 0) {
+        mb = micro_batch(t, &t->worker[task->worker], task->item);
+        qni_vocab_chain_task(&t->set, p, ex, task, &mb, false);
+        return QN_OK;
+    }
+    if (task->op == QN_OP_W) {
+        mb = micro_batch(t, worker_of(t, task), task->item);
+        mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
+        qn_stage_backward_weight(stage_of(t, ex, index), &mb, value_in(ex, p, task->in, QN_V_ACT),
+                                 value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
+        qni_homes_added(&t->homes, task->stage, task->item);
+        return QN_OK;
+    }
+    if (p->shards > 1) {
+        const qn_status st = qni_shards_run(&t->shards, ex, index, pass_of, t, err);
+        if (st != QN_OK || qn_joint_last(p, index) != index) return st; /* its part comes with the last one's */
+    } else {
+        qn_pass pass = pass_of(t, ex, index, &mb);
+        while (qn_pass_step(&pass)) continue;
+    }
+    for (int32_t i = qn_joint_first(p, index); task->op == QN_OP_BW && i <= index; i++)
+        qni_homes_added(&t->homes, p->task[i].stage, task->item);
+    return QN_OK;
+}
+
+/* Targets of an item that count. */
+static int64_t targets_of(const qn_trainer *t, const train_worker *w, int32_t item)
+{
+    const qn_mb mb = micro_batch(t, w, item);
+    int64_t n = 0;
+    for (int64_t i = 0; i < mb.B * mb.T; i++) n += mb.targets[i] >= 0;
+    return n;
+}
+
+/* All uses of a shared weight in one stage: the plan has no TIE for it. */
+static void tie_within(qn_trainer *t, int32_t stage)
+{
+    const qn_grid g = t->homes.grid;
+    if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
+}
+
+/* Test hook: the first gradient of a stage. */
+static void spoil(qn_trainer *t, int32_t worker)
+{
+    qni_homes *h = &t->homes;
+    for (int32_t u = 0; u < h->uses && t->spoil.value != 0.0 && t->spoil.step == t->step; u++) {
+        const int32_t stage = t->spoil.stage;
+        if (qni_homes_worker(h, stage) != worker || qni_use_stage(h, 0, u) != stage) continue;
+        if (h->element == sizeof(double))
+            *(double *)h->sum[0][u] += t->spoil.value;
+        else
+            *(float *)h->sum[0][u] += (float)t->spoil.value;
+        return;
+    }
+}
+
+static void run_norm(qn_trainer *t, int32_t worker)
+{
+    train_worker *w = &t->worker[worker];
+    const int32_t items = t->plan->items;
+    double *loss = w->sums + t->homes.params, *targets = loss + items;
+    for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
+        if (t->set.worker_of[s] == worker) tie_within(t, s);
+    spoil(t, worker);
+    qni_norm(&t->homes, worker, w->sums);
+    for (int32_t i = 0; i < items; i++) {
+        const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
+        loss[i] = head ? t->loss[i] : 0.0;
+        targets[i] = head ? (double)targets_of(t, w, i) : 0.0;
+    }
+}
+
+static void run_tie(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    qni_tie(&t->homes, task->stage, value_in(ex, t->plan, task->in, QN_V_TGRAD));
+}
+
+/* The replicas' gradients: as they came, or in place where they are on this worker. */
+static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    const qn_plan *p = t->plan;
+    const qn_grid g = qn_plan_grid(p);
+    void *from[QN_MAX_WORKERS] = {NULL};
+    for (int32_t i = 0; i < task->in.count; i++) {
+        const int32_t v = p->ref[task->in.first + i];
+        const qn_value *x = &p->value[v];
+        from[qn_replica(g, x->stage)] =
+            x->cls == QN_V_TGRAD ? qn_executor_value(ex, v) : qni_homes_sums(&t->homes, x->stage, qn_replica(g, task->stage));
+    }
+    qni_homes_reduce(&t->homes, task->stage, from);
+    tie_within(t, task->stage); /* before the sums go back */
+}
+
+/* Each sum is of one worker's and zero at all others, so that adding them changes no bit. */
+static void run_guess(qn_trainer *t, int32_t worker)
+{
+    train_worker *w = &t->worker[worker];
+    const double *before = worker > 0 ? t->inbox[worker - 1] : NULL;
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < t->sums_count; i++) w->partial[i] = before != NULL ? before[i] + w->sums[i] : w->sums[i];
+    for (int32_t i = 0; i < t->plan->items; i++) tokens += targets_of(t, w, i);
+    qni_speculation_guess(&t->speculation, worker, w->partial, tokens);
+}
+
+/* The decision: worker 0 has everybody's sums; in a post-validated step the last worker has them all in one. */
+static void run_fold(qn_trainer *t, int32_t worker)
+{
+    qni_verdict v;
+    const double *sums[QN_MAX_WORKERS];
+    const bool partial = t->desc.post_validate != QN_UNDO_NONE;
+    for (int32_t w = 0; w < t->set.workers; w++) sums[w] = partial ? t->worker[worker].partial : t->inbox[w];
+    qni_fold(&v, &t->homes, sums, t->plan->items, t->desc.hyper.clip);
+    memcpy(t->worker[worker].result, &v, sizeof(v));
+}
+
+static void run_opt(qn_trainer *t, const qn_task *task)
+{
+    if (t->desc.post_validate != QN_UNDO_NONE && task->op == QN_OP_OPT) {
+        qni_speculation_step(&t->speculation, task->stage, t->step, t->lr);
+        return;
+    }
+    qni_verdict v;
+    if (t->lag.h != NULL) {
+        qni_lag_opt(&t->lag, task->stage, &t->desc.hyper);
+        return;
+    }
+    memcpy(&v, worker_of(t, task)->result, sizeof(v));
+    if (task->op == QN_OP_VALIDATE)
+        qni_speculation_validate(&t->speculation, task->stage, &v, t->step, t->lr);
+    else
+        qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, t->step, t->lr);
+}
+
+static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err)
+{
+    qn_trainer *t = ctx;
+    const qn_task *task = &t->plan->task[index];
+    if (!t->tiered) qni_trainer_read(t, &t->worker[task->worker]);
+    switch (task->op) {
+    case QN_OP_F:
+    case QN_OP_R:
+    case QN_OP_B:
+    case QN_OP_W:
+    case QN_OP_BW:
+        return run_compute(t, ex, index, err);
+    case QN_OP_VI:
+    case QN_OP_VS:
+    case QN_OP_VT:
+    case QN_OP_VJ: {
+        const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
+        qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
+        return QN_OK;
+    }
+    case QN_OP_PACK:
+        qn_stage_pack(stage_of(t, ex, index));
+        return QN_OK;
+    case QN_OP_PCOPY:
+        qni_lag_pcopy(&t->lag, task->stage);
+        return QN_OK;
+    case QN_OP_GCOPY:
+        qni_lag_gcopy(&t->lag, task->stage);
+        return QN_OK;
+    case QN_OP_SUM:
+        run_sum(t, ex, task);
+        return QN_OK;
+    case QN_OP_TIE:
+        run_tie(t, ex, task);
+        return QN_OK;
+    case QN_OP_NORM:
+        run_norm(t, task->worker);
+        return QN_OK;
+    case QN_OP_GUESS:
+        run_guess(t, task->worker);
+        return QN_OK;
+    case QN_OP_FOLD:
+        run_fold(t, task->worker);
+        return QN_OK;
+    case QN_OP_OPT:
+    case QN_OP_VALIDATE:
+        run_opt(t, task);
+        return QN_OK;
+    default:
+        return QN_FAIL(err, QN_EINTERNAL, "the plan holds a task of kind %d on the compute lane", task->op);
+    }
+}
+
+static void *tier_home(void *ctx, int32_t value, size_t *bytes)
+{
+    const qn_trainer *t = ctx;
+    return qni_tier_home(&t->tier, value, bytes);
+}
+
+static qn_status tier_copy(void *ctx, qn_executor *ex, int32_t task, size_t at, size_t bytes, qn_err *err)
+{
+    qn_trainer *t = ctx;
+    return qni_tier_copy(&t->tier, ex, task, at, bytes, err);
+}
+
+/* A message's value that is no part of an arena. */
+static void *home_of(void *ctx, int32_t value, size_t *bytes)
+{
+    qn_trainer *t = ctx;
+    const qn_value *v = &t->plan->value[value];
+    qni_homes *h = &t->homes;
+    const int32_t k = v->stage == QN_NONE || v->cls == QN_V_STAT ? 0 : qn_shard(qn_plan_grid(t->plan), v->stage);
+    switch (v->cls) {
+    case QN_V_STAT: /* stage: whose sums, with an item those of all workers up to it; none: the result */
+        *bytes = (size_t)t->sums_count * sizeof(double);
+        if (v->stage == QN_NONE) return t->worker[v->worker].result;
+        if (v->item != QN_NONE && v->worker == v->stage) return t->worker[v->worker].partial;
+        return v->worker == v->stage ? t->worker[v->worker].sums : t->inbox[v->stage];
+    case QN_V_TPARAM: /* item: the owner whose part of the stage's values it is; none: the shared weight */
+        *bytes = (size_t)v->bytes;
+        return v->item == QN_NONE ? h->value[v->worker][h->tied + k] : qni_homes_values(h, v->stage, v->item);
+    case QN_V_PGRAD: /* the same of the gradients, which leave from their sums and come back there */
+        *bytes = (size_t)v->bytes;
+        if (v->item != QN_NONE) return qni_homes_sums(h, v->stage, v->item);
+        return h->tied == QN_NONE ? NULL : h->sum[qn_replica(h->grid, v->stage)][h->tied_use + k];
+    default:
+        *bytes = 0;
+        return NULL;
+    }
+}
+
+static size_t actual_bytes(void *ctx, int32_t value)
+{
+    const qn_trainer *t = ctx;
+    const qn_value *v = &t->plan->value[value];
+    if (t->plan->sides > 0 && v->item != QN_NONE)
+        return qni_vocab_actual(&t->set, t->plan, v, sample_count(t, v->item) * t->desc.source->T);
+    if (v->cls != QN_V_ACT && v->cls != QN_V_GRAD) return (size_t)v->bytes;
+    return (size_t)qni_stage_set_act_bytes(&t->set, sample_count(t, v->item) * t->desc.source->T);
+}
+
+qn_task_fns qni_trainer_fns(const qn_trainer *t)
+{
+    return (qn_task_fns){
+        .run = run_task, .home = t->tiered ? tier_home : home_of, .actual = actual_bytes, .copy = t->tiered ? tier_copy : NULL};
+}
