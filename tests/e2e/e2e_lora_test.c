@@ -79,7 +79,7 @@ static double loss_of(const char *arguments)
     char line[3 * PROGRAM_PATH];
     double loss = 0;
     snprintf(line, sizeof(line), "eval --data %s %s", in_root("text"), arguments);
-    run_line(line);
+    run_line("%s", line);
     must_be(0);
     assert_int_equal(sscanf(last.out, "loss %lf", &loss), 1);
     return loss;
