@@ -73,7 +73,7 @@ static qn_status fill_moments(void *ctx, int32_t i, int64_t first, int64_t count
     return QN_OK;
 }
 
-static qn_shape file_shape(const qn_param *p)
+qn_shape qni_file_shape(const qn_param *p)
 {
     qn_shape s = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
     if (p->file_transposed) {
@@ -100,7 +100,7 @@ static qn_status write_tensors(const char *dir, const char *base, param_list *li
         const qn_param *p = qn_model_param(list->state->model, list->param[i / copies]);
         const qn_shape own = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
         snprintf(name[i], NAME, "%s%s%s", prefix, p->name, suffix[i % copies]);
-        desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = copies == 1 ? file_shape(p) : own};
+        desc[i] = (qn_tensor_desc){.name = name[i], .dtype = QN_F32, .shape = copies == 1 ? qni_file_shape(p) : own};
     }
     st = qn_safetensors_write(dir, base, desc, n, shard_bytes, copies == 1 ? fill_values : fill_moments, list, err);
 out:
@@ -295,7 +295,7 @@ static qn_status read_transposed(float *w, const qn_tensor_view *t, int64_t O, i
     return st;
 }
 
-static qn_status refuse_unknown(const qn_safetensors *f, const qn_model *m, const char *dir, qn_err *err)
+qn_status qni_refuse_unknown(const qn_safetensors *f, const qn_model *m, const char *dir, qn_err *err)
 {
     for (int32_t i = 0; i < qn_safetensors_count(f); i++) {
         const char *name = qn_safetensors_at(f, i)->name;
@@ -316,10 +316,10 @@ static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *er
 {
     qn_safetensors *f = NULL;
     qn_status st = qn_safetensors_open(&f, dir, err);
-    if (st == QN_OK) st = refuse_unknown(f, s->model, dir, err);
+    if (st == QN_OK) st = qni_refuse_unknown(f, s->model, dir, err);
     for (int32_t i = 0; st == QN_OK && i < qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i);
-        const qn_shape want = file_shape(p);
+        const qn_shape want = qni_file_shape(p);
         const qn_tensor_view *t = NULL;
         if (p->adapter) continue; /* the base has none */
         if (qni_has_q8(f, p)) {

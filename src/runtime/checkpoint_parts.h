@@ -13,6 +13,10 @@ qn_status qni_join_existing(char *path, size_t cap, const char *dir, const char 
 /* Where in the file the named tensor of that shape is. Errors: QN_EFORMAT with name, found, wanted. */
 qn_status qni_find_tensor(const qn_tensor_view **out, const qn_safetensors *f, const char *dir, const char *name,
                           const qn_shape *want, qn_err *err) QN_MUST_USE;
+/* As the file holds the parameter: transposed or not. */
+qn_shape qni_file_shape(const qn_param *p);
+/* Errors: QN_EFORMAT when the file holds a tensor that is none of the model's. */
+qn_status qni_refuse_unknown(const qn_safetensors *f, const qn_model *m, const char *dir, qn_err *err) QN_MUST_USE;
 /* The moments of all parameters that have some, from DIR/quern. */
 qn_status qni_read_moments(const char *dir, const qn_state_view *s, qn_err *err) QN_MUST_USE;
 

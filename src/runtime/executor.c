@@ -80,6 +80,16 @@ static qn_status open_world(qn_executor *ex, qn_err *err)
     return st;
 }
 
+static qn_status borrow_arena(qni_worker *w, const qn_executor *from, int64_t bytes, qn_err *err)
+{
+    const int64_t has = w->index < from->plan->workers ? from->plan->arena_bytes[w->index] : 0;
+    if (has < bytes)
+        return QN_FAIL(err, QN_EINVAL, "worker %d needs an arena of %" PRId64 " bytes; the one to share has %" PRId64, w->index,
+                       bytes, has);
+    w->arena = from->worker[w->index].arena;
+    return QN_OK;
+}
+
 static qn_status open_workers(qn_executor *ex, qn_err *err)
 {
     const qn_plan *p = ex->plan;
@@ -94,6 +104,11 @@ static qn_status open_workers(qn_executor *ex, qn_err *err)
         w->index = w->id = i;
         w->jitter = ex->desc.jitter + (uint64_t)i * 2654435761U;
         qn_bell_init(&w->start);
+        if (ex->desc.arenas != NULL) {
+            const qn_status st = borrow_arena(w, ex->desc.arenas, p->arena_bytes[i], err);
+            if (st != QN_OK) return st;
+            continue;
+        }
         w->arena = qn_alloc_pages((size_t)p->arena_bytes[i]); /* first touched by the worker's own thread */
         if (w->arena == NULL)
             return QN_FAIL(err, QN_ENOMEM,
@@ -140,7 +155,7 @@ void qn_executor_close(qn_executor *ex)
     if (ex->threads > 0 || ex->aside_threads > 0) qni_threads_close(ex);
     qni_asides_close(ex);
     if (ex->world != NULL) ex->transport->close(ex->world);
-    for (int32_t i = 0; ex->worker != NULL && i < ex->plan->workers; i++)
+    for (int32_t i = 0; ex->worker != NULL && ex->desc.arenas == NULL && i < ex->plan->workers; i++)
         if (ex->worker[i].arena != NULL) qn_free_pages(ex->worker[i].arena, (size_t)ex->plan->arena_bytes[i]);
     qn_free_pages(ex->worker, ex->worker_bytes);
     qn_free(ex->alive);

@@ -50,7 +50,7 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const qn_stage_set *s = f->set;
     const qn_plan *p = f->plan;
     const qn_task *t = &p->task[index];
-    qn_stage *stage = s->stage[t->stage];
+    qn_stage *stage = f->tiered ? qni_tier_bind(&f->tier, ex, index) : s->stage[t->stage];
     const int32_t x = qni_span_find(p, t->in, QN_V_ACT), y = qni_span_find(p, t->out, QN_V_ACT);
     const int32_t stash = qni_span_find(p, t->out, QN_V_STASH);
     *mb = (qn_mb){.B = f->length[t->item] > 0,
@@ -99,7 +99,9 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
     const qn_task *t = &f->plan->task[task];
     switch (t->op) {
     case QN_OP_PACK:
-        if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
+        if (f->tiered)
+            qni_forward_tier_pack(f, ex, task);
+        else if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
         return QN_OK;
     case QN_OP_F:
     case QN_OP_VI:
@@ -116,6 +118,7 @@ static size_t actual_bytes(void *ctx, int32_t value)
     const qni_forward *f = ctx;
     const qn_value *v = &f->plan->value[value];
     if (f->plan->sides > 0 && v->item != QN_NONE) return qni_vocab_actual(f->set, f->plan, v, f->length[v->item]);
+    if (f->tiered && v->cls == QN_V_PARAM) return qni_forward_tier_actual(f, value);
     return v->cls == QN_V_ACT ? (size_t)qni_stage_set_act_bytes(f->set, f->length[v->item]) : (size_t)v->bytes;
 }
 
@@ -193,13 +196,19 @@ qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *er
                        .slots = d->slots,
                        .most_segments = d->segments,
                        .most_logits = d->logits};
-    qn_status st = make_plan(f, err);
+    const qni_forward_tiers *tiers = d->tiers;
+    qn_status st = tiers != NULL ? qni_forward_tier_init(f, tiers, d->threads, d->pin, err) : make_plan(f, err);
     if (st == QN_OK) st = take_buffers(f, err);
     const qn_executor_desc ex = {.plan = f->plan,
                                  .transport = d->transport,
                                  .faults = d->faults,
                                  .driver = d->driver,
-                                 .fns = {.run = run_task, .home = no_home, .actual = actual_bytes},
+                                 .fns = {.run = run_task,
+                                         .home = tiers != NULL ? qni_forward_tier_home : no_home,
+                                         .actual = actual_bytes,
+                                         .copy = tiers != NULL ? qni_forward_tier_copy : NULL},
+                                 .link_bytes_per_s = tiers != NULL ? tiers->link_bytes_per_s : 0,
+                                 .arenas = tiers != NULL ? tiers->arenas : NULL,
                                  .ctx = f,
                                  .threads_per_worker = d->threads,
                                  .pin = d->pin,
@@ -214,6 +223,7 @@ void qni_forward_fini(qni_forward *f)
     qn_executor_close(f->ex);
     qni_shards_fini(&f->shards);
     qn_plan_close(f->plan);
+    if (f->tiered) qni_tier_fini(&f->tier);
     for (int32_t i = 0; f->cache != NULL && i < f->set->stages; i++)
         if (f->cache[i] != NULL) qn_free_pages(f->cache[i], qn_stage_need_of(f->set->stage[i])->cache_bytes * (size_t)f->slots);
     qn_free(f->cache);

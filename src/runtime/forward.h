@@ -7,6 +7,7 @@
 
 #include "data/dataset/shards.h"
 #include "executor.h"
+#include "forward_tier.h"
 #include "stage_set.h"
 #include "tensor_shards.h"
 
@@ -15,6 +16,8 @@ typedef struct qni_forward {
     qn_plan *plan;
     qn_executor *ex;
     qni_shards shards;
+    bool tiered; /* on devices: the set only says what pieces need */
+    qni_tier tier;
     int32_t items;
     int64_t T;
     int32_t *tokens, *targets; /* [items, T] */
@@ -44,6 +47,7 @@ typedef struct qni_forward_desc {
     bool infer, pin;
     int32_t slots, segments; /* infer: caches; the most segments of an item */
     int64_t logits;          /* infer: the most rows of logits of a run */
+    const qni_forward_tiers *tiers; /* NULL: all weights are resident, and the set is bound */
 } qni_forward_desc;
 
 enum { QNI_EVAL_ITEMS = 16 }; /* windows of one run: results do not depend on it */

@@ -40,22 +40,69 @@ static qn_status check(const qn_runner_desc *d, qn_err *err)
     return QN_OK;
 }
 
+/* Devices: the pieces are the layers of the chain, and the set only says what they need. */
+static qn_status open_devices(qn_runner *r, const qn_runner_desc *d, qn_stage_set_desc set, qni_forward_desc forward, qn_err *err)
+{
+    const int32_t pieces = qn_model_layers(d->model);
+    const qn_runner_tiers *t = d->tiers;
+    int32_t *first = qn_calloc((size_t)pieces + 1, sizeof(*first)), *host = qn_calloc((size_t)pieces, sizeof(*host));
+    int64_t *limit = qn_calloc((size_t)qn_max32(d->workers, 1), sizeof(*limit));
+    qn_status st = first != NULL && host != NULL && limit != NULL ? QN_OK
+                                                                  : QN_FAIL(err, QN_ENOMEM, "no memory for %d pieces", pieces);
+    for (int32_t i = 0; st == QN_OK && i <= pieces; i++) first[i] = i;
+    for (int32_t w = 0; st == QN_OK && w < d->workers; w++) limit[w] = t->memory;
+    set.first_layer = first;
+    set.worker_of = host;
+    set.workers = set.threads = 1;
+    set.stages = pieces;
+    set.unpacked = true;
+    const qni_forward_tiers tiers = {.devices = d->workers,
+                                     .window = t->window,
+                                     .replace = t->replace > 0 ? t->replace : 1,
+                                     .keep = true,
+                                     .limit = t->memory > 0 ? limit : NULL,
+                                     .link_bytes_per_s = t->link_bytes_per_s,
+                                     .value = d->value,
+                                     .read = t->read,
+                                     .read_ctx = t->read_ctx};
+    forward.tiers = &tiers;
+    if (st == QN_OK) st = qni_stage_set_init(&r->set, &set, err);
+    r->open = st == QN_OK;
+    if (st == QN_OK) st = qni_forward_init(&r->forward, &forward, err);
+    qn_free(first);
+    qn_free(host);
+    qn_free(limit);
+    return st;
+}
+
+static qn_status open_resident(qn_runner *r, const qn_runner_desc *d, const qn_stage_set_desc *set,
+                               const qni_forward_desc *forward, qn_err *err)
+{
+    void *const **value = qn_calloc((size_t)qn_max32(d->workers, 1), sizeof(*value));
+    if (value == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a runner of %d workers", d->workers);
+    for (int32_t w = 0; w < d->workers; w++) value[w] = d->value;
+    qn_status st = qni_stage_set_init(&r->set, set, err);
+    if (st == QN_OK) qni_stage_set_bind(&r->set, value, NULL);
+    r->open = st == QN_OK;
+    if (st == QN_OK) st = qni_forward_init(&r->forward, forward, err);
+    qn_free(value);
+    return st;
+}
+
 qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
 {
     qn_status st = check(d, err);
     *out = NULL;
     if (st != QN_OK) return st;
     qn_runner *r = qn_calloc(1, sizeof(*r));
-    void *const **value = qn_calloc((size_t)qn_max32(d->workers, 1), sizeof(*value));
     const int32_t slots = qn_max32(d->slots, 1);
     const int64_t logits = d->logits > 0 ? d->logits : slots;
     const bool infer = d->cache_len > 0;
     if (r != NULL) r->past = qn_calloc((size_t)slots, sizeof(*r->past));
-    if (r == NULL || value == NULL || r->past == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "no memory for a runner of %d workers", d->workers);
-        goto out;
+    if (r == NULL || r->past == NULL) {
+        qn_free(r);
+        return QN_FAIL(err, QN_ENOMEM, "no memory for a runner of %d workers", d->workers);
     }
-    for (int32_t w = 0; w < d->workers; w++) value[w] = d->value;
     r->cache_len = d->cache_len;
     /* Evaluation keeps a stash as training does; inference does not, and packs the forward copies alone. */
     const qn_stage_set_desc set = {.model = d->model,
@@ -72,8 +119,6 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
                                               .cache_len = d->cache_len,
                                               .kv = d->kv,
                                               .logits = infer ? logits : 0}};
-    QN_TRY(st, qni_stage_set_init(&r->set, &set, err), out);
-    qni_stage_set_bind(&r->set, value, NULL);
     const qni_forward_desc forward = {.set = &r->set,
                                       .transport = qn_transport_find("thread"),
                                       .driver = QN_DRIVE_THREADS,
@@ -85,13 +130,11 @@ qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *d, qn_err *err)
                                       .slots = slots,
                                       .segments = (int32_t)qn_min64(d->T, slots + d->workers),
                                       .logits = logits};
-    r->open = true;
-    QN_TRY(st, qni_forward_init(&r->forward, &forward, err), out);
-    *out = r;
-    r = NULL;
-out:
-    qn_free(value);
-    qn_runner_close(r);
+    st = d->tiers != NULL ? open_devices(r, d, set, forward, err) : open_resident(r, d, &set, &forward, err);
+    if (st == QN_OK)
+        *out = r;
+    else
+        qn_runner_close(r);
     return st;
 }
 
@@ -201,6 +244,21 @@ void qn_runner_truncate(qn_runner *r, int32_t slot, int64_t held)
 void qn_runner_rewind(qn_runner *r)
 {
     memset(r->past, 0, (size_t)r->forward.slots * sizeof(*r->past));
+}
+
+qn_runner_devices qn_runner_devices_of(const qn_runner *r)
+{
+    const qni_forward *f = &r->forward;
+    qn_runner_devices d = {0};
+    if (!f->tiered) return d;
+    d.pieces = f->tier.stages;
+    for (int32_t c = 0; c < f->tier.chunk_first[d.pieces]; c++) d.weights += f->tier.chunk_bytes[c];
+    for (int32_t w = 0; w < f->plan->workers; w++) {
+        d.arenas += f->plan->arena_bytes[w];
+        d.high_water = qn_max64(d.high_water, qn_executor_high_water(f->ex, w));
+        d.loaded += qn_executor_moved(f->ex, w, QN_LANE_UP, QN_V_PARAM);
+    }
+    return d;
 }
 
 qn_status qn_runner_evaluate(qn_runner *r, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,

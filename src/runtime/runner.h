@@ -8,6 +8,20 @@
 
 enum { QN_RUNNER_SLOTS = 1024 }; /* the most sequences together */
 
+/* Elements [first, first + count) of a parameter, of the mode's param type, into to; called on any thread, from several at once. */
+typedef qn_status qn_param_read(void *ctx, int32_t param, int64_t first, int64_t count, void *to, qn_err *err);
+
+/* Devices with little memory: each worker is one, its arena holds a window of the model's weights, of one layer of the chain a
+ * piece, dealt to the devices in turn (Superpipeline, arXiv:2410.08791, reconstructed). Results are those of resident weights, bit
+ * for bit. Where a device's pieces all fit they stay. Outside of the arenas: KV caches, logits, scratch of the kernels. */
+typedef struct qn_runner_tiers {
+    int64_t memory;           /* bytes of a device's arena; 0: no limit */
+    int32_t window, replace;  /* k pieces at once (0: as many as fit), of which k' (0: 1) are replaced at a time */
+    int64_t link_bytes_per_s; /* from the host to each device; 0: as fast as memory */
+    qn_param_read *read;      /* where the desc's value is NULL: a pass reads what it needs */
+    void *read_ctx;
+} qn_runner_tiers;
+
 typedef struct qn_runner_desc {
     const qn_model *model;      /* borrowed until close */
     void *const *value;         /* [params] of the mode's param type, borrowed; packed at open */
@@ -21,11 +35,13 @@ typedef struct qn_runner_desc {
     qn_dtype kv;    /* generation with weights of a compact kind: the cache, f32 or bf16 */
     int32_t slots;  /* generation: sequences that go on together (0: 1); slots <= T */
     int64_t logits; /* generation: the most rows of logits of one call (0: slots) */
+    const qn_runner_tiers *tiers; /* NULL: all weights are resident; else first_layer is not read */
 } qn_runner_desc;
 
 typedef struct qn_runner qn_runner;
 
-/* Errors: QN_EINVAL (sizes that do not fit the model, cuts as qn_trainer_open wants them), QN_ENOMEM. */
+/* Errors: QN_EINVAL (sizes that do not fit the model, cuts as qn_trainer_open wants them; a window that cannot be, or memory that
+ * is too small, with the smallest that would do), QN_ENOMEM. */
 qn_status qn_runner_open(qn_runner **out, const qn_runner_desc *desc, qn_err *err) QN_MUST_USE;
 void qn_runner_close(qn_runner *r);
 
@@ -56,6 +72,14 @@ int32_t qn_runner_vocab(const qn_runner *r);              /* of a row of logits 
 int64_t qn_runner_held(const qn_runner *r, int32_t slot); /* positions of its cache that are taken */
 /* Forgets all but the first `held` positions of a sequence (at most those it has): 0 frees the slot for another. */
 void qn_runner_truncate(qn_runner *r, int32_t slot, int64_t held);
+
+/* With devices: bytes of their arenas together, the most that was in use of one, the weights of the model's pieces (a tied one
+ * counts in each that reads it), and bytes of weights that were loaded since open. Else zeros. */
+typedef struct qn_runner_devices {
+    int64_t arenas, high_water, weights, loaded;
+    int32_t pieces;
+} qn_runner_devices;
+qn_runner_devices qn_runner_devices_of(const qn_runner *r);
 
 /* Mean loss over the part, as qn_trainer_evaluate. Errors: QN_ESTATE with a cache, QN_EINVAL when the tokens are not the model's.
  */

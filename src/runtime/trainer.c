@@ -137,6 +137,7 @@ static qn_status open_tier(qn_trainer *t, qn_err *err)
     qn_status st = qni_tier_init(&t->tier, &desc, err);
     if (st == QN_OK && d->tiers->lag > 0) st = qni_lag_init(&t->lag, &t->homes, err);
     if (st != QN_OK) return st;
+    t->link_bytes_per_s = d->tiers->link_bytes_per_s;
     t->tier.value = d->tiers->lag > 0 ? t->lag.loaded : t->homes.value[0];
     t->tier.grad = d->tiers->lag > 0 ? t->lag.landed : t->homes.grad[0];
     return QN_OK;
@@ -282,9 +283,14 @@ void qn_trainer_cancel(qn_trainer *t)
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
                               int64_t *targets, qn_err *err)
 {
-    if (t->tiered)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "evaluation on devices with little memory: use quern eval on a checkpoint");
     if (!t->eval_open) {
+        /* On devices: in the arenas of training, which stand still meanwhile. */
+        const qni_forward_tiers tiers = {.devices = t->plan->workers,
+                                         .replace = 1,
+                                         .limit = t->plan->arena_bytes,
+                                         .link_bytes_per_s = t->link_bytes_per_s,
+                                         .value = t->homes.value[0],
+                                         .arenas = t->ex};
         const qni_forward_desc d = {.set = &t->set,
                                     .transport = t->desc.transport,
                                     .faults = t->desc.faults,
@@ -292,7 +298,8 @@ qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_r
                                     .items = QNI_EVAL_ITEMS,
                                     .threads = t->desc.threads,
                                     .T = t->desc.source->T,
-                                    .pin = t->desc.pin};
+                                    .pin = t->desc.pin,
+                                    .tiers = t->tiered ? &tiers : NULL};
         const qn_status st = qni_forward_init(&t->eval, &d, err);
         if (st != QN_OK) {
             qni_forward_fini(&t->eval);

@@ -34,6 +34,7 @@ struct qn_trainer {
     /* Tiers: set, homes and worker[0] are the host's; devices are the tier's. */
     bool tiered;
     qni_tier tier;
+    int64_t link_bytes_per_s;
     qni_lag lag;      /* opened when the optimizer lags */
     qni_forward eval; /* opened by the first evaluation */
     bool eval_open;

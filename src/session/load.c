@@ -127,11 +127,50 @@ out:
     return st;
 }
 
+static qn_status load_tokenizer(qni_loaded *out, const char *adapter, qn_err *err)
+{
+    char file[QNI_PATH];
+    const int32_t vocab = qn_model_config_of(out->model)->vocab;
+    qn_status st = find_tokenizer(file, out->dir, adapter, err);
+    if (st != QN_OK || qn_path_exists(file) != 1) return st;
+    st = qn_tokenizer_open(&out->tokenizer, file, err);
+    if (st == QN_OK && qn_tokenizer_vocab(out->tokenizer) > vocab)
+        st = QN_FAIL(err, QN_EFORMAT, "%s has %d tokens, but the model's vocabulary is %d", file,
+                     qn_tokenizer_vocab(out->tokenizer), vocab);
+    return st;
+}
+
+qn_status qni_load_bare(qni_loaded *out, const char *path, qn_err *err)
+{
+    qn_status st;
+    qn_model_config config;
+    memset(out, 0, sizeof(*out));
+    if (qn_gguf_is(path)) {
+        st = QN_FAIL(err, QN_EINVAL, "%s is a GGUF file; weights are read piece by piece from a directory with safetensors", path);
+        goto out;
+    }
+    QN_TRY(st, qni_model_dir(out->dir, path, err), out);
+    if (only_adapter(out->dir)) {
+        st = QN_FAIL(err, QN_EINVAL,
+                     "%s is an adapter, which is merged in memory; merge it into a model first (quern convert --lora)", path);
+        goto out;
+    }
+    QN_TRY(st, qn_checkpoint_read_config(&config, out->dir, err), out);
+    QN_TRY(st, qn_model_open(&out->model, &config, err), out);
+    st = load_tokenizer(out, "", err);
+out:
+    if (st != QN_OK) {
+        qni_load_fini(out);
+        memset(out, 0, sizeof(*out));
+    }
+    return st;
+}
+
 qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err)
 {
     qn_status st;
     qn_model_config config;
-    char file[QNI_PATH], adapter[QNI_PATH];
+    char adapter[QNI_PATH];
     memset(out, 0, sizeof(*out));
     if (path != NULL && qn_gguf_is(path)) {
         st = load_gguf(out, path, err);
@@ -149,13 +188,7 @@ qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *
     const qn_state_view view = {.model = out->model, .value = out->value};
     QN_TRY(st, qn_checkpoint_read(out->dir, &view, err), out);
     if (adapter[0] != '\0') QN_TRY(st, qn_adapter_merge(adapter, &view, err), out);
-    QN_TRY(st, find_tokenizer(file, out->dir, adapter, err), out);
-    if (qn_path_exists(file) == 1) {
-        QN_TRY(st, qn_tokenizer_open(&out->tokenizer, file, err), out);
-        if (qn_tokenizer_vocab(out->tokenizer) > config.vocab)
-            st = QN_FAIL(err, QN_EFORMAT, "%s has %d tokens, but the model's vocabulary is %d", file,
-                         qn_tokenizer_vocab(out->tokenizer), config.vocab);
-    }
+    st = load_tokenizer(out, adapter, err);
 out:
     if (st != QN_OK) {
         qni_load_fini(out);

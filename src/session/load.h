@@ -26,6 +26,9 @@ typedef struct qni_loaded {
  * then be NULL: the base that the adapter names. A path that is an adapter itself is loaded so too. Errors: those of reading
  * config, tensors and tokenizer; QN_ENOENT when an adapter's base is not there. fini accepts a zeroed struct. */
 qn_status qni_load(qni_loaded *out, const char *path, const char *lora, qn_err *err) QN_MUST_USE;
+/* The same without values (value is NULL), for a plain model's directory or a run. Errors besides: QN_EINVAL for GGUF files and
+ * adapters. */
+qn_status qni_load_bare(qni_loaded *out, const char *path, qn_err *err) QN_MUST_USE;
 void qni_load_fini(qni_loaded *l);
 
 /* Whether a run that may pin should: when it takes the whole machine. A smaller one leaves the choice of cores to the system, so
