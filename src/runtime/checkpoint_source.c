@@ -32,8 +32,8 @@ qn_status qn_checkpoint_source_open(qn_checkpoint_source **out, const char *dir,
         const qn_shape want = qni_file_shape(p);
         if (p->adapter || qni_has_q8(s->file, p))
             st = QN_FAIL(err, QN_EUNSUPPORTED,
-                         "%s: '%s' is %s, which is not read piece by piece; load the model into memory (without --from-file)", dir,
-                         p->name, p->adapter ? "an adapter's" : "a weight of 8 bits");
+                         "%s: '%s' is %s, which is not read piece by piece; load the model into memory (without --from-file)",
+                         dir, p->name, p->adapter ? "an adapter's" : "a weight of 8 bits");
         else
             st = qni_find_tensor(&s->tensor[i], s->file, dir, p->name, &want, err);
     }

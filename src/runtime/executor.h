@@ -49,10 +49,10 @@ typedef struct qn_executor_desc {
     /* Tiers. What LOAD and OFFLOAD move in a second, each lane for itself; 0: no limit. A copy takes the larger of the time that
      * memory needs and that which the link would; the rest is slept. The loop does not sleep. */
     int64_t link_bytes_per_s;
-    const qn_executor *arenas; /* NULL, or an executor in whose arenas this one works: borrowed, closed after this one; at most one
-                                  of the two may be in a step, and what a step leaves there is lost by the other's */
-    uint64_t jitter; /* not 0: a seed of random delays before the tasks of all lanes, for tests */
-    int32_t spins;   /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
+    const qn_executor *arenas; /* NULL, or an executor in whose arenas this one works: borrowed, closed after this one; at most
+                                  one of the two may be in a step, and what a step leaves there is lost by the other's */
+    uint64_t jitter;           /* not 0: a seed of random delays before the tasks of all lanes, for tests */
+    int32_t spins;             /* looks at a bell before sleeping; -1: chosen (bounded when workers x threads <= cores, else 0) */
 } qn_executor_desc;
 
 /* Opens the world, the arenas and the worker threads. Worker 0 runs on the thread that calls step (pinned there, if asked, at the

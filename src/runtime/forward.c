@@ -101,7 +101,8 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
     case QN_OP_PACK:
         if (f->tiered)
             qni_forward_tier_pack(f, ex, task);
-        else if (f->repack) qn_stage_pack(f->set->stage[t->stage]);
+        else if (f->repack)
+            qn_stage_pack(f->set->stage[t->stage]);
         return QN_OK;
     case QN_OP_F:
     case QN_OP_VI:

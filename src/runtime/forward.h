@@ -45,8 +45,8 @@ typedef struct qni_forward_desc {
     int32_t items, threads;
     int64_t T; /* rows of an item */
     bool infer, pin;
-    int32_t slots, segments; /* infer: caches; the most segments of an item */
-    int64_t logits;          /* infer: the most rows of logits of a run */
+    int32_t slots, segments;        /* infer: caches; the most segments of an item */
+    int64_t logits;                 /* infer: the most rows of logits of a run */
     const qni_forward_tiers *tiers; /* NULL: all weights are resident, and the set is bound */
 } qni_forward_desc;
 

@@ -55,11 +55,8 @@ qn_status qni_forward_tier_init(qni_forward *f, const qni_forward_tiers *d, int3
         desc.limits.T = f->T;
     }
     const qni_tier_window window = {.window = d->window, .replace = d->replace, .keep = d->keep};
-    const qn_lowering how = {.forward_only = true,
-                             .step_tasks = true,
-                             .arena_limit = d->limit,
-                             .tied_owner = QN_NONE,
-                             .tied_replica = QN_NONE};
+    const qn_lowering how = {
+        .forward_only = true, .step_tasks = true, .arena_limit = d->limit, .tied_owner = QN_NONE, .tied_replica = QN_NONE};
     f->tiered = true;
     st = qni_tier_init(&f->tier, &desc, err);
     f->tier.value = d->value;

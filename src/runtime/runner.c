@@ -47,8 +47,8 @@ static qn_status open_devices(qn_runner *r, const qn_runner_desc *d, qn_stage_se
     const qn_runner_tiers *t = d->tiers;
     int32_t *first = qn_calloc((size_t)pieces + 1, sizeof(*first)), *host = qn_calloc((size_t)pieces, sizeof(*host));
     int64_t *limit = qn_calloc((size_t)qn_max32(d->workers, 1), sizeof(*limit));
-    qn_status st = first != NULL && host != NULL && limit != NULL ? QN_OK
-                                                                  : QN_FAIL(err, QN_ENOMEM, "no memory for %d pieces", pieces);
+    qn_status st =
+        first != NULL && host != NULL && limit != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for %d pieces", pieces);
     for (int32_t i = 0; st == QN_OK && i <= pieces; i++) first[i] = i;
     for (int32_t w = 0; st == QN_OK && w < d->workers; w++) limit[w] = t->memory;
     set.first_layer = first;

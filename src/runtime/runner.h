@@ -8,12 +8,13 @@
 
 enum { QN_RUNNER_SLOTS = 1024 }; /* the most sequences together */
 
-/* Elements [first, first + count) of a parameter, of the mode's param type, into to; called on any thread, from several at once. */
+/* Elements [first, first + count) of a parameter, of the mode's param type, into to; called on any thread, from several at once.
+ */
 typedef qn_status qn_param_read(void *ctx, int32_t param, int64_t first, int64_t count, void *to, qn_err *err);
 
 /* Devices with little memory: each worker is one, its arena holds a window of the model's weights, of one layer of the chain a
- * piece, dealt to the devices in turn (Superpipeline, arXiv:2410.08791, reconstructed). Results are those of resident weights, bit
- * for bit. Where a device's pieces all fit they stay. Outside of the arenas: KV caches, logits, scratch of the kernels. */
+ * piece, dealt to the devices in turn (Superpipeline, arXiv:2410.08791, reconstructed). Results are those of resident weights,
+ * bit for bit. Where a device's pieces all fit they stay. Outside of the arenas: KV caches, logits, scratch of the kernels. */
 typedef struct qn_runner_tiers {
     int64_t memory;           /* bytes of a device's arena; 0: no limit */
     int32_t window, replace;  /* k pieces at once (0: as many as fit), of which k' (0: 1) are replaced at a time */
@@ -32,9 +33,9 @@ typedef struct qn_runner_desc {
     int64_t B, T;       /* the most samples and tokens of one pass; evaluation runs windows of T tokens, each by itself */
     int64_t cache_len;  /* positions of KV cache of a sequence: generation only; 0: evaluation only */
     bool pin;
-    qn_dtype kv;    /* generation with weights of a compact kind: the cache, f32 or bf16 */
-    int32_t slots;  /* generation: sequences that go on together (0: 1); slots <= T */
-    int64_t logits; /* generation: the most rows of logits of one call (0: slots) */
+    qn_dtype kv;                  /* generation with weights of a compact kind: the cache, f32 or bf16 */
+    int32_t slots;                /* generation: sequences that go on together (0: 1); slots <= T */
+    int64_t logits;               /* generation: the most rows of logits of one call (0: slots) */
     const qn_runner_tiers *tiers; /* NULL: all weights are resident; else first_layer is not read */
 } qn_runner_desc;
 

@@ -125,8 +125,11 @@ static qn_status open_scratch(qn_stage_set *s, qn_err *err)
 
 qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err *err)
 {
-    *s = (qn_stage_set){
-        .model = d->model, .limits = d->limits, .unpacked = d->unpacked, .columns = qn_max32(d->columns, 1), .shards = qn_max32(d->shards, 1)};
+    *s = (qn_stage_set){.model = d->model,
+                        .limits = d->limits,
+                        .unpacked = d->unpacked,
+                        .columns = qn_max32(d->columns, 1),
+                        .shards = qn_max32(d->shards, 1)};
     qn_status st = check_cut(d, err);
     if (st == QN_OK) st = qn_kernels_infer(&s->k, d->mode, d->weights, err);
     if (st == QN_OK) st = take_arrays(s, d, err);

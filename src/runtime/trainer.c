@@ -330,7 +330,7 @@ qn_memory qn_trainer_memory(const qn_trainer *t)
                        .grads = qni_homes_bytes(&t->homes, QNI_BLOCK_GRADS),
                        .moments = qni_homes_bytes(&t->homes, QNI_BLOCK_MOMENTS),
                        .packed = qni_stage_set_packed(&t->set),
-                       .arenas = arenas_of(t->plan) + (t->eval_open ? arenas_of(t->eval.plan) : 0),
+                       .arenas = arenas_of(t->plan) + (t->eval_open && !t->tiered ? arenas_of(t->eval.plan) : 0),
                        .scratch = qni_stage_set_scratch(&t->set),
                        .most_moments = qni_homes_most(&t->homes, QNI_BLOCK_MOMENTS)};
 }

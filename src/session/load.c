@@ -146,7 +146,8 @@ qn_status qni_load_bare(qni_loaded *out, const char *path, qn_err *err)
     qn_model_config config;
     memset(out, 0, sizeof(*out));
     if (qn_gguf_is(path)) {
-        st = QN_FAIL(err, QN_EINVAL, "%s is a GGUF file; weights are read piece by piece from a directory with safetensors", path);
+        st =
+            QN_FAIL(err, QN_EINVAL, "%s is a GGUF file; weights are read piece by piece from a directory with safetensors", path);
         goto out;
     }
     QN_TRY(st, qni_model_dir(out->dir, path, err), out);

@@ -1,0 +1,116 @@
+/* Evaluation between steps on devices with little memory: the bits of resident evaluation, in the arenas of training, which goes
+ * on as if nothing had been. */
+#include "support/trainer_rig.h"
+
+#include "core/checked.h"
+
+enum { BLOCKS = 4, PIECES = BLOCKS + 2, ITEMS = 3, STEPS = 4, COUNT = 150 };
+
+static const qn_model_config models[] = {
+    {.arch = QN_ARCH_GPT2,
+     .layers = BLOCKS,
+     .heads = 2,
+     .width = 16,
+     .context = 8,
+     .vocab = RIG_VOCAB,
+     .tied = true,
+     .dropout = 0.1},
+    {.arch = QN_ARCH_LLAMA, .layers = BLOCKS, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB},
+};
+
+static qn_tokens *open_tokens(void)
+{
+    char path[512];
+    const char *dir = getenv("QUERN_TEST_TMP");
+    int32_t ids[COUNT];
+    qn_tokens *t;
+    qn_err err;
+    for (int32_t i = 0; i < COUNT; i++) ids[i] = i * i % RIG_VOCAB;
+    snprintf(path, sizeof(path), "%s/tier_evaluate.tokens", dir != NULL ? dir : ".");
+    rig_ok(qn_tokens_write(path, ids, COUNT, RIG_VOCAB, &err), &err);
+    rig_ok(qn_tokens_open(&t, path, &err), &err);
+    remove(path);
+    return t;
+}
+
+/* Pieces dealt to N devices, forward and back. */
+static qn_order *dealt(int32_t N)
+{
+    qn_order *o;
+    qn_err err;
+    rig_ok(qn_order_open(&o, N, PIECES, ITEMS, &err), &err);
+    for (int32_t i = 0; i < 2 * PIECES; i++) {
+        const int32_t piece = i < PIECES ? i : 2 * PIECES - 1 - i;
+        o->worker_of[piece] = piece % N;
+        for (int32_t m = 0; m < ITEMS; m++) qn_order_push(o, piece % N, i < PIECES ? QN_OP_F : QN_OP_BW, piece, m);
+    }
+    return o;
+}
+
+static qn_trainer *open_on(const qn_model *m, const qn_order *o, bool threads, const qn_trainer_tiers *tiers)
+{
+    qn_trainer *t = NULL;
+    qn_err err;
+    int32_t first[RIG_MAX_STAGES + 1];
+    rig_cut(first, o->stages, qn_model_layers(m));
+    const qn_trainer_desc d = {.model = m,
+                               .order = o,
+                               .first_layer = first,
+                               .mode = QN_MODE_F32,
+                               .threads = 1,
+                               .source = &rig_source,
+                               .hyper = rig_hyper,
+                               .seed = 5,
+                               .transport = qn_transport_find(threads ? "thread" : "self"),
+                               .driver = threads ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
+                               .faults = {.dead_worker = -1},
+                               .tiers = tiers};
+    rig_ok(qn_trainer_open(&t, &d, &err), &err);
+    return t;
+}
+
+static void train(double loss[2 * STEPS], qn_trainer *t, const qn_tokens *tokens)
+{
+    const qn_split_range part = {.first = 0, .count = COUNT};
+    for (int64_t step = 0; step < STEPS; step++) {
+        qn_step_result r;
+        qn_err err;
+        int64_t targets;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        rig_ok(qn_trainer_evaluate(t, tokens, part, 0, &loss[STEPS + step], &targets, &err), &err);
+        assert_int_equal(targets, COUNT - 1);
+        loss[step] = r.loss;
+    }
+    qn_trainer_close(t);
+}
+
+static void devices_evaluate_the_resident_bits(void **unused)
+{
+    (void)unused;
+    qn_tokens *tokens = open_tokens();
+    for (size_t c = 0; c < QN_COUNT(models); c++) {
+        qn_model *m = rig_model(&models[c]);
+        double want[2 * STEPS], got[2 * STEPS];
+        qn_order *one = dealt(1);
+        train(want, open_on(m, one, false, NULL), tokens);
+        qn_order_close(one);
+        assert_true(want[2 * STEPS - 1] != want[STEPS]);
+        for (int32_t N = 1; N <= 3; N++) {
+            qn_order *o = dealt(N);
+            for (int32_t k = 1; k <= PIECES; k++) {
+                const qn_trainer_tiers tiers = {.window = k, .replace = 1 + k / 2};
+                train(got, open_on(m, o, k % 2 == 0, &tiers), tokens);
+                assert_memory_equal(got, want, sizeof(want));
+            }
+            qn_order_close(o);
+        }
+        qn_model_close(m);
+    }
+    qn_tokens_close(tokens);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(devices_evaluate_the_resident_bits)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
