@@ -118,7 +118,7 @@ static qn_status try_order(qn_span_time **time, bool *live, const qn_plan *p, in
     else if (must && !*live)
         st = qni_graph_live(&g, err);
     else
-        qni_graph_times(&g, *time, 0, cost);
+        qni_graph_times(&g, *time, &(qn_sim_options){.cost = cost});
     qn_free(cost);
     qni_graph_close(&g);
     return st;

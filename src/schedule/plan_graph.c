@@ -330,7 +330,7 @@ qn_status qni_graph_live(const qni_graph *g, qn_err *err)
 /* ---- times */
 
 /* When the node's tasks may start; *arrives: when its message is there. */
-static int64_t node_start(int64_t *arrives, const qni_graph *g, const qn_span_time *time, int64_t latency, int32_t node)
+static int64_t node_start(int64_t *arrives, const qni_graph *g, const qn_span_time *time, const qn_sim_options *opt, int32_t node)
 {
     const qn_plan *p = g->plan;
     int64_t start = 0;
@@ -340,7 +340,9 @@ static int64_t node_start(int64_t *arrives, const qni_graph *g, const qn_span_ti
         const int32_t n = near_predecessors(near, g, t);
         for (int32_t j = 0; j < n; j++) {
             if (near[j] == g->peer[t] && task->op == QN_OP_RECV)
-                *arrives = time[near[j]].end + latency;
+                *arrives = time[near[j]].end + opt->latency;
+            else if (opt->w_overtakes && task->op == QN_OP_W && near[j] == t - 1 && p->task[t - 1].op == QN_OP_SEND)
+                start = qn_max64(start, time[t - 1].start);
             else
                 start = qn_max64(start, time[near[j]].end);
         }
@@ -364,20 +366,21 @@ static void joint_times(const qni_graph *g, qn_span_time *time, const int64_t *c
     }
 }
 
-void qni_graph_times(const qni_graph *g, qn_span_time *time, int64_t latency, const int64_t *cost)
+void qni_graph_times(const qni_graph *g, qn_span_time *time, const qn_sim_options *opt)
 {
+    const int64_t *cost = opt->cost;
     const qn_plan *p = g->plan;
     for (int32_t t = 0; t < p->tasks; t++) time[t] = (qn_span_time){0, -1};
     for (int32_t i = 0; i < g->ordered; i++) {
         const int32_t t = g->order[i], pair = g->also[t];
         int64_t arrives = 0;
-        const int64_t start = node_start(&arrives, g, time, latency, t);
+        const int64_t start = node_start(&arrives, g, time, opt, t);
         if (pair != QN_NONE && qni_is_compute(p->task[t].op)) {
             joint_times(g, time, cost, t, start);
             continue;
         }
         int64_t spent = cost != NULL ? cost[t] : p->task[t].cost;
-        if (pair != QN_NONE) spent = qn_max64(spent, cost != NULL ? cost[pair] : p->task[pair].cost) + latency;
+        if (pair != QN_NONE) spent = qn_max64(spent, cost != NULL ? cost[pair] : p->task[pair].cost) + opt->latency;
         time[t] = (qn_span_time){start, qn_max64(start, arrives) + spent};
         if (pair != QN_NONE) time[pair] = time[t];
     }

@@ -15,7 +15,7 @@ qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *
     if (st != QN_OK) return st;
     st = qni_graph_live(&g, err);
     if (st == QN_OK) {
-        qni_graph_times(&g, out->time, opt->latency, opt->cost);
+        qni_graph_times(&g, out->time, opt);
         out->plan = plan;
     }
     qni_graph_close(&g);

@@ -124,9 +124,10 @@ qn_status qni_graph_open(qni_graph *g, const qn_plan *plan, int32_t depth, int32
 void qni_graph_close(qni_graph *g);
 /* QN_ESCHEDULE with the tasks that wait for each other, unless all nodes are in order. */
 qn_status qni_graph_live(const qni_graph *g, qn_err *err) QN_MUST_USE;
-/* Start and end of each task as soon as possible. cost: [tasks] or NULL. */
+/* Start and end of each task as soon as possible. Of the options: latency, cost, w_overtakes. */
 struct qn_span_time;
-void qni_graph_times(const qni_graph *g, struct qn_span_time *time, int64_t latency, const int64_t *cost);
+struct qn_sim_options;
+void qni_graph_times(const qni_graph *g, struct qn_span_time *time, const struct qn_sim_options *opt);
 
 /* Lane index of a task's wait seen from anywhere: [workers * QN_LANES] tables are indexed by this. */
 static inline int32_t qni_lane_of(const qn_plan *p, int32_t t)

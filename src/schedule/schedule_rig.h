@@ -90,16 +90,20 @@ QN_UNUSED static int64_t *rig_costs(const qn_plan *p, int64_t F, int64_t BW, int
     return rig_split_costs(p, F, BW - BW / 2, BW / 2, R, SEND);
 }
 
-QN_UNUSED static const qn_trace_summary *rig_simulate(const qn_plan *p, const int64_t *cost, int64_t latency, int32_t depth)
+QN_UNUSED static const qn_trace_summary *rig_simulate_with(const qn_plan *p, const qn_sim_options *opt)
 {
     static qn_trace_summary sum;
     qn_err err = {0};
     qn_trace trace = {.plan = p, .time = calloc((size_t)p->tasks + 1, sizeof *trace.time)};
-    const qn_sim_options opt = {.latency = latency, .cost = cost, .depth = depth};
-    if (qn_simulate(&trace, p, &opt, &err) != QN_OK) fail_msg("%s", err.text);
+    if (qn_simulate(&trace, p, opt, &err) != QN_OK) fail_msg("%s", err.text);
     qn_trace_summarize(&sum, &trace);
     free(trace.time);
     return &sum;
+}
+
+QN_UNUSED static const qn_trace_summary *rig_simulate(const qn_plan *p, const int64_t *cost, int64_t latency, int32_t depth)
+{
+    return rig_simulate_with(p, &(qn_sim_options){.latency = latency, .cost = cost, .depth = depth});
 }
 
 /* Makespan with these costs. */

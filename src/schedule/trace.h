@@ -34,6 +34,8 @@ typedef struct qn_sim_options {
     int64_t latency;     /* ticks from a SEND's end to its RECV's end; SEND and RECV themselves take 0 */
     const int64_t *cost; /* [tasks], NULL: task.cost */
     int32_t depth;       /* overrides every channel's depth; 0: as planned; INT32_MAX: unlimited */
+    bool w_overtakes;    /* a W right behind a SEND in one lane starts with it, and the lane does not wait for that SEND: what the
+                            published buffer table counts (README.md). Inferred: it gives all of its rows */
 } qn_sim_options;
 /* time: [plan->tasks], caller's. Errors: QN_ESCHEDULE (names the tasks that wait for each other), QN_ENOMEM. */
 qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *opt, qn_err *err) QN_MUST_USE;
