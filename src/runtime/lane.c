@@ -26,9 +26,8 @@ static bool is_done(const qn_executor *ex, int32_t task)
 
 bool qni_may_start(const qn_executor *ex, const qn_task *t)
 {
-    const int32_t *wait = ex->plan->ref + t->wait.first;
     for (int32_t i = 0; i < t->wait.count; i++)
-        if (!is_done(ex, wait[i])) return false;
+        if (!is_done(ex, ex->plan->ref[t->wait.first + i])) return false;
     return true;
 }
 
