@@ -59,6 +59,67 @@ static void cuts_are_the_best_of_all(void **state)
     }
 }
 
+/* torchgpipe's partitioner (after Barany and Grinberg, arXiv:1308.2452): the boundary elements between the largest cell and the
+ * smallest move towards the smallest until the two differ by at most the range of the costs. Costs count from the smallest. */
+static void block_partition(const int64_t *cost, int32_t n, int64_t range, int32_t stages, int32_t *cut)
+{
+    for (int32_t s = 0; s <= stages; s++) cut[s] = s < stages ? n / stages * s : n;
+    for (bool again = true; again;) {
+        int32_t p = 0;
+        for (int32_t s = 1; s < stages; s++) {
+            if (part(cost, cut[s], cut[s + 1]) >= part(cost, cut[p], cut[p + 1])) p = s;
+        }
+        for (int32_t donor = -1; donor != p;) {
+            int32_t q = 0;
+            for (int32_t s = 1; s < stages; s++) {
+                if (part(cost, cut[s], cut[s + 1]) < part(cost, cut[q], cut[q + 1])) q = s;
+            }
+            if (part(cost, cut[p], cut[p + 1]) <= part(cost, cut[q], cut[q + 1]) + range) {
+                again = false;
+                break;
+            }
+            donor = p < q ? q - 1 : q + 1;
+            if (p < q)
+                cut[q]--;
+            else
+                cut[q + 1]++;
+        }
+    }
+}
+
+/* No cut of the heuristic is better, and its cells differ by at most one element. */
+static void no_worse_than_block_partition(void **state)
+{
+    (void)state;
+    enum { MOST = 24 };
+    uint32_t seed = 5;
+    qn_err err;
+    for (int round = 0; round < 2000; round++) {
+        int64_t cost[MOST], above[MOST], low = INT64_MAX, high = 0, most[2] = {0}, least = INT64_MAX, largest = 0;
+        int32_t cut[9], other[9];
+        const int32_t n = 1 + round % MOST, stages = 1 + round / MOST % (n < 8 ? n : 8);
+        for (int32_t i = 0; i < n; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            cost[i] = (int64_t)((seed >> 8) % (round % 3 == 0 ? 10 : 1000));
+            if (cost[i] < low) low = cost[i];
+            if (cost[i] > high) high = cost[i];
+        }
+        for (int32_t i = 0; i < n; i++) above[i] = cost[i] - low;
+        assert_int_equal(qn_cuts_of_costs(cost, n, stages, cut, &err), QN_OK);
+        block_partition(above, n, high - low, stages, other);
+        for (int32_t s = 0; s < stages; s++) {
+            const int64_t a = part(cost, cut[s], cut[s + 1]), b = part(cost, other[s], other[s + 1]),
+                          c = part(above, other[s], other[s + 1]);
+            if (a > most[0]) most[0] = a;
+            if (b > most[1]) most[1] = b;
+            if (c > largest) largest = c;
+            if (c < least) least = c;
+        }
+        assert_true(most[0] <= most[1]);
+        assert_true(largest - least <= high - low);
+    }
+}
+
 static void equal_blocks_are_spread_evenly(void **state)
 {
     (void)state;
@@ -152,9 +213,8 @@ static void megatron_formulas_match_the_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cuts_are_the_best_of_all),
-        cmocka_unit_test(equal_blocks_are_spread_evenly),
-        cmocka_unit_test(whole_model_costs_what_is_usually_counted),
+        cmocka_unit_test(cuts_are_the_best_of_all),          cmocka_unit_test(no_worse_than_block_partition),
+        cmocka_unit_test(equal_blocks_are_spread_evenly),    cmocka_unit_test(whole_model_costs_what_is_usually_counted),
         cmocka_unit_test(megatron_formulas_match_the_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
