@@ -56,6 +56,12 @@ static void show_sums(const qn_generate_done *d)
     cli_json_integer(&j, "drafted", d->drafted);
     cli_json_integer(&j, "accepted", d->accepted);
     cli_json_number(&j, "acceptance", d->drafted > 0 ? (double)d->accepted / (double)d->drafted : 0);
+    if (d->device_bytes > 0) {
+        cli_json_integer(&j, "device_bytes", d->device_bytes);
+        cli_json_integer(&j, "high_water", d->high_water);
+        cli_json_integer(&j, "weight_bytes", d->weight_bytes);
+        cli_json_integer(&j, "loaded", d->loaded);
+    }
     cli_json_end(&j);
 }
 
@@ -88,7 +94,8 @@ const cli_verb cli_generate = {
     .examples = "  quern generate --model runs/book --prompt 'Once upon a time' --max-tokens 100\n"
                 "  quern generate --model DIR --temperature 0 --workers 2\n"
                 "  quern generate --model DIR --prompts FILE --batch 16 --json\n"
-                "  quern generate --model DIR --prompt 'Once' --temperature 0 --speculate 8\n",
+                "  quern generate --model DIR --prompt 'Once' --temperature 0 --speculate 8\n"
+                "  quern generate --model DIR --device-memory 64M --link 2G/s --window 2,1 --from-file\n",
     .table = &qn_generate_table,
     .run = run,
 };

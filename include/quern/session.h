@@ -113,6 +113,11 @@ typedef struct qn_generate_options {
     int32_t dtype;
     int32_t weights; /* what products read: 0 f32, 1 bf16, 2 q8 */
     int32_t kv;      /* the cache of keys and values: 0 as dtype, 1 f32, 2 bf16 */
+    /* Devices with little memory: the model stays on the host, each worker holds a window of its layers. */
+    int64_t device_memory; /* bytes of each worker for weights and activations, 0: no limit */
+    const char *link;      /* bytes per second to each worker, "2G/s"; NULL: as fast as memory */
+    const char *window;    /* "k" or "k,k'": layers that stay on a worker; NULL: as many as fit */
+    int from_file;         /* read the weights from the model's files when they are needed, not into memory */
 } qn_generate_options;
 
 extern const qn_table qn_generate_table;
@@ -124,6 +129,8 @@ typedef struct qn_generate_done {
     int64_t passes;                       /* through the model */
     double prefill_s, decode_s;           /* passes with tokens of prompts, and the others */
     int64_t drafted, accepted;            /* tokens of drafts, and of those kept */
+    /* Devices, else zeros: their memory together, the most in use of one, bytes of the layers' weights, of weights loaded. */
+    int64_t device_bytes, high_water, weight_bytes, loaded;
 } qn_generate_done;
 /* One text, of at most one prompt, as it grows. Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt
  * longer than the context), QN_ENOMEM. */
@@ -152,6 +159,9 @@ typedef struct qn_eval_options {
     const char *lora; /* adapter or run of one, merged into the model; NULL: none */
     int64_t context, batch, workers, threads;
     int32_t dtype;
+    int64_t device_memory; /* these four as in qn_generate_options */
+    const char *link, *window;
+    int from_file;
 } qn_eval_options;
 
 extern const qn_table qn_eval_table;

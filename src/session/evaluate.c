@@ -8,7 +8,7 @@
 #include "core/alloc.h"
 #include "core/io.h"
 #include "data/text/text.h"
-#include "load.h"
+#include "device_model.h"
 #include "model/cost.h"
 #include "quern/session.h"
 #include "runtime/runner.h"
@@ -45,8 +45,10 @@ out:
     return st;
 }
 
-static qn_status run(qn_eval_done *done, const qn_eval_options *o, const qni_loaded *m, const qn_tokens *tokens, qn_err *err)
+static qn_status run(qn_eval_done *done, const qn_eval_options *o, const qni_device_model *on, const qn_tokens *tokens,
+                     qn_err *err)
 {
+    const qni_loaded *m = &on->model;
     const qn_model_config *c = qn_model_config_of(m->model);
     qn_status st;
     qn_runner *runner = NULL;
@@ -64,6 +66,7 @@ static qn_status run(qn_eval_done *done, const qn_eval_options *o, const qni_loa
                                  .mode = o->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
                                  .B = o->batch,
                                  .T = T,
+                                 .tiers = on->devices ? &on->tiers : NULL,
                                  .pin = qni_pin(true, o->workers, o->threads)};
     QN_TRY(st, qn_runner_open(&runner, &desc, err), out);
     const qn_split_range whole = {.first = 0, .count = qn_tokens_count(tokens)};
@@ -76,7 +79,7 @@ out:
 
 qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *err)
 {
-    qni_loaded model = {.model = NULL};
+    qni_device_model on = {.devices = false};
     qn_tokens *tokens = NULL;
     char *text = NULL;
     size_t bytes = 0;
@@ -87,19 +90,21 @@ qn_status qn_eval_text(qn_eval_done *done, const qn_eval_options *opt, qn_err *e
         return QN_FAIL(err, QN_EINVAL, "%s is missing",
                        !model_named ? "--model (a model directory or a run)" : "--data (a text file)");
     QN_TRY(st, qn_text_read(&text, &bytes, &opt->data, 1, err), out);
-    QN_TRY(st, qni_load(&model, opt->model, opt->lora, err), out);
-    if (model.tokenizer == NULL) {
-        st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", model.dir);
+    const qni_device_wish wish = {
+        .memory = opt->device_memory, .link = opt->link, .window = opt->window, .from_file = opt->from_file != 0};
+    QN_TRY(st, qni_device_model_open(&on, opt->model, opt->lora, &wish, err), out);
+    if (on.model.tokenizer == NULL) {
+        st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", on.model.dir);
         goto out;
     }
-    QN_TRY(st, shard_of(&tokens, model.tokenizer, text, bytes, err), out);
-    QN_TRY(st, run(done, opt, &model, tokens, err), out);
+    QN_TRY(st, shard_of(&tokens, on.model.tokenizer, text, bytes, err), out);
+    QN_TRY(st, run(done, opt, &on, tokens, err), out);
     done->bytes = (int64_t)bytes;
     done->perplexity = exp(done->loss);
     done->bits_per_byte = done->loss * (double)done->tokens / log(2) / (double)bytes;
 out:
     qn_tokens_close(tokens);
     qn_free(text);
-    qni_load_fini(&model);
+    qni_device_model_fini(&on);
     return st;
 }

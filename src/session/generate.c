@@ -7,7 +7,7 @@
 #include "core/checked.h"
 #include "core/io.h"
 #include "decoder.h"
-#include "load.h"
+#include "device_model.h"
 #include "model/cost.h"
 #include "quern/session.h"
 
@@ -15,7 +15,7 @@ enum { PREFILL = 128 }; /* prompt tokens of a pass, for each worker */
 
 typedef struct generation {
     const qn_generate_options *opt;
-    qni_loaded model;
+    qni_device_model on;
     qn_runner *runner;
     qni_decoder *decoder;
     char *file; /* the text of the file of prompts, its lines cut at their ends */
@@ -69,10 +69,10 @@ static qn_status take_prompts(generation *g, qn_err *err)
 /* The first ids: BOS where the tokenizer has one, then the prompt. A model without BOS starts from a line break. */
 static qn_status begin_ids(qni_sequence *s, const generation *g, const char *prompt, qn_err *err)
 {
-    const qn_tokenizer *t = g->model.tokenizer;
+    const qn_tokenizer *t = g->on.model.tokenizer;
     int32_t *ids = NULL;
     int64_t count = 0;
-    const int32_t context = qn_model_config_of(g->model.model)->context;
+    const int32_t context = qn_model_config_of(g->on.model.model)->context;
     const int32_t start = qn_tokenizer_bos(t) >= 0 ? qn_tokenizer_bos(t) : qn_tokenizer_eos(t);
     if (start < 0 && prompt[0] == '\0') prompt = "\n";
     qn_status st = qn_tokenizer_encode(&ids, &count, t, prompt, strlen(prompt), err);
@@ -101,9 +101,9 @@ static qn_status open_runner(generation *g, int32_t slots, int64_t T, int64_t ca
     const qn_generate_options *o = g->opt;
     int32_t *cuts = qn_calloc((size_t)o->workers + 1, sizeof(*cuts));
     if (cuts == NULL) return QN_FAIL(err, QN_ENOMEM, "cuts of %" PRId64 " workers", o->workers);
-    qn_status st = qn_model_default_cuts(g->model.model, 1, 1, (int32_t)o->workers, cuts, err);
-    const qn_runner_desc desc = {.model = g->model.model,
-                                 .value = (void *const *)g->model.value,
+    qn_status st = qn_model_default_cuts(g->on.model.model, 1, 1, (int32_t)o->workers, cuts, err);
+    const qn_runner_desc desc = {.model = g->on.model.model,
+                                 .value = (void *const *)g->on.model.value,
                                  .first_layer = cuts,
                                  .workers = (int32_t)o->workers,
                                  .threads = (int32_t)o->threads,
@@ -115,6 +115,7 @@ static qn_status open_runner(generation *g, int32_t slots, int64_t T, int64_t ca
                                  .kv = o->kv == 2 || (o->kv == 0 && o->dtype != 0) ? QN_BF16 : QN_F32,
                                  .slots = slots,
                                  .logits = slots * (1 + o->speculate),
+                                 .tiers = g->on.devices ? &g->on.tiers : NULL,
                                  .pin = qni_pin(true, o->workers, o->threads)};
     if (st == QN_OK) st = qn_runner_open(&g->runner, &desc, err);
     qn_free(cuts);
@@ -124,11 +125,11 @@ static qn_status open_runner(generation *g, int32_t slots, int64_t T, int64_t ca
 static qn_status open_decoder(generation *g, qn_err *err)
 {
     const qn_generate_options *o = g->opt;
-    const qn_tokenizer *t = g->model.tokenizer;
+    const qn_tokenizer *t = g->on.model.tokenizer;
     const int32_t slots = (int32_t)qn_min64(o->batch, g->count);
     int64_t cache = 1;
     for (int64_t i = 0; i < g->count; i++) cache = qn_max64(cache, g->sequence[i].most);
-    cache = qn_min64(cache, qn_model_config_of(g->model.model)->context);
+    cache = qn_min64(cache, qn_model_config_of(g->on.model.model)->context);
     const int64_t T = qn_max64(qn_min64(PREFILL, cache), slots * (1 + o->speculate));
     const qn_status st = open_runner(g, slots, T, cache, err);
     if (st != QN_OK) return st;
@@ -156,9 +157,11 @@ static qn_status open_generation(generation *g, qn_err *err)
     if (o->model == NULL && o->lora == NULL)
         return QN_FAIL(err, QN_EINVAL, "--model is missing: name a model directory or a run");
     QN_TRY(st, take_prompts(g, err), out);
-    QN_TRY(st, qni_load(&g->model, o->model, o->lora, err), out);
-    if (g->model.tokenizer == NULL) {
-        st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", g->model.dir);
+    const qni_device_wish wish = {
+        .memory = o->device_memory, .link = o->link, .window = o->window, .from_file = o->from_file != 0};
+    QN_TRY(st, qni_device_model_open(&g->on, o->model, o->lora, &wish, err), out);
+    if (g->on.model.tokenizer == NULL) {
+        st = QN_FAIL(err, QN_ENOENT, "%s has no tokenizer.json", g->on.model.dir);
         goto out;
     }
     for (int64_t i = 0; i < g->count; i++) QN_TRY(st, begin_ids(&g->sequence[i], g, g->prompt[i], err), out);
@@ -175,7 +178,7 @@ static void close_generation(generation *g)
     qn_free(g->sequence);
     qn_free(g->prompt);
     qn_free(g->file);
-    qni_load_fini(&g->model);
+    qni_device_model_fini(&g->on);
 }
 
 static void sum_up(qn_generate_done *done, const generation *g)
@@ -192,6 +195,11 @@ static void sum_up(qn_generate_done *done, const generation *g)
     done->decode_s = (double)s->decode_ns * 1e-9;
     done->drafted = s->drafted;
     done->accepted = s->accepted;
+    const qn_runner_devices d = qn_runner_devices_of(g->runner);
+    done->device_bytes = d.arenas;
+    done->high_water = d.high_water;
+    done->weight_bytes = d.weights;
+    done->loaded = d.loaded;
 }
 
 /* --- one text, as it grows */
@@ -245,7 +253,7 @@ qn_status qn_generate_text(qn_generate_done *done, const qn_generate_options *op
         return QN_FAIL(err, QN_EINVAL, "%d prompts and %s file of them; one text is shown as it grows", opt->prompt.count,
                        opt->prompts != NULL ? "a" : "no");
     QN_TRY(st, open_generation(&g, err), out);
-    w.tokenizer = g.model.tokenizer;
+    w.tokenizer = g.on.model.tokenizer;
     w.buffer = qn_malloc(qn_tokenizer_longest(w.tokenizer) + 4, 1);
     if (w.buffer == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "no memory for a token's text");
@@ -271,7 +279,7 @@ static qn_status give_out(generation *g, int64_t i, qn_generated_fn *text, void 
     qn_generated out = {
         .index = i, .prompt = g->prompt[i], .prompt_tokens = s->given, .tokens = s->count - s->given, .ended = s->ended};
     char *all = NULL;
-    const qn_status st = qn_tokenizer_decode(&all, &out.bytes, g->model.tokenizer, s->ids, s->count, err);
+    const qn_status st = qn_tokenizer_decode(&all, &out.bytes, g->on.model.tokenizer, s->ids, s->count, err);
     if (st != QN_OK) return st;
     out.text = all;
     *stop = text(ctx, &out) != 0;
