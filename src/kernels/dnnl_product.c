@@ -1,6 +1,7 @@
 /* Matrix products and reorders through oneDNN 2.x, each on one thread; see dnnl_product.h. */
 #include "dnnl_product.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "core/compiler.h"
@@ -74,6 +75,10 @@ static dnnl_status_t attributes(dnnl_primitive_attr_t *out, bool add)
     return st;
 }
 
+/* oneDNN shares what it makes between threads through a cache whose locks a thread sanitizer cannot see; making is rare, so it
+ * takes turns here. */
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+
 /* The primitive; layouts that the library chose are filled in. */
 static dnnl_status_t create(qni_product *p, layouts *l, dnnl_engine_t engine, const qni_product_spec *s)
 {
@@ -106,7 +111,9 @@ qn_status qni_product_open(qni_product *p, dnnl_engine_t engine, const qni_produ
     p->m = spec->m;
     p->k = spec->k;
     memset(p->slots, 0, (size_t)p->threads * sizeof(*p->slots));
+    pthread_mutex_lock(&making);
     dnnl_status_t st = create(p, &l, engine, spec);
+    pthread_mutex_unlock(&making);
     for (int32_t t = 0; t < p->threads && st == dnnl_success; t++)
         for (int i = 0; i < QNI_PRODUCT_ARGS && st == dnnl_success; i++)
             st = dnnl_memory_create(&p->slots[t].memory[i], &l.arg[i], engine, DNNL_MEMORY_NONE);
