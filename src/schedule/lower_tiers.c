@@ -518,6 +518,19 @@ static int64_t aligned(int64_t bytes)
     return (bytes + 63) & ~(int64_t)63;
 }
 
+/* By the starts of the slots, or the largest first, whichever takes less memory. */
+static qn_status colour(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
+{
+    enum { MOST = 2048 }; /* slots, for what takes n * n steps */
+    int64_t other = 0;
+    qn_status st = qni_colour_slots(slot, n, top, err);
+    if (st == QN_OK && n <= MOST) st = qni_colour_largest(slot, n, &other, err);
+    if (st != QN_OK || n > MOST) return st;
+    if (other >= *top) return qni_colour_slots(slot, n, top, err);
+    *top = other;
+    return QN_OK;
+}
+
 /* Ends that were not known yet, offsets of all notes, and what they make tasks wait for. */
 static qn_status lay_slots(tiers *l, qn_plan *p, const int32_t *place, qn_err *err)
 {
@@ -550,7 +563,7 @@ static qn_status lay_slots(tiers *l, qn_plan *p, const int32_t *place, qn_err *e
             }
             list[n++] = i;
         }
-        QN_TRY(st, qni_colour_slots(slot, n, &p->arena_bytes[w], err), out);
+        QN_TRY(st, colour(slot, n, &p->arena_bytes[w], err), out);
         for (int32_t i = 0; i < n; i++) {
             int64_t at = slot[i].offset;
             for (int32_t k = 0; k < l->note[list[i]].count; k++) {
