@@ -38,6 +38,7 @@ typedef struct cli_json {
 cli_json cli_json_begin(void);
 void cli_json_number(cli_json *j, const char *name, double value);
 void cli_json_integer(cli_json *j, const char *name, long long value);
+void cli_json_integers(cli_json *j, const char *name, const int64_t *value, int32_t count);
 void cli_json_true(cli_json *j, const char *name);
 void cli_json_text(cli_json *j, const char *name, const char *value);
 void cli_json_end(cli_json *j);

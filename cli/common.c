@@ -86,6 +86,14 @@ void cli_json_integer(cli_json *j, const char *name, long long value)
     printf("%lld", value);
 }
 
+void cli_json_integers(cli_json *j, const char *name, const int64_t *value, int32_t count)
+{
+    name_of(j, name);
+    putchar('[');
+    for (int32_t i = 0; i < count; i++) printf("%s%lld", i > 0 ? ", " : "", (long long)value[i]);
+    putchar(']');
+}
+
 void cli_json_true(cli_json *j, const char *name)
 {
     name_of(j, name);

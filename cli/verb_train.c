@@ -66,6 +66,16 @@ static int stop(void *ctx)
     return interrupts > 0;
 }
 
+/* Of each device: what it used of its memory, and what moved. */
+static void show_devices(const qn_train_done *d)
+{
+    const double mb = 1.0 / (1 << 20);
+    if (d->devices == 0) return;
+    fprintf(stderr, "\nquern: device memory in use, at most");
+    for (int32_t w = 0; w < d->devices; w++) fprintf(stderr, "%s %.1f", w > 0 ? "," : "", (double)d->high_water[w] * mb);
+    fprintf(stderr, " MB; %.0f MB loaded, %.0f MB brought back", (double)d->loaded * mb, (double)d->unloaded * mb);
+}
+
 static void show_done(const qn_train_done *d, bool json)
 {
     if (json) {
@@ -74,6 +84,11 @@ static void show_done(const qn_train_done *d, bool json)
         cli_json_integer(&j, "steps", d->steps);
         cli_json_number(&j, "val_loss", d->val_loss);
         cli_json_number(&j, "tokens_per_s", d->tokens_per_s);
+        if (d->devices > 0) {
+            cli_json_integers(&j, "device_high_water", d->high_water, d->devices);
+            cli_json_integer(&j, "bytes_up", d->loaded);
+            cli_json_integer(&j, "bytes_down", d->unloaded);
+        }
         cli_json_end(&j);
         return;
     }
@@ -81,6 +96,7 @@ static void show_done(const qn_train_done *d, bool json)
     fflush(stdout);
     fprintf(stderr, "quern: %lld steps, %.0f tokens/s", (long long)d->steps, d->tokens_per_s);
     if (isfinite(d->val_loss)) fprintf(stderr, ", validation loss %.4f", d->val_loss);
+    show_devices(d);
     fprintf(stderr, "\nquern: run     %s\nquern: model   %s\nquern: report  %s\n", d->run, d->model, d->report);
 }
 

@@ -51,13 +51,17 @@ typedef struct qn_train_options {
     int post_validate;
     int32_t undo; /* 0 copy, 1 in place */
     int64_t seed;
-    int64_t memory;       /* limit of a worker's arena in bytes, 0: none */
-    const char *out;      /* run directory */
-    const char *init;     /* model or run to start from */
-    int64_t lora_rank;    /* of the adapters to train on --init; 0: none */
-    qn_list lora_targets; /* modules */
-    double lora_alpha;    /* 0: as the rank */
-    qn_list freeze;       /* shell patterns of parameter names that stay as they are */
+    int64_t memory;        /* limit of a worker's arena in bytes, 0: none */
+    int64_t device_memory; /* the same, of a device's: weights, gradients and activations; the rest of the state is the host's */
+    const char *link;      /* bytes per second between host and device, "2G/s"; NULL: as fast as memory */
+    const char *window;    /* "k" or "k,k'": pieces that stay on a device; NULL: as many as fit */
+    int64_t optimizer_lag; /* steps by which the optimizer lags: 0 or 1 */
+    const char *out;       /* run directory */
+    const char *init;      /* model or run to start from */
+    int64_t lora_rank;     /* of the adapters to train on --init; 0: none */
+    qn_list lora_targets;  /* modules */
+    double lora_alpha;     /* 0: as the rank */
+    qn_list freeze;        /* shell patterns of parameter names that stay as they are */
     int resume, force;
     int64_t save_every, eval_every, keep;
     int64_t eval_windows;  /* windows of an intermediate evaluation, 0: all */
@@ -79,6 +83,9 @@ typedef struct qn_train_done {
     int64_t steps;
     double val_loss, tokens_per_s;
     int interrupted;                           /* stopped by the user, saved */
+    int32_t devices;                           /* workers with memory of their own (device_memory and its kin), 0: none */
+    int64_t high_water[1024];                  /* [devices] the most bytes that were in use on each */
+    int64_t loaded, unloaded;                  /* bytes from the host to devices, and back, in all of this call's steps */
     char run[1024], model[1024], report[1024]; /* paths written */
     char sample[2048];                         /* a short text from the trained model, UTF-8 */
 } qn_train_done;

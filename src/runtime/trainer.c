@@ -115,11 +115,13 @@ static qn_status shard_vocabulary(qn_trainer *t, int32_t **cut, qn_err *err)
 static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
 {
     const qn_order *o = d->order;
-    if (d->tiers == NULL || (o->columns <= 1 && o->sides == 0 && d->groups <= 1 && !d->zero1 && d->again == NULL)) return QN_OK;
+    if (d->tiers == NULL ||
+        (o->columns <= 1 && o->sides == 0 && d->groups <= 1 && !d->zero1 && d->again == NULL && d->post_validate == QN_UNDO_NONE))
+        return QN_OK;
     return QN_FAIL(
         err, QN_EUNSUPPORTED,
         "device memory goes with one replica, one group of gradients and a whole vocabulary, without zero1 and without "
-        "selective recomputation");
+        "selective recomputation or post-validation");
 }
 
 /* Devices, and the copies of the state that they load from and put their gradients into. */
@@ -283,6 +285,7 @@ void qn_trainer_cancel(qn_trainer *t)
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
                               int64_t *targets, qn_err *err)
 {
+    qn_trainer_settle(t);
     if (!t->eval_open) {
         /* On devices: in the arenas of training, which stand still meanwhile. */
         const qni_forward_tiers tiers = {.devices = t->plan->workers,

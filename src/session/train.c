@@ -32,6 +32,7 @@ qn_status qni_train_save(qni_train_run *r, int64_t step, qn_err *err)
     qn_status st;
     snprintf(state, sizeof(state), "{\"format\": 1, \"step\": %" PRId64 ", \"steps\": %" PRId64 ", \"seed\": %" PRId64 "}\n",
              step, r->opt->steps, r->opt->seed);
+    qn_trainer_settle(r->trainer);
     qni_train_views_take(r);
     const qn_state_view view = {.model = r->model, .value = r->value, .m = r->m, .v = r->v};
     const qn_checkpoint_desc desc = {.tokenizer_json = r->tokenizer_json,
@@ -171,6 +172,7 @@ static qn_status finish(qni_train_run *r, qn_train_done *done, qn_err *err)
 {
     qn_status st;
     done->val_loss = NAN;
+    qni_train_moved(r, done);
     QN_TRY(st, qni_train_save(r, done->steps, err), out);
     if (!done->interrupted) QN_TRY(st, evaluate(r, done->steps, 0, &done->val_loss, err), out);
     QN_TRY(st, qn_metrics_flush(r->metrics, err), out);

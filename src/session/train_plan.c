@@ -67,8 +67,19 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
     if (st != QN_OK) return st;
     if (g == NULL && qn_path_exists(o->schedule) == 1) return order_of_file(r, &pattern, err);
     st = qni_train_costs(&pattern, r, err);
+    if (st == QN_OK && qni_train_has_pieces(r)) return qni_train_pieces(r, &pattern, false, err);
+    if (r->tiered && g != NULL && o->chunks == 0 && o->cuts.count > 0 && (g->host_state || g->max_workers == 1))
+        pattern.pieces = o->cuts.count + 1;
     if (st == QN_OK) st = qn_generate(&r->order, o->schedule, &pattern, err);
     return st == QN_OK ? qni_train_widen(r, err) : st;
+}
+
+qn_status qni_train_tighten(qni_train_run *r, qn_err *err)
+{
+    qn_pattern pattern = {.chunks = 1};
+    qn_status st = qni_train_share(&pattern, r->opt, err);
+    if (st == QN_OK) st = qni_train_costs(&pattern, r, err);
+    return st == QN_OK ? qni_train_pieces(r, &pattern, true, err) : st;
 }
 
 /* --cuts as numbers, ascending within the chain. */
@@ -111,14 +122,18 @@ qn_status qni_train_plan(qni_train_run *r, qn_err *err)
 {
     const qn_train_options *o = r->opt;
     qn_status st = qni_recompute_read(&r->recompute, o->recompute, o->recompute_at, r->model, err);
+    if (st == QN_OK) st = qni_train_devices(r, err);
     if (st == QN_OK) st = choose_order(r, err);
     if (st != QN_OK) return st;
     const int32_t stages = qn_depth(qn_order_grid(r->order)), workers = r->order->workers;
-    r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
-    r->arena_limit = o->memory > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
-    if (r->first_layer == NULL || (o->memory > 0 && r->arena_limit == NULL))
+    const int64_t limit = r->tiered ? r->device.memory : o->memory;
+    const bool cut = r->first_layer != NULL;
+    if (!cut) r->first_layer = qn_calloc((size_t)stages + 1, sizeof(int32_t));
+    r->arena_limit = limit > 0 ? qn_calloc((size_t)workers, sizeof(int64_t)) : NULL;
+    if (r->first_layer == NULL || (limit > 0 && r->arena_limit == NULL))
         return QN_FAIL(err, QN_ENOMEM, "tables of %d stages", stages);
-    for (int32_t w = 0; w < workers && r->arena_limit != NULL; w++) r->arena_limit[w] = o->memory;
+    for (int32_t w = 0; w < workers && r->arena_limit != NULL; w++) r->arena_limit[w] = limit;
+    if (cut) return QN_OK;
     if (stages > qn_model_layers(r->model))
         qn_log(QN_LOG_WARN, "%d stages for a chain of %d layers: some stages are empty and only pass data on", stages,
                qn_model_layers(r->model));

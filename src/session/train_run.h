@@ -3,6 +3,7 @@
 #ifndef QN_SESSION_TRAIN_RUN_H
 #define QN_SESSION_TRAIN_RUN_H
 
+#include "device_option.h"
 #include "load.h"
 #include "recompute_option.h"
 #include "quern/session.h"
@@ -32,6 +33,8 @@ typedef struct qni_train_run {
     qni_recompute recompute;
     int32_t *first_layer; /* [stages + 1] */
     int64_t *arena_limit; /* [workers], NULL: none */
+    qni_device device;
+    bool tiered; /* workers are devices: their arenas hold what device says, the state is the host's */
     qn_trainer *trainer;
     float **value, **m, **v; /* [params]: the homes themselves, or with tensor shards copies of the whole parameters */
     float *copies;           /* the memory of those, or NULL */
@@ -65,6 +68,16 @@ int64_t qni_train_groups(const qn_train_options *o);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* train_devices.c. Reads and checks the settings of devices. Errors: QN_EINVAL. */
+qn_status qni_train_devices(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* Whether the schedule is one of pieces that nobody cut by hand; then order and cuts: of the partitioner for roundpipe, else a
+ * piece per layer. tight: the smallest stages. Errors: QN_EINVAL, QN_ENOMEM, those of qni_costs_parse. */
+bool qni_train_has_pieces(const qni_train_run *r);
+qn_status qni_train_pieces(qni_train_run *r, qn_pattern *pat, bool tight, qn_err *err) QN_MUST_USE;
+/* The same order again from the smallest stages, for a device that the first ones do not fit into. */
+qn_status qni_train_tighten(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* High water and bytes moved into done. */
+void qni_train_moved(const qni_train_run *r, qn_train_done *done);
 /* Fills a pattern's costs and sizes: of --cost, --cost-from, or the model's operations. Errors as qni_costs_parse. */
 qn_status qni_train_costs(qn_pattern *pat, const qni_train_run *r, qn_err *err) QN_MUST_USE;
 

@@ -14,11 +14,11 @@
 #include "runtime/peft.h"
 
 /* Settings that must be the same when a run is resumed: they decide the numbers. How the work is spread may differ. */
-static const char *const must_fit[] = {"tokenizer",    "arch",      "layers",       "heads",         "kv-heads",    "width",
-                                       "hidden",       "context",   "tied",         "untied",        "batch",       "steps",
-                                       "lr",           "min-lr",    "warmup",       "beta1",         "beta2",       "eps",
-                                       "weight-decay", "clip",      "dropout",      "micro-batches", "dtype",       "seed",
-                                       "freeze",       "lora-rank", "lora-targets", "lora-alpha",    "grad-groups", NULL};
+static const char *const must_fit[] = {
+    "tokenizer", "arch",      "layers",       "heads",      "kv-heads",    "width",         "hidden", "context",
+    "tied",      "untied",    "batch",        "steps",      "lr",          "min-lr",        "warmup", "beta1",
+    "beta2",     "eps",       "weight-decay", "clip",       "dropout",     "micro-batches", "dtype",  "seed",
+    "freeze",    "lora-rank", "lora-targets", "lora-alpha", "grad-groups", "optimizer-lag", NULL};
 
 static qn_status check_options(const qn_train_options *o, qn_err *err)
 {
@@ -168,7 +168,11 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
     r->valid = qn_tokens_valid_part(r->tokens);
     QN_TRY(st, qn_source_windows(&r->source, r->tokens, r->train, o->context, o->batch, (uint64_t)o->seed, err), out);
     const bool looped = strcmp(o->transport, "self") == 0;
-    const qn_trainer_desc desc = {
+    const qn_trainer_tiers tiers = {.window = r->device.window,
+                                    .replace = r->device.replace,
+                                    .lag = (int32_t)o->optimizer_lag,
+                                    .link_bytes_per_s = r->device.link_bytes_per_s};
+    qn_trainer_desc desc = {
         .model = r->model,
         .order = r->order,
         .first_layer = r->first_layer,
@@ -190,8 +194,17 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .driver = looped ? QN_DRIVE_LOOP : QN_DRIVE_THREADS,
         .faults = {.dead_worker = -1},
         .pin = qni_pin(o->pin && !looped, o->workers, o->threads),
+        .tiers = r->tiered ? &tiers : NULL,
     };
-    QN_TRY(st, qn_trainer_open(&r->trainer, &desc, err), out);
+    st = qn_trainer_open(&r->trainer, &desc, err);
+    if (st == QN_EINVAL && qni_train_has_pieces(r) && r->device.memory > 0 &&
+        r->order->backward_of != NULL) { /* smaller stages may fit, or be what is said */
+        QN_TRY(st, qni_train_tighten(r, err), out);
+        desc.order = r->order;
+        desc.first_layer = r->first_layer;
+        st = qn_trainer_open(&r->trainer, &desc, err);
+    }
+    if (st != QN_OK) goto out;
     QN_TRY(st, qni_train_views_open(r, err), out);
 out:
     return st;
