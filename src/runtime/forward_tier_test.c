@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "runtime/runner.h"
+#include "support/malloc_guard.c"
 
 enum { BLOCKS = 4, PIECES = BLOCKS + 2, NEW = 5 };
 
@@ -182,9 +183,99 @@ static void memory_decides_the_window(void **unused)
     qn_model_close(m);
 }
 
+/* Passes after the first allocate nothing, also where weights come and go. */
+static void later_passes_allocate_nothing(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&models[1]);
+    float **value = random_values(m), logits[NEW * 2 * RIG_VOCAB];
+    for (int32_t k = 1; k <= PIECES; k += PIECES - 1) {
+        qn_err err;
+        qn_runner *r;
+        const qn_runner_tiers tiers = {.window = k};
+        rig_ok(open_on(&r, m, value, 2, &tiers, QN_WEIGHTS_F32, true, &err), &err);
+        generate(logits, r);
+        qn_runner_rewind(r);
+        qni_malloc_guard_begin();
+        generate(logits, r);
+        assert_int_equal(qni_malloc_guard_end(), 0);
+        qn_runner_close(r);
+    }
+    free_values(m, value);
+    qn_model_close(m);
+}
+
+static void every_allocation_may_fail(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&models[1]);
+    float **value = random_values(m);
+    const qn_runner_tiers tiers = {.memory = 1 << 20};
+    qn_status st = QN_ENOMEM;
+    for (long n = 1; st != QN_OK; n++) {
+        qn_runner *r;
+        qn_err err;
+        qni_fault_arm(QN_FAULT_ALLOC, n);
+        st = open_on(&r, m, value, 2, &tiers, QN_WEIGHTS_OWN, true, &err);
+        qni_fault_arm(QN_FAULT_ALLOC, 0);
+        if (st != QN_OK) assert_int_equal(st, QN_ENOMEM);
+        qn_runner_close(r);
+    }
+    free_values(m, value);
+    qn_model_close(m);
+}
+
+/* A file that cannot be read for a while ends the pass with its error; a later one is whole. */
+typedef struct flaky {
+    file f;
+    _Atomic int32_t calls;
+} flaky;
+
+static qn_status read_flaky(void *ctx, int32_t param, int64_t first, int64_t count, void *to, qn_err *err)
+{
+    flaky *x = ctx;
+    const int32_t call = x->calls++;
+    if (call >= 50 && call < 53) return QN_FAIL(err, QN_EIO, "the file is gone");
+    return read_param(&x->f, param, first, count, to, err);
+}
+
+static void a_lost_file_ends_the_pass(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&models[1]);
+    float **value = random_values(m);
+    qn_err err;
+    qn_runner *r;
+    flaky f = {.f = {.m = m, .value = value}};
+    const qn_runner_tiers tiers = {.window = 2, .read = read_flaky, .read_ctx = &f};
+    const int32_t text[] = {1, 2, 3};
+    float want[RIG_VOCAB];
+    const float *row;
+    rig_ok(open_on(&r, m, value, 1, NULL, QN_WEIGHTS_OWN, true, &err), &err);
+    rig_ok(qn_runner_feed(r, text, 3, &row, &err), &err);
+    memcpy(want, row, sizeof(want));
+    qn_runner_close(r);
+    rig_ok(open_on(&r, m, NULL, 1, &tiers, QN_WEIGHTS_OWN, true, &err), &err);
+    int32_t failed = 0;
+    qn_status st = QN_EIO;
+    for (int32_t i = 0; i < 64 && (st != QN_OK || failed == 0); i++) {
+        st = qn_runner_feed(r, text, 3, &row, &err);
+        if (st != QN_OK) assert_int_equal(st, QN_EIO);
+        failed += st != QN_OK;
+        if (st == QN_OK) assert_memory_equal(row, want, sizeof(want));
+        if (st == QN_OK && failed == 0) qn_runner_rewind(r);
+    }
+    assert_true(failed > 0 && st == QN_OK);
+    qn_runner_close(r);
+    free_values(m, value);
+    qn_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_window_generates_the_resident_bits),
-                                       cmocka_unit_test(memory_decides_the_window)};
+                                       cmocka_unit_test(memory_decides_the_window),
+                                       cmocka_unit_test(later_passes_allocate_nothing),
+                                       cmocka_unit_test(every_allocation_may_fail), cmocka_unit_test(a_lost_file_ends_the_pass)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
