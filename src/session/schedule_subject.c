@@ -1,6 +1,7 @@
 /* See schedule_subject.h. */
 #include "schedule_subject.h"
 
+#include <math.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +103,17 @@ qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, co
     return st == QN_OK ? repeat_sizes(s, order->stages, err) : st;
 }
 
+/* A memory limit in micro-batches as a number of stashes of a stage, for generators that look for the best within it. */
+static qn_status stash_limit(int32_t *limit, const qn_schedule_options *opt, int32_t chunks, qn_err *err)
+{
+    double micro_batches = 0;
+    *limit = 0;
+    if (opt->memory == NULL || opt->sizes != NULL || opt->cost_from != NULL) return QN_OK;
+    const qn_status st = qni_memory_parse(&micro_batches, opt->memory, err);
+    if (st == QN_OK && micro_batches > 0) *limit = (int32_t)fmax(1, fmin(micro_batches * chunks, 1 << 20));
+    return st;
+}
+
 qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt,
                            const qni_costs *costs, int32_t fine, qn_err *err)
 {
@@ -128,6 +140,8 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     pattern.vocab = (int32_t)opt->vocab_parallel;
     pattern.sides = (int32_t)opt->vocab_shards;
     pattern.cost[QN_OP_SEND] = costs->latency;
+    st = stash_limit(&pattern.limit, opt, s->chunks, err);
+    if (st != QN_OK) return st;
     st = qn_generate(&s->from.order, name, &pattern, err);
     if (st != QN_OK) return st;
     if (s->from.order->columns == 1) return repeat_sizes(s, s->from.order->stages, err);
@@ -182,14 +196,20 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_er
     return qn_lower(&s->plan, o, &how, err);
 }
 
-/* Micro-batches that a worker holds at once: a stash of one of its k stages is 1 / k of one. */
+/* Micro-batches that a worker holds at once: a stash of one of its k stages of a column is 1 / k of one. */
 static void count_memory(qni_subject *s)
 {
     const qn_plan *p = s->plan;
     for (int32_t w = 0; w < p->workers; w++) {
-        int32_t mine = 0;
-        for (int32_t i = 0; i < p->stages - p->sides; i++) mine += p->worker_of[i] == w;
-        s->memory[w] = s->in_bytes ? (double)p->arena_bytes[w] : mine > 0 ? (double)s->sum->peak[w] / mine : 0;
+        int32_t mine = 0, columns = 0, last = QN_NONE;
+        for (int32_t i = 0; i < p->stages - p->sides; i++) {
+            if (p->worker_of[i] != w) continue;
+            const int32_t column = qn_column(qn_plan_grid(p), i);
+            columns += column != last;
+            last = column;
+            mine++;
+        }
+        s->memory[w] = s->in_bytes ? (double)p->arena_bytes[w] : mine > 0 ? (double)s->sum->peak[w] * columns / mine : 0;
     }
     for (int32_t i = 0; i < p->tasks; i++) s->messages += p->task[i].op == QN_OP_SEND;
 }
