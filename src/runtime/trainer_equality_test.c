@@ -5,29 +5,11 @@
 
 enum { STEPS = QN_SANITIZED ? 6 : 20, ARRIVALS = QN_SANITIZED ? 8 : 30 };
 
-typedef struct outcome {
-    double loss[STEPS], norm[STEPS];
-    char *state;
-    size_t bytes;
-} outcome;
+typedef rig_outcome outcome;
 
 static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
 {
-    outcome out;
-    qn_err err;
-    qn_trainer *t = rig_open(m, mode, way, items);
-    for (int64_t step = 0; step < STEPS; step++) {
-        qn_step_result r;
-        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
-        out.loss[step] = r.loss;
-        out.norm[step] = r.grad_norm;
-    }
-    out.bytes = rig_state_bytes(m, rig_element(mode));
-    out.state = malloc(out.bytes);
-    assert_non_null(out.state);
-    rig_state(out.state, t, m, rig_element(mode), 0);
-    qn_trainer_close(t);
-    return out;
+    return rig_compute(m, mode, way, items, STEPS);
 }
 
 static const rig_way base_way = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self"};

@@ -5,29 +5,11 @@
 
 enum { STEPS = QN_SANITIZED ? 4 : 20, ITEMS = 8 };
 
-typedef struct outcome {
-    double loss[STEPS], norm[STEPS];
-    char *state;
-    qn_memory memory;
-} outcome;
+typedef rig_outcome outcome;
 
 static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way)
 {
-    outcome out;
-    qn_err err;
-    qn_trainer *t = rig_open(m, mode, way, ITEMS);
-    for (int64_t step = 0; step < STEPS; step++) {
-        qn_step_result r;
-        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
-        out.loss[step] = r.loss;
-        out.norm[step] = r.grad_norm;
-    }
-    out.state = malloc(rig_state_bytes(m, rig_element(mode)));
-    assert_non_null(out.state);
-    rig_state(out.state, t, m, rig_element(mode), 0);
-    out.memory = qn_trainer_memory(t);
-    qn_trainer_close(t);
-    return out;
+    return rig_compute(m, mode, way, ITEMS, STEPS);
 }
 
 static outcome reference(const qn_model *m, qn_mode mode, int32_t groups)

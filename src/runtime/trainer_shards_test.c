@@ -9,11 +9,7 @@
 
 enum { STEPS = QN_SANITIZED ? 5 : 20, ITEMS = 4 };
 
-typedef struct outcome {
-    double loss[STEPS], norm[STEPS];
-    char *state;
-    size_t bytes;
-} outcome;
+typedef rig_outcome outcome;
 
 static const qn_model_config config[] = {
     {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
@@ -30,21 +26,7 @@ static const qn_model_config config[] = {
 
 static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way)
 {
-    outcome out;
-    qn_err err;
-    qn_trainer *t = rig_open(m, mode, way, ITEMS);
-    for (int64_t step = 0; step < STEPS; step++) {
-        qn_step_result r;
-        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
-        out.loss[step] = r.loss;
-        out.norm[step] = r.grad_norm;
-    }
-    out.bytes = rig_state_bytes(m, rig_element(mode));
-    out.state = malloc(out.bytes);
-    assert_non_null(out.state);
-    rig_state(out.state, t, m, rig_element(mode), 0);
-    qn_trainer_close(t);
-    return out;
+    return rig_compute(m, mode, way, ITEMS, STEPS);
 }
 
 static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, const outcome *want)

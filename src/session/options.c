@@ -103,6 +103,17 @@ static const qn_key train_keys[] = {
 #undef T
 const qn_table qn_train_table = {"train", train_keys, QN_COUNT(train_keys)};
 
+/* Devices of forward passes; T is the options' type. */
+#define FORWARD_DEVICE_KEYS                                                                                                      \
+    KEY(INT, "device-memory", T, device_memory, "0", 0, -1, NULL, "bytes",                                                       \
+        "of each worker for weights and activations; the model stays on the host (0: no limit)"),                                \
+        KEY(TEXT, "link", T, link, NULL, 0, 0, NULL, "",                                                                         \
+            "2G/s bytes per second from the host to each worker (default: as fast as memory)"),                                  \
+        KEY(TEXT, "window", T, window, NULL, 0, 0, NULL, "",                                                                     \
+            "K,K' layers whose weights are on a worker, and how many are replaced at a time (default: as many as fit)"),         \
+        KEY(BOOL, "from-file", T, from_file, NULL, 0, 0, NULL, "",                                                               \
+            "read weights from the model's safetensors files whenever a worker needs them, not into memory"),
+
 #define T qn_generate_options
 static const qn_key generate_keys[] = {
     KEY(TEXT, "model", T, model, NULL, 0, 0, NULL, "", "DIR of a model, or a run"),
@@ -124,15 +135,7 @@ static const qn_key generate_keys[] = {
     KEY(CHOICE, "weights", T, weights, "f32", 0, 0, "f32|bf16|q8", "",
         "what matrix products read: q8 is 8 bits with a scale for each 32"),
     KEY(CHOICE, "kv", T, kv, "auto", 0, 0, "auto|f32|bf16", "", "type of cached keys and values (auto: as --dtype)"),
-    KEY(INT, "device-memory", T, device_memory, "0", 0, -1, NULL, "bytes",
-        "of each worker for weights and activations; the model stays on the host (0: no limit)"),
-    KEY(TEXT, "link", T, link, NULL, 0, 0, NULL, "",
-        "2G/s bytes per second from the host to each worker (default: as fast as memory)"),
-    KEY(TEXT, "window", T, window, NULL, 0, 0, NULL, "",
-        "K,K' layers whose weights are on a worker, and how many are replaced at a time (default: as many as fit)"),
-    KEY(BOOL, "from-file", T, from_file, NULL, 0, 0, NULL, "",
-        "read weights from the model's safetensors files whenever a worker needs them, not into memory"),
-};
+    FORWARD_DEVICE_KEYS};
 #undef T
 const qn_table qn_generate_table = {"generate", generate_keys, QN_COUNT(generate_keys)};
 
@@ -146,15 +149,7 @@ static const qn_key eval_keys[] = {
     KEY(INT, "workers", T, workers, "1", 1, 1024, NULL, "", "pipeline workers"),
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
     KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
-    KEY(INT, "device-memory", T, device_memory, "0", 0, -1, NULL, "bytes",
-        "of each worker for weights and activations; the model stays on the host (0: no limit)"),
-    KEY(TEXT, "link", T, link, NULL, 0, 0, NULL, "",
-        "2G/s bytes per second from the host to each worker (default: as fast as memory)"),
-    KEY(TEXT, "window", T, window, NULL, 0, 0, NULL, "",
-        "K,K' layers whose weights are on a worker, and how many are replaced at a time (default: as many as fit)"),
-    KEY(BOOL, "from-file", T, from_file, NULL, 0, 0, NULL, "",
-        "read weights from the model's safetensors files whenever a worker needs them, not into memory"),
-};
+    FORWARD_DEVICE_KEYS};
 #undef T
 const qn_table qn_eval_table = {"eval", eval_keys, QN_COUNT(eval_keys)};
 

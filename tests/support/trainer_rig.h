@@ -212,4 +212,33 @@ static inline size_t rig_element(qn_mode mode)
     return mode == QN_MODE_REF_F64 ? sizeof(double) : sizeof(float);
 }
 
+/* --- a whole run with all that is compared; steps beyond those taken stay 0 */
+enum { RIG_MOST_STEPS = 20 };
+
+typedef struct rig_outcome {
+    double loss[RIG_MOST_STEPS], norm[RIG_MOST_STEPS];
+    char *state; /* free */
+    size_t bytes;
+    qn_memory memory;
+} rig_outcome;
+
+static inline rig_outcome rig_compute(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items, int32_t steps)
+{
+    rig_outcome out = {.bytes = rig_state_bytes(m, rig_element(mode))};
+    qn_err err;
+    qn_trainer *t = rig_open(m, mode, way, items);
+    for (int32_t step = 0; step < steps; step++) {
+        qn_step_result r;
+        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
+        out.loss[step] = r.loss;
+        out.norm[step] = r.grad_norm;
+    }
+    out.state = malloc(out.bytes);
+    assert_non_null(out.state);
+    rig_state(out.state, t, m, rig_element(mode), 0);
+    out.memory = qn_trainer_memory(t);
+    qn_trainer_close(t);
+    return out;
+}
+
 #endif
