@@ -76,7 +76,13 @@ static void show_devices(const qn_train_done *d)
     fprintf(stderr, " MB; %.0f MB loaded, %.0f MB brought back", (double)d->loaded * mb, (double)d->unloaded * mb);
 }
 
-static void show_done(const qn_train_done *d, bool json)
+static void show_early(const qn_train_done *d)
+{
+    fprintf(stderr, "\nquern: %lld optimizer steps of a stage taken before all gradients were known, %lld of them taken back",
+            (long long)d->early, (long long)d->taken_back);
+}
+
+static void show_done(const qn_train_done *d, bool json, bool early)
 {
     if (json) {
         cli_json j = cli_json_begin();
@@ -89,6 +95,10 @@ static void show_done(const qn_train_done *d, bool json)
             cli_json_integer(&j, "bytes_up", d->loaded);
             cli_json_integer(&j, "bytes_down", d->unloaded);
         }
+        if (early) {
+            cli_json_integer(&j, "early_steps", d->early);
+            cli_json_integer(&j, "taken_back", d->taken_back);
+        }
         cli_json_end(&j);
         return;
     }
@@ -97,6 +107,7 @@ static void show_done(const qn_train_done *d, bool json)
     fprintf(stderr, "quern: %lld steps, %.0f tokens/s", (long long)d->steps, d->tokens_per_s);
     if (isfinite(d->val_loss)) fprintf(stderr, ", validation loss %.4f", d->val_loss);
     show_devices(d);
+    if (early) show_early(d);
     fprintf(stderr, "\nquern: run     %s\nquern: model   %s\nquern: report  %s\n", d->run, d->model, d->report);
 }
 
@@ -126,7 +137,7 @@ static int run(const cli_verb *verb, int argc, char **argv)
         if (v.terminal) fputc('\n', stderr);
         code = cli_fail(&err);
     } else {
-        show_done(&done, v.json);
+        show_done(&done, v.json, opt.post_validate != 0);
     }
 out:
     qn_config_close(config);

@@ -82,10 +82,11 @@ typedef struct qn_train_step {
 typedef struct qn_train_done {
     int64_t steps;
     double val_loss, tokens_per_s;
-    int interrupted;                           /* stopped by the user, saved */
-    int32_t devices;                           /* workers with memory of their own (device_memory and its kin), 0: none */
-    int64_t high_water[1024];                  /* [devices] the most bytes that were in use on each */
-    int64_t loaded, unloaded;                  /* bytes from the host to devices, and back, in all of this call's steps */
+    int interrupted;           /* stopped by the user, saved */
+    int32_t devices;           /* workers with memory of their own (device_memory and its kin), 0: none */
+    int64_t high_water[1024];  /* [devices] the most bytes that were in use on each */
+    int64_t loaded, unloaded;  /* bytes from the host to devices, and back, in all of this call's steps */
+    int64_t early, taken_back; /* post_validate: optimizer steps of a stage taken before all was known, and of them undone */
     char run[1024], model[1024], report[1024]; /* paths written */
     char sample[2048];                         /* a short text from the trained model, UTF-8 */
 } qn_train_done;

@@ -127,7 +127,7 @@ static int32_t next_in_order(const qni_graph *g, int32_t *node, int32_t t)
 }
 
 /* The message for too little memory: where most bytes are alive at once, and what they are. */
-static qn_status too_much(const memory_check *m, const qni_graph *g, int32_t w, int64_t need, qn_err *err)
+static qn_status too_much(const memory_check *m, const qni_graph *g, int32_t w, const int64_t *need, qn_err *err)
 {
     enum { MOST = 8 };
     const qn_plan *p = m->p;
@@ -170,11 +170,14 @@ static qn_status too_much(const memory_check *m, const qni_graph *g, int32_t w, 
         qni_text_add(&text, "%s", qn_task_text(name, sizeof name, p, m->writer[v]));
         told++;
     }
-    const qn_status st =
-        QN_FAIL(err, QN_ESCHEDULE,
-                "worker %d needs %lld bytes and has %lld: at the peak, in %s, %d values of %lld bytes are alive (%s%s)", w,
-                (long long)need, (long long)p->arena_limit[w], at == QN_NONE ? "no task" : qn_task_text(name, sizeof name, p, at),
-                count, (long long)most, text.at != NULL ? text.at : "", count > told ? ", ..." : "");
+    int64_t all = 0;
+    for (int32_t k = 0; k < p->workers; k++) all = qn_max64(all, need[k]);
+    const qn_status st = QN_FAIL(
+        err, QN_ESCHEDULE,
+        "worker %d needs %lld bytes and has %lld: at the peak, in %s, %d values of %lld bytes are alive (%s%s); the smallest "
+        "limit for all workers is %lld",
+        w, (long long)need[w], (long long)p->arena_limit[w], at == QN_NONE ? "no task" : qn_task_text(name, sizeof name, p, at),
+        count, (long long)most, text.at != NULL ? text.at : "", count > told ? ", ..." : "", (long long)all);
     qn_free(text.at);
     qn_free(alive);
     return st;
@@ -192,7 +195,7 @@ static qn_status check_limits(const memory_check *m, const qni_graph *g, qn_err 
     }
     for (int32_t w = 0; w < p->workers && st == QN_OK; w++) {
         if (need[w] > p->arena_limit[w])
-            st = too_much(m, g, w, need[w], err);
+            st = too_much(m, g, w, need, err);
         else if (need[w] > p->arena_bytes[w])
             st = QN_FAIL(err, QN_ESCHEDULE, "worker %d has values up to byte %lld, beyond its arena of %lld bytes", w,
                          (long long)need[w], (long long)p->arena_bytes[w]);

@@ -44,8 +44,6 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
     if (grid != QN_OK) return grid;
     if (o->sides > 0 && o->backward_of != NULL)
         return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
-    if (o->shards > 1 && o->backward_of != NULL)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: tensor shards with a backward on other workers than the forward");
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
         if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,

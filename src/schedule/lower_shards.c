@@ -7,15 +7,21 @@
 #include "core/alloc.h"
 #include "lower.h"
 
-/* Is chain stage c of the replica on other workers than the stage before it, in every shard? */
-static bool moves(const qn_order *o, int32_t replica, int32_t c)
+/* By this table: is chain stage c of the replica on other workers than the stage before it, in every shard? */
+static bool moves(const qn_order *o, const int32_t *worker_of, int32_t replica, int32_t c)
 {
     const qn_grid g = qn_order_grid(o);
     for (int32_t k = 0; k < o->shards; k++) {
         const int32_t s = qn_stage_at(g, replica * o->shards + k, c);
-        if (o->worker_of[s] == o->worker_of[s - 1]) return false;
+        if (worker_of[s] == worker_of[s - 1]) return false;
     }
     return true;
+}
+
+static void slice(qn_channel *c, qn_grid g, int32_t stage)
+{
+    c->slice = qn_shard(g, stage);
+    c->slices = g.shards;
 }
 
 /* Outputs and their gradients are equal in all shards: each sends one slice. */
@@ -24,20 +30,30 @@ static void scatter(qni_lower *l)
     const qn_order *o = l->order;
     const qn_grid g = qn_order_grid(o);
     for (int32_t s = 0; s < o->stages && !l->b.failed; s++) {
-        if (qn_first_in_column(g, s) || !moves(o, qn_replica(g, s), qn_chain_stage(g, s))) continue;
-        qn_channel *act = &l->b.channel[l->act_channel[s]], *grad = &l->b.channel[l->grad_channel[s]];
-        act->slice = qn_shard(g, s);
-        act->slices = o->shards;
-        if (!l->training) continue;
-        grad->slice = qn_shard(g, s);
-        grad->slices = o->shards;
+        if (qn_first_in_column(g, s)) continue;
+        const int32_t replica = qn_replica(g, s), c = qn_chain_stage(g, s);
+        const bool forward = moves(o, o->worker_of, replica, c);
+        if (forward) slice(&l->b.channel[l->act_channel[s]], g, s);
+        if (l->training && (o->backward_of != NULL ? moves(o, o->backward_of, replica, c) : forward))
+            slice(&l->b.channel[l->grad_channel[s]], g, s);
+    }
+}
+
+/* Marks all pairs of workers that hold shards of one stage. */
+static void mark_meetings(bool *meet, const qn_order *o, const int32_t *worker_of)
+{
+    const qn_grid g = qn_order_grid(o);
+    const size_t W = (size_t)o->workers;
+    for (int32_t s = 0; s < o->stages; s++) {
+        const int32_t first = qn_replica(g, s) * o->shards;
+        for (int32_t k = 0; k < o->shards; k++)
+            meet[(size_t)worker_of[s] * W + (size_t)worker_of[qn_stage_at(g, first + k, qn_chain_stage(g, s))]] = true;
     }
 }
 
 void qni_lower_shards(qni_lower *l)
 {
     const qn_order *o = l->order;
-    const qn_grid g = qn_order_grid(o);
     const size_t W = (size_t)o->workers;
     if (o->shards < 2 || l->how->part_bytes == 0) return;
     bool *meet = qn_calloc(W * W, sizeof *meet);
@@ -45,11 +61,8 @@ void qni_lower_shards(qni_lower *l)
         l->b.failed = true;
         return;
     }
-    for (int32_t s = 0; s < o->stages; s++) {
-        const int32_t first = qn_replica(g, s) * o->shards;
-        for (int32_t k = 0; k < o->shards; k++)
-            meet[(size_t)o->worker_of[s] * W + (size_t)o->worker_of[qn_stage_at(g, first + k, qn_chain_stage(g, s))]] = true;
-    }
+    mark_meetings(meet, o, o->worker_of);
+    if (o->backward_of != NULL) mark_meetings(meet, o, o->backward_of);
     for (int32_t from = 0; from < o->workers; from++) {
         for (int32_t to = 0; to < o->workers; to++) {
             if (from == to || !meet[(size_t)from * W + (size_t)to]) continue;

@@ -35,7 +35,8 @@ static bool ready(const game *g, int32_t t)
 static bool at_hand(const game *g, int32_t t, int32_t stage)
 {
     const qn_plan *p = g->p;
-    const int32_t w = p->worker_of[stage], first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
+    const int32_t w = p->task[t].op == QN_OP_F ? p->worker_of[stage] : qn_backward_worker(p->worker_of, p->backward_of, stage);
+    const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
     for (int32_t i = g->head[w][QN_LANE_COMP]; i < count; i++) {
         const qn_task *x = &p->task[first + i];
         if (!qn_tasks_joint(p, first + i, t) || !ready(g, first + i)) return false;

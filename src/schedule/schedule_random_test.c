@@ -28,11 +28,11 @@ static void shuffle(qn_order_task *t, int32_t n, int32_t reach, qn_rng *r)
     }
 }
 
-/* A third of the orders has replicas, shards, or both. */
+/* A third of the orders has replicas, shards, or both; a quarter has backwards on other workers than forwards. */
 static qn_order *random_order(qn_rng *r)
 {
-    static const char *const name[] = {"gpipe", "1f1b", "interleaved"};
-    const int32_t k = below(r, 3), P = 1 + below(r, 6), M = 1 + below(r, 12);
+    static const char *const name[] = {"gpipe", "1f1b", "interleaved", "roundpipe"};
+    const int32_t k = below(r, QN_COUNT(name)), P = 1 + below(r, 6), M = 1 + below(r, 12);
     qn_order *o = rig_generate(name[k], P, M, k == 1 ? 1 : 1 + below(r, 2), 0);
     if (below(r, 3) == 0) {
         static const int32_t wide[][3] = {{2, 1, 1}, {1, 2, 2}, {1, 2, 1}, {2, 2, 2}, {1, 4, 2}};
@@ -46,6 +46,11 @@ static qn_order *random_order(qn_rng *r)
         if (below(r, o->workers) == 0) shuffle(o->task[w], o->count[w], reach[below(r, QN_COUNT(reach))], r);
     }
     return o;
+}
+
+static int32_t place(const qn_order *o, int32_t op, int32_t stage)
+{
+    return op == QN_OP_F ? o->worker_of[stage] : qn_backward_worker(o->worker_of, o->backward_of, stage);
 }
 
 /* A plan straight from the order: messages where chance puts them, capacities 0 to 2, one lane or three, waits that need not make
@@ -62,12 +67,13 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
     const qn_grid g = qn_order_grid(o);
     for (int32_t s = 1; s < S; s++) {
         if (qn_first_in_column(g, s)) continue;
-        const int32_t a = o->worker_of[s - 1], c = o->worker_of[s];
+        const int32_t a = o->worker_of[s - 1], c = o->worker_of[s], back_a = place(o, QN_OP_B, s - 1),
+                      back_c = place(o, QN_OP_B, s);
         channel[2 * s] = qni_add_channel(&b, (qn_channel){a, c, QN_V_ACT, s, below(r, 3), 1, 0, 0});
-        channel[2 * s + 1] = qni_add_channel(&b, (qn_channel){c, a, QN_V_GRAD, s, below(r, 3), 1, 0, 0});
+        channel[2 * s + 1] = qni_add_channel(&b, (qn_channel){back_c, back_a, QN_V_GRAD, s, below(r, 3), 1, 0, 0});
         for (int32_t m = 0; m < M; m++) {
             act[s * M + m] = qni_add_value(&b, QN_V_ACT, s, m, c, 1);
-            grad[(s - 1) * M + m] = qni_add_value(&b, QN_V_GRAD, s - 1, m, a, 1);
+            grad[(s - 1) * M + m] = qni_add_value(&b, QN_V_GRAD, s - 1, m, back_a, 1);
         }
     }
     for (int32_t w = 0; w < o->workers; w++) {
@@ -76,13 +82,14 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
             const bool forward = x.op == QN_OP_F;
             const int32_t t = qni_add_task(&b, x.op, x.stage, x.item, w, QN_LANE_COMP), to = forward ? x.stage + 1 : x.stage - 1;
             const bool first = qn_first_in_column(g, x.stage), last = qn_last_in_column(g, x.stage);
-            const bool needs = forward ? !first : !last, gives = forward ? !last : !first;
+            const bool again = x.op == QN_OP_R; /* of what is there already */
+            const bool needs = !again && (forward ? !first : !last), gives = !again && (forward ? !last : !first);
             b.key[t] = 16 * i + 8;
             if (needs) {
                 const int32_t from = forward ? x.stage - 1 : x.stage + 1,
                               v = forward ? act[x.stage * M + x.item] : grad[x.stage * M + x.item];
                 qni_add_link(&b, t, QNI_IN, v);
-                if (o->worker_of[from] != w) {
+                if (place(o, x.op, from) != w) {
                     const int32_t recv = qni_add_task(&b, QN_OP_RECV, x.stage, x.item, w, one_lane ? QN_LANE_COMP : QN_LANE_RECV);
                     b.key[recv] = 16 * i + 4 - 16 * below(r, 1 + 2 * jitter) + below(r, 3);
                     b.task[recv].channel = channel[forward ? 2 * x.stage : 2 * x.stage + 3];
@@ -91,7 +98,7 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
             }
             if (!gives) continue;
             const int32_t v = forward ? act[to * M + x.item] : grad[to * M + x.item];
-            if (o->worker_of[to] == w) {
+            if (place(o, x.op, to) == w) {
                 qni_add_link(&b, t, QNI_OUT, v);
                 continue;
             }
@@ -105,6 +112,10 @@ static qn_plan *random_plan(const qn_order *o, qn_rng *r)
     }
     qn_plan *p = NULL;
     assert_int_equal(qni_builder_plan(&p, &b, o->workers, S, M, o->worker_of, NULL, &err), QN_OK);
+    if (o->backward_of != NULL) {
+        p->backward_of = qn_malloc((size_t)S, sizeof *p->backward_of);
+        memcpy(p->backward_of, o->backward_of, (size_t)S * sizeof *p->backward_of);
+    }
     p->columns = o->columns;
     p->shards = o->shards;
     if (qn_plan_finish(p, &err) != QN_OK) fail_msg("%s", err.text);
@@ -191,7 +202,9 @@ static bool run_heads(const qn_order *o, int32_t *next, int32_t w, bool *forward
             const int32_t n = joint_run(o, v, next[v]);
             for (int32_t i = 0; i < n; i++) {
                 const int32_t s = x[i].stage, cell = s * M + t.item;
-                if (pass == 1) {
+                if (t.op == QN_OP_R) {
+                    if (pass == 0 && !forward[cell]) return false;
+                } else if (pass == 1) {
                     *(t.op == QN_OP_F ? &forward[cell] : &backward[cell]) = true;
                 } else if (t.op == QN_OP_F) {
                     if (!qn_first_in_column(g, s) && !forward[cell - M]) return false;
@@ -235,7 +248,7 @@ static void lowering_runs_what_can_run(void **state)
         const qn_lowering how = {.depth = 1 + below(&r, 2),
                                  .slot_bytes = 1 + below(&r, 3),
                                  .act_bytes = NULL,
-                                 .step_tasks = below(&r, 2) != 0,
+                                 .step_tasks = below(&r, 2) != 0 && o->backward_of == NULL, /* state is not on a host */
                                  .recompute = (qn_recompute)below(&r, 3),
                                  .tied_owner = 0,
                                  .tied_replica = o->stages / o->columns - 1,

@@ -200,6 +200,56 @@ static void adaptive_search(void **state)
     if (strstr(err.text, "nothing fits; 4 would do") == NULL) fail_msg("%s", err.text);
 }
 
+/* Makespan of v-adaptive, or of another schedule, made for and simulated with these costs. */
+static int64_t made_for(const char *name, int32_t P, int32_t M, int32_t limit, const costs *made, const costs *run, int64_t *peak)
+{
+    const qn_pattern pat = {.workers = P,
+                            .items = M,
+                            .chunks = 2,
+                            .limit = limit,
+                            .cost = {[QN_OP_F] = made->F, [QN_OP_B] = made->B, [QN_OP_W] = made->W, [QN_OP_SEND] = made->link}};
+    const qn_lowering how = rig_plain();
+    qn_err err = {0};
+    qn_order *o = NULL;
+    if (qn_generate(&o, name, &pat, &err) != QN_OK) fail_msg("%s P=%d M=%d k=%d: %s", name, P, M, limit, err.text);
+    qn_plan *p = rig_lower(o, &how);
+    int64_t *cost = rig_split_costs(p, run->F, run->B, run->W, 0, 0);
+    const qn_trace_summary *s = rig_simulate(p, cost, run->link, 0);
+    const int64_t makespan = s->makespan;
+    *peak = 0;
+    for (int32_t w = 0; w < P; w++) *peak = qn_max64(*peak, s->peak[w]);
+    free(cost);
+    qn_plan_close(p);
+    qn_order_close(o);
+    return makespan;
+}
+
+/* Unequal costs choose another block than slots do: never a longer one at the same limit, somewhere a shorter one, within it. */
+static void adaptive_by_costs(void **state)
+{
+    (void)state;
+    static const costs given[] = {{3, 4, 2, 0, 0, 0}, {1, 2, 1, 0, 0, 0}, {9261, 9043, 4668, 601, 0, 0}, {2, 1, 5, 1, 0, 0}};
+    int32_t shorter = 0;
+    for (size_t i = 0; i < QN_COUNT(given); i++) {
+        for (int32_t P = 4; P <= 6; P += 2) {
+            int64_t before = INT64_MAX;
+            for (int32_t limit = P; limit <= 2 * P; limit++) {
+                int64_t peak, slots_peak;
+                const int64_t mine = made_for("v-adaptive", P, 3 * P, limit, &given[i], &given[i], &peak),
+                              slots = made_for("v-adaptive", P, 3 * P, limit, &unit, &given[i], &slots_peak);
+                assert_true(peak <= limit);
+                if (mine > slots || mine > before)
+                    fail_msg("P=%d k=%d costs %zu: %ld by costs, %ld by slots, %ld with less memory", P, limit, i, (long)mine,
+                             (long)slots, (long)before);
+                before = mine;
+                shorter += mine < slots;
+            }
+        }
+    }
+    print_message("%d shorter\n", shorter);
+    assert_true(shorter > 0);
+}
+
 /* Memory bounds for all sizes: ZB-V what 1F1B has, V-Half and V-Min what their blocks promise. */
 static void v_memory(void **state)
 {
@@ -333,6 +383,7 @@ int main(void)
         cmocka_unit_test(v_memory),
         cmocka_unit_test(v_zb),
         cmocka_unit_test(adaptive_search),
+        cmocka_unit_test(adaptive_by_costs),
         cmocka_unit_test(pairs_as_parts_and_as_one),
         cmocka_unit_test(dualpipe_refuses),
         cmocka_unit_test(dualpipev),

@@ -72,7 +72,7 @@ static const qn_key train_keys[] = {
         "before the gradient comes, or when it is there (auto: early, a selection late)"),
     KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),
     KEY(INT, "seed", T, seed, "1", 0, 0, NULL, "", "seed of everything random"),
-    KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations (0: none)"),
+    KEY(INT, "memory", T, memory, "0", 0, -1, NULL, "bytes", "limit of a worker's activations; v-adaptive takes the shortest block within it (0: none)"),
     KEY(INT, "device-memory", T, device_memory, "0", 0, -1, NULL, "bytes",
         "of each worker for weights, gradients and activations; the model stays on the host (0: no limit)"),
     KEY(TEXT, "link", T, link, NULL, 0, 0, NULL, "",

@@ -173,6 +173,9 @@ static qn_status finish(qni_train_run *r, qn_train_done *done, qn_err *err)
     qn_status st;
     done->val_loss = NAN;
     qni_train_moved(r, done);
+    const qn_speculated guessed = qn_trainer_speculated(r->trainer);
+    done->early = guessed.steps;
+    done->taken_back = guessed.wrong;
     QN_TRY(st, qni_train_save(r, done->steps, err), out);
     if (!done->interrupted) QN_TRY(st, evaluate(r, done->steps, 0, &done->val_loss, err), out);
     QN_TRY(st, qn_metrics_flush(r->metrics, err), out);

@@ -63,6 +63,7 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
     qn_pattern pattern = {.chunks = (int32_t)(o->chunks ? o->chunks : g != NULL ? g->usual_chunks : 1)};
     pattern.vocab = (int32_t)o->vocab_parallel;
     pattern.sides = (int32_t)o->vocab_shards;
+    pattern.limit = r->stashes;
     qn_status st = qni_train_share(&pattern, o, err);
     if (st != QN_OK) return st;
     if (g == NULL && qn_path_exists(o->schedule) == 1) return order_of_file(r, &pattern, err);
@@ -72,6 +73,13 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
         pattern.pieces = o->cuts.count + 1;
     if (st == QN_OK) st = qn_generate(&r->order, o->schedule, &pattern, err);
     return st == QN_OK ? qni_train_widen(r, err) : st;
+}
+
+qn_status qni_train_reorder(qni_train_run *r, qn_err *err)
+{
+    qn_order_close(r->order);
+    r->order = NULL;
+    return choose_order(r, err);
 }
 
 qn_status qni_train_tighten(qni_train_run *r, qn_err *err)

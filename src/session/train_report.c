@@ -59,6 +59,9 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
                  r->order->sides);
     else
         add_fact(f, "schedule", "%s, %d stages", o->schedule, r->order->stages);
+    if (o->post_validate)
+        add_fact(f, "post-validation", "%" PRId64 " optimizer steps of a stage taken early, %" PRId64 " of them taken back",
+                 done->early, done->taken_back);
     add_fact(f, "products in", "%s", o->dtype == 0 ? "f32" : "bf16");
     add_fact(f, "speed", "%.0f tokens/s", done->tokens_per_s);
     if (!done->interrupted) add_fact(f, "validation loss", "%.4f", done->val_loss);

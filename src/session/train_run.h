@@ -33,6 +33,7 @@ typedef struct qni_train_run {
     qni_recompute recompute;
     int32_t *first_layer; /* [stages + 1] */
     int64_t *arena_limit; /* [workers], NULL: none */
+    int32_t stashes;      /* v-adaptive: what a worker may hold of a stage's, 0: 2P */
     qni_device device;
     bool tiered; /* workers are devices: their arenas hold what device says, the state is the host's */
     qn_trainer *trainer;
@@ -74,6 +75,13 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err) QN_MUST_USE;
  * piece per layer. tight: the smallest stages. Errors: QN_EINVAL, QN_ENOMEM, those of qni_costs_parse. */
 bool qni_train_has_pieces(const qni_train_run *r);
 qn_status qni_train_pieces(qni_train_run *r, qn_pattern *pat, bool tight, qn_err *err) QN_MUST_USE;
+/* train_adapt.c. Under --memory the blocks of v-adaptive are tried from the one that holds most on, until a trainer opens: *st of
+ * the first attempt was QN_ESCHEDULE. Changes the order and its place in desc. Errors as qn_trainer_open: of the smallest block.
+ */
+bool qni_train_adapts(const qni_train_run *r);
+qn_status qni_train_adapt(qni_train_run *r, qn_trainer_desc *desc, qn_err *err) QN_MUST_USE;
+/* train_plan.c. The order again, for other numbers of stashes. Errors as qni_train_plan. */
+qn_status qni_train_reorder(qni_train_run *r, qn_err *err) QN_MUST_USE;
 /* The same order again from the smallest stages, for a device that the first ones do not fit into. */
 qn_status qni_train_tighten(qni_train_run *r, qn_err *err) QN_MUST_USE;
 /* High water and bytes moved into done. */

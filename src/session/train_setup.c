@@ -204,6 +204,7 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         desc.first_layer = r->first_layer;
         st = qn_trainer_open(&r->trainer, &desc, err);
     }
+    if (st == QN_ESCHEDULE && qni_train_adapts(r)) st = qni_train_adapt(r, &desc, err);
     if (st != QN_OK) goto out;
     QN_TRY(st, qni_train_views_open(r, err), out);
 out:

@@ -3,8 +3,9 @@
  *
  * Candidates: on worker 0 F of chunk 0 in slot 0, the other three passes in any slots modulo six; from worker to worker F of
  * chunk 0 and B of chunk 1 move by delta, of which at most two values are used, the first no smaller than the second, and the
- * other two passes by one slot backwards. Each is built for at least 2P items, squeezed and reordered; the shortest that fits is
- * trimmed. */
+ * other two passes by one slot backwards. Each is built for at least 2P items, squeezed and reordered, and trimmed; of those that
+ * fit the shortest is taken: in slots where all passes take one time, as published, and else by the time that its lists take with
+ * the pattern's costs (the published program knows slots alone). */
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "schedule/gen/gen.h"
@@ -67,24 +68,44 @@ static bool wanted(const candidate *c, int32_t P)
     return c->delta[0] != c->delta[1] || c->change == (P > 1);
 }
 
+/* Do all passes take one time, and messages none? */
+static bool in_slots(const qn_pattern *pat)
+{
+    if (pat == NULL) return true;
+    const int64_t f = qn_max64(pat->cost[QN_OP_F], 1);
+    return qn_max64(pat->cost[QN_OP_B], 1) == f && qn_max64(pat->cost[QN_OP_W], 1) == f && pat->cost[QN_OP_SEND] == 0;
+}
+
+/* What every worker does at least. */
+static int64_t busy(const qn_pattern *pat, int32_t M)
+{
+    if (in_slots(pat)) return INTERVAL * (int64_t)M;
+    const int64_t one = qn_max64(pat->cost[QN_OP_F], 1) + qn_max64(pat->cost[QN_OP_B], 1) + qn_max64(pat->cost[QN_OP_W], 1);
+    return 2 * one * M;
+}
+
 /* The shortest that fits; *least: the smallest peak of any candidate. False where none fits. */
-static bool search(qni_v_rows *r, qni_block *b, candidate *best, int32_t P, int32_t M, int32_t limit, int32_t *least)
+static bool search(qni_v_rows *r, qni_block *b, candidate *best, int32_t P, int32_t M, const qn_pattern *pat, int32_t limit,
+                   int32_t *least)
 {
     candidate c = {.slot = {1, 1, 1}, .delta = {1, 1}, .change = P > 1};
+    const int64_t enough = busy(pat, M);
+    const bool slots = in_slots(pat);
     int64_t shortest = INT64_MAX;
     *least = INT32_MAX;
     do {
         if (!wanted(&c, P) || !block_of(b, &c, P)) continue;
         const bool fits = qni_v_rows_build(r, b, M, limit);
         *least = qn_min32(*least, qni_v_rows_peak(r));
-        if (!fits || qni_v_rows_span(r) >= shortest) continue;
-        shortest = qni_v_rows_span(r);
+        const int64_t time = !fits ? INT64_MAX : slots ? qni_v_rows_span(r) : qni_v_rows_time(r, pat);
+        if (time >= shortest) continue;
+        shortest = time;
         *best = c;
-    } while (shortest > INTERVAL * (int64_t)M && advance(&c, P));
+    } while (shortest > enough && advance(&c, P));
     return shortest < INT64_MAX;
 }
 
-qn_status qni_gen_v_search(qn_order *o, int32_t items, int32_t limit, qn_err *err)
+qn_status qni_gen_v_search(qn_order *o, int32_t items, const qn_pattern *pat, int32_t limit, qn_err *err)
 {
     const int32_t P = o->workers;
     int32_t least = 0;
@@ -94,7 +115,7 @@ qn_status qni_gen_v_search(qn_order *o, int32_t items, int32_t limit, qn_err *er
     qni_block *b = qn_malloc((size_t)P, sizeof *b);
     if (b == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d workers", P);
     QN_TRY(st, qni_v_rows_open(&r, P, qn_max32(items, 2 * P), err), out);
-    if (!search(r, b, &best, P, items, limit, &least)) {
+    if (!search(r, b, &best, P, items, pat, limit, &least)) {
         st = QN_FAIL(err, QN_EINVAL, "a V of %d workers with a memory of %d stashes: nothing fits; %d would do", P, limit, least);
         goto out;
     }
@@ -109,9 +130,9 @@ out:
 }
 
 /* Pattern: workers P, items M (any), two chunks; stage s on worker s or 2P - 1 - s; limit: stashes of a stage that a worker may
- * hold, 0: 2P, as 1F1B. */
+ * hold, 0: 2P, as 1F1B; costs of F, B, W and SEND. */
 qn_status qn_gen_v_adaptive(qn_order *o, const qn_pattern *pat, qn_err *err)
 {
     const int32_t most = 2 * pat->workers;
-    return qni_gen_v_search(o, pat->items, pat->limit > 0 ? qn_min32(pat->limit, most) : most, err);
+    return qni_gen_v_search(o, pat->items, pat, pat->limit > 0 ? qn_min32(pat->limit, most) : most, err);
 }

@@ -30,6 +30,7 @@ struct qni_v_rows {
     int32_t *at;          /* [P][room][KINDS]: slot of a pass, or NOTHING */
     int32_t *done;        /* [P][KINDS]: passes counted so far */
     int32_t *clock;       /* [P] */
+    int64_t *end;         /* [P][room][KINDS]: of a pass in time; then [P]: of a worker */
     int32_t peak;
 };
 
@@ -339,6 +340,7 @@ void qni_v_rows_close(qni_v_rows *r)
     qn_free(r->at);
     qn_free(r->done);
     qn_free(r->clock);
+    qn_free(r->end);
     qn_free(r);
 }
 
@@ -353,7 +355,8 @@ qn_status qni_v_rows_open(qni_v_rows **out, int32_t workers, int32_t items, qn_e
     r->at = qn_malloc(P * (size_t)items * KINDS, sizeof *r->at);
     r->done = qn_malloc(P * KINDS, sizeof *r->done);
     r->clock = qn_malloc(P, sizeof *r->clock);
-    if (r->kind == NULL || r->other == NULL || r->at == NULL || r->done == NULL || r->clock == NULL) {
+    r->end = qn_malloc(P * ((size_t)items * KINDS + 1), sizeof *r->end);
+    if (r->end == NULL || r->kind == NULL || r->other == NULL || r->at == NULL || r->done == NULL || r->clock == NULL) {
         qni_v_rows_close(r);
         return QN_FAIL(err, QN_ENOMEM, "slots of %d workers and %d micro-batches", workers, items);
     }
@@ -395,6 +398,48 @@ int64_t qni_v_rows_span(const qni_v_rows *r)
         longest = qn_max64(longest, last - first + 1);
     }
     return longest;
+}
+
+/* When a pass's input is there. The passes of earlier slots have their ends. */
+static int64_t arrival(const qni_v_rows *r, int32_t w, int32_t item, int32_t kind, int64_t link)
+{
+    int32_t from = w, needs = kind - 2;
+    if (kind < W1) {
+        from = kind % 2 == 0 ? w - 1 : w + 1;
+        needs = kind;
+        if (from < 0 || from >= r->P) { /* the turns of the V */
+            if (kind == F0) return 0;
+            from = w;
+            needs = kind - 1;
+        }
+    }
+    return r->end[((size_t)from * (size_t)r->room + (size_t)item) * KINDS + (size_t)needs] + (from == w ? 0 : link);
+}
+
+static int64_t or_one(int64_t x)
+{
+    return x > 0 ? x : 1;
+}
+
+int64_t qni_v_rows_time(qni_v_rows *r, const qn_pattern *pat)
+{
+    const int64_t f = or_one(pat->cost[QN_OP_F]), b = or_one(pat->cost[QN_OP_B]), w_cost = or_one(pat->cost[QN_OP_W]);
+    const int64_t cost[KINDS] = {f, f, b, b, w_cost, w_cost};
+    int64_t last = 0;
+    int64_t *clock = r->end + (size_t)r->P * (size_t)r->room * KINDS; /* [P] */
+    memset(r->done, 0, (size_t)r->P * KINDS * sizeof *r->done);
+    memset(clock, 0, (size_t)r->P * sizeof *clock);
+    for (int64_t s = 0; s < r->len; s++) {
+        for (int32_t w = 0; w < r->P; w++) {
+            const int32_t kind = row(r, w)[s];
+            if (kind == NOTHING) continue;
+            const int32_t item = (*done(r, w, kind))++;
+            clock[w] = qn_max64(clock[w], arrival(r, w, item, kind, pat->cost[QN_OP_SEND])) + cost[kind];
+            r->end[((size_t)w * (size_t)r->room + (size_t)item) * KINDS + (size_t)kind] = clock[w];
+            last = qn_max64(last, clock[w]);
+        }
+    }
+    return last;
 }
 
 void qni_v_rows_emit(qn_order *o, const qni_v_rows *r)

@@ -16,11 +16,15 @@ void qni_v_rows_close(qni_v_rows *r);
 bool qni_v_rows_build(qni_v_rows *r, const qni_block *block, int32_t items, int32_t limit);
 int64_t qni_v_rows_span(const qni_v_rows *r); /* slots from a worker's first to its last, the longest */
 int32_t qni_v_rows_peak(const qni_v_rows *r); /* stashes at once, the most of all workers */
+/* Makespan of the rows as lists whose tasks run as soon as they can, with the pattern's costs of F, B, W and of a message. After
+ * a build that came to a schedule; until the next one. */
+int64_t qni_v_rows_time(qni_v_rows *r, const qn_pattern *pat);
 /* Items that the order does not have are dropped. */
 void qni_v_rows_emit(qn_order *o, const qni_v_rows *r);
 
-/* The shortest schedule of all blocks for `items` micro-batches that holds no more than `limit` stashes (v_adaptive.c). Places
- * the order's stages in a V and fills it. Errors: QN_EINVAL (nothing fits; says what would), QN_ENOMEM. */
-qn_status qni_gen_v_search(qn_order *o, int32_t items, int32_t limit, qn_err *err) QN_MUST_USE;
+/* The shortest schedule of all blocks for `items` micro-batches that holds no more than `limit` stashes (v_adaptive.c). pat:
+ * shortest by its costs; NULL: by slots, all passes being of one length. Places the order's stages in a V and fills it. Errors:
+ * QN_EINVAL (nothing fits; says what would), QN_ENOMEM. */
+qn_status qni_gen_v_search(qn_order *o, int32_t items, const qn_pattern *pat, int32_t limit, qn_err *err) QN_MUST_USE;
 
 #endif

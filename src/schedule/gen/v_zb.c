@@ -8,5 +8,5 @@
  * Built for at least 2P items; what is too many is dropped. */
 qn_status qn_gen_v_zb(qn_order *order, const qn_pattern *pat, qn_err *err)
 {
-    return qni_gen_v_search(order, qn_max32(pat->items, 2 * pat->workers), 2 * pat->workers, err);
+    return qni_gen_v_search(order, qn_max32(pat->items, 2 * pat->workers), NULL, 2 * pat->workers, err);
 }
