@@ -182,11 +182,36 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b);
 void qn_stage_pack(qn_stage *s);
 
 /* How the stages of t shard models meet, each in its own pass over the same item: once per half layer in F (after the product
- * that leads back to the stream) and once in B (before the norm). sum hands in this shard's n elements. True: they are now the
- * sum over all shards, the same bits for each of them. False: not yet, ask again with the same arguments (other shards have to
- * come to this point first). Never called with n = 0. Borrowed until close. */
+ * that leads back to the stream) and once in B (before the norm).
+ *
+ *   SUM      whole [rows, width] of each shard becomes the sum over all shards
+ *   SCATTER  mine, the rows of this shard's slice (qn_shard_slice), becomes the sum over all shards of these rows of whole; the
+ *            other rows of whole hold nothing afterwards
+ *   GATHER   whole is made of the slices `mine` of all shards
+ * The same bits for each shard, whoever computes them: every sum is one tree over the shards' contributions
+ * (kernels/shard_sum.h). mine [its rows, width] does not overlap whole, or is its part of it; NULL: its part of it. */
+typedef enum qn_meet { QN_MEET_NONE, QN_MEET_SUM, QN_MEET_SCATTER, QN_MEET_GATHER } qn_meet;
+typedef struct qn_meeting {
+    qn_meet kind;
+    void *whole, *mine;
+    qn_dtype type;
+    int64_t rows, width;
+} qn_meeting;
+static inline int64_t qn_meeting_row(const qn_meeting *m)
+{
+    return m->width * (int64_t)qn_dtype_bytes(m->type);
+}
+/* Shard k of t has rows *first .. *first + the result - 1 of so many. */
+static inline int64_t qn_shard_slice(int32_t shards, int32_t shard, int64_t rows, int64_t *first)
+{
+    *first = rows * shard / shards;
+    return rows * (shard + 1) / shards - *first;
+}
+
+/* meet: true when it is done; false: not yet, ask again with the same arguments (other shards have to come to this point first).
+ * Never called with rows = 0. Borrowed until close. */
 typedef struct qn_exchange {
-    bool (*sum)(void *ctx, void *x, qn_dtype type, int64_t n);
+    bool (*meet)(void *ctx, const qn_meeting *what);
     void *ctx;
 } qn_exchange;
 void qn_stage_set_exchange(qn_stage *s, const qn_exchange *exchange);

@@ -339,10 +339,13 @@ static bool shards_are_here(const qn_pass *p)
     if (!sums) return true;
     const qn_op_run r = resolve(p);
     const int64_t n = r.R * r.ld_out[0];
-    QN_ASSERT(s->exchange.sum != NULL);
-    if (n == 0) return true;
-    return goes_back(p) ? s->exchange.sum(s->exchange.ctx, r.din[0], s->k->res, n)
-                        : s->exchange.sum(s->exchange.ctx, r.out[0], s->k->act, n);
+    const qn_meeting what = {.kind = QN_MEET_SUM,
+                             .whole = goes_back(p) ? r.din[0] : r.out[0],
+                             .type = goes_back(p) ? s->k->res : s->k->act,
+                             .rows = n,
+                             .width = 1};
+    QN_ASSERT(s->exchange.meet != NULL);
+    return n == 0 || s->exchange.meet(s->exchange.ctx, &what);
 }
 
 bool qn_pass_step(qn_pass *p)

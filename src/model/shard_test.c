@@ -17,12 +17,38 @@ typedef struct member {
 struct group {
     rig r[MOST];
     member member[MOST];
-    int32_t t, sums;
-    void *at[MOST];
+    int32_t t, met[4]; /* [qn_meet] */
+    qn_meeting what[MOST];
     bool offered[MOST], ready[MOST];
 };
 
-static bool meet(void *ctx, void *x, qn_dtype type, int64_t n)
+/* All are here: every row of the whole is the sum of all, then everybody takes what the kind of meeting says. */
+static void finish_meeting(group *g)
+{
+    const qn_meeting *what = &g->what[0];
+    const size_t row = (size_t)qn_meeting_row(what), bytes = (size_t)what->rows * row;
+    const qn_exec ex = {0};
+    char *whole = rig_bytes(bytes);
+    const void *part[MOST];
+    int64_t first;
+    for (int32_t k = 0; k < g->t; k++) {
+        const int64_t rows = qn_shard_slice(g->t, k, what->rows, &first);
+        part[k] = g->what[k].whole;
+        if (what->kind == QN_MEET_GATHER) memcpy(whole + (size_t)first * row, g->what[k].mine, (size_t)rows * row);
+    }
+    if (what->kind != QN_MEET_GATHER) qn_shard_sum(&ex, (void *[]){whole}, 1, part, g->t, what->type, what->rows * what->width);
+    for (int32_t k = 0; k < g->t; k++) {
+        const int64_t rows = qn_shard_slice(g->t, k, what->rows, &first);
+        if (what->kind == QN_MEET_SCATTER) {
+            rig_poison(g->what[k].whole, bytes);
+            memcpy(g->what[k].mine, whole + (size_t)first * row, (size_t)rows * row);
+        } else
+            memcpy(g->what[k].whole, whole, bytes);
+    }
+    free(whole);
+}
+
+static bool meet(void *ctx, const qn_meeting *what)
 {
     const member *me = ctx;
     group *g = me->g;
@@ -30,17 +56,17 @@ static bool meet(void *ctx, void *x, qn_dtype type, int64_t n)
         g->ready[me->shard] = false;
         return true;
     }
-    g->at[me->shard] = x;
+    g->what[me->shard] = *what;
     g->offered[me->shard] = true;
     for (int32_t k = 0; k < g->t; k++)
         if (!g->offered[k]) return false;
-    const qn_exec ex = {0};
-    qn_shard_sum(&ex, g->at, g->t, (const void *const *)g->at, g->t, type, n);
+    finish_meeting(g);
     for (int32_t k = 0; k < g->t; k++) {
+        assert_true(g->what[k].kind == what->kind && g->what[k].rows == what->rows && g->what[k].width == what->width);
         g->offered[k] = false;
         g->ready[k] = k != me->shard;
     }
-    g->sums++;
+    g->met[what->kind]++;
     return true;
 }
 
@@ -181,7 +207,7 @@ static void compare(const qn_model_config *c, qn_mode mode, int32_t t, double li
     if (fabs(got - want) > limit * fabs(want) || worst > limit * most)
         fail_msg("arch %d, mode %d, t %d: loss %.17g, wanted %.17g; gradients differ by %.3g of %.3g", (int)c->arch, (int)mode, t,
                  got, want, worst, most);
-    assert_int_equal(g.sums, c->layers * (how & RIG_RECOMPUTE ? 6 : 4));
+    assert_int_equal(g.met[QN_MEET_SUM], c->layers * (how & RIG_RECOMPUTE ? 6 : 4));
     close_group(&g);
     rig_close(&full);
 }

@@ -15,32 +15,41 @@ typedef struct member {
     qni_joint *joint;
     qn_pass pass;
     qn_mb mb;
-    bool busy, offered, ready; /* offered: waits with its numbers; ready: they are summed, the pass may take them */
+    bool busy, offered, ready; /* offered: waits with its numbers; ready: the meeting is over, the pass may go on */
     int32_t shard;
-    char *at;
+    char *whole, *mine; /* of the meeting: see qn_meeting; mine is this shard's slice, wherever it is */
 } member;
 
-typedef struct peer { /* another worker with shards of the stage */
-    int32_t out, in;  /* channels */
-    int32_t shards;   /* how many it holds */
-    int64_t sent;     /* pieces */
-    const char *slot; /* of the piece that is folded next, NULL: not there yet */
+typedef struct cursor { /* goes through the pieces of some shards' slices, shard by shard */
+    int32_t shard;      /* the number of shards: at the end */
+    int64_t piece;
+} cursor;
+
+typedef struct peer {    /* another worker with shards of the stage */
+    int32_t out, in;     /* channels */
+    cursor put, got;     /* what is sent to it, what comes from it */
+    uint64_t puts, gots; /* pieces of the meeting so far */
+    const char *slot;    /* of the piece that is used next, NULL: not there yet */
 } peer;
 
-typedef struct where { /* of a shard: number `index` among those of a peer, or (QN_NONE) of this worker */
+typedef struct where { /* of a shard: on that peer, or (QN_NONE) on this worker; number `index` among the shards there */
     int32_t peer, index;
 } where;
+
+typedef enum phase_kind { SCATTER, GATHER, OVER } phase_kind;
 
 struct qni_joint {
     int32_t task, count, peers, shards;
     member member[QN_MAX_SHARDS];
     peer peer[QN_MAX_SHARDS];
     where where[QN_MAX_SHARDS];
-    /* the meeting in progress, in pieces: the sum of n elements of a type, or the whole of n bytes (gathers) */
-    bool open, gathers;
-    qn_dtype type;
-    int64_t n, piece, pieces, done; /* piece: bytes of a shard's part, the last one may be shorter */
-    uint64_t turn;                  /* meetings of this task so far */
+    /* the meeting in progress */
+    bool open, of_link; /* of_link: before the passes, nobody has asked for it */
+    qn_meeting what;    /* of any member: sizes are the same for all */
+    phase_kind phase;
+    cursor fold;   /* scatter: the piece of this worker's slices that is folded next */
+    int64_t piece; /* the most bytes of a shard's slice in a message */
+    uint64_t turn; /* phases of this task so far */
 };
 
 int64_t qni_part_bytes(int64_t bytes, int32_t shards)
@@ -102,10 +111,10 @@ void qni_shards_reset(qni_shards *s)
     if (s->plan != NULL && s->plan->shards > 1) qni_stage_set_reset_scratch(s->set);
 }
 
-/* --- a meeting */
+/* --- a meeting: what it moves */
 
 /* The hook of a stage: see qn_exchange. */
-static bool offer(void *ctx, void *x, qn_dtype type, int64_t n)
+static bool offer(void *ctx, const qn_meeting *what)
 {
     member *m = ctx;
     qni_joint *j = m->joint;
@@ -113,138 +122,257 @@ static bool offer(void *ctx, void *x, qn_dtype type, int64_t n)
         m->ready = false;
         return true;
     }
-    QN_ASSERT(!j->open || (j->n == n && j->type == type)); /* shards do the same */
+    QN_ASSERT(!j->open || (j->what.kind == what->kind && j->what.rows == what->rows && j->what.type == what->type));
     m->offered = true;
-    m->at = x;
+    m->whole = what->whole;
     j->open = true;
-    j->n = n;
-    j->type = type;
+    j->what = *what;
+    int64_t first;
+    (void)qn_shard_slice(j->shards, m->shard, what->rows, &first);
+    m->mine = what->mine != NULL ? what->mine : m->whole + first * qn_meeting_row(what);
     return false;
 }
 
-/* Names a piece; for telling that both sides are at the same place. */
-static uint64_t tag_of(const qni_shards *s, const qni_joint *j, int64_t piece)
+/* The bytes of shard k's slice, and where they lie in the whole. */
+static int64_t slice_of(const qni_joint *j, int32_t k, int64_t *first)
+{
+    if (j->of_link) return qn_channel_carries(&(qn_channel){.slice = k, .slices = j->shards}, j->what.rows, first);
+    const int64_t row = qn_meeting_row(&j->what), rows = qn_shard_slice(j->shards, k, j->what.rows, first);
+    *first *= row;
+    return rows * row;
+}
+
+/* The bytes of a piece of it. */
+static size_t piece_of(const qni_joint *j, cursor c, int64_t *at)
+{
+    int64_t first;
+    const int64_t bytes = slice_of(j, c.shard, &first);
+    *at = c.piece * j->piece;
+    return (size_t)qn_min64(j->piece, bytes - *at);
+}
+
+/* From a shard of that place (a peer, or QN_NONE) on: the first of them with something in its slice. */
+static cursor from_shard(const qni_joint *j, int32_t place, int32_t shard)
+{
+    int64_t first;
+    while (shard < j->shards && (j->where[shard].peer != place || slice_of(j, shard, &first) == 0)) shard++;
+    return (cursor){shard, 0};
+}
+
+static cursor next_piece(const qni_joint *j, int32_t place, cursor c)
+{
+    int64_t first;
+    c.piece++;
+    return c.piece * j->piece < slice_of(j, c.shard, &first) ? c : from_shard(j, place, c.shard + 1);
+}
+
+static bool at_end(const qni_joint *j, cursor c)
+{
+    return c.shard >= j->shards;
+}
+
+static int32_t shards_at(const qni_joint *j, int32_t place)
+{
+    int32_t n = 0;
+    for (int32_t k = 0; k < j->shards; k++) n += j->where[k].peer == place;
+    return n;
+}
+
+/* Names a message; for telling that both sides are at the same place. */
+static uint64_t tag_of(const qni_shards *s, const qni_joint *j, uint64_t message)
 {
     const qn_task *t = &s->plan->task[j->task];
     const uint64_t stage = (uint64_t)qn_chain_stage(qn_plan_grid(s->plan), t->stage);
-    return (uint64_t)t->op << 60 ^ stage << 44 ^ (uint64_t)(uint32_t)t->item << 28 ^ j->turn << 20 ^ (uint64_t)piece;
+    return (uint64_t)t->op << 60 ^ stage << 44 ^ (uint64_t)(uint32_t)t->item << 28 ^ j->turn << 20 ^ message;
 }
 
-/* The bytes of shard k in a piece, and where they lie in its numbers. */
-static size_t part_of(const qni_joint *j, int32_t k, int64_t piece, size_t *at)
-{
-    int64_t first = 0, count = j->n * (int64_t)(j->gathers ? 1 : qn_dtype_bytes(j->type));
-    if (j->gathers) count = qn_channel_carries(&(qn_channel){.slice = k, .slices = j->shards}, j->n, &first);
-    *at = (size_t)(first + piece * j->piece);
-    return (size_t)qn_max64(0, qn_min64(j->piece, count - piece * j->piece));
-}
+/* --- a meeting: messages. Scatter: the receiver's slices, each with the sender's raw contributions. Gather: the sender's. */
 
-/* Pieces of this worker's shards to one peer, as many as there are slots for. */
-static bool send_pieces(qni_shards *s, qni_joint *j, qn_executor *ex, peer *p)
+/* To one peer, as many pieces as there are slots for. */
+static bool send_pieces(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t index)
 {
-    const int64_t before = p->sent;
+    peer *p = &j->peer[index];
+    const uint64_t before = p->puts;
     void *slot;
-    for (; p->sent < j->pieces && qn_executor_put_begin(ex, p->out, &slot) == QN_RING_OK; p->sent++) {
-        size_t used = 0, at;
+    while (!at_end(j, p->put) && qn_executor_put_begin(ex, p->out, &slot) == QN_RING_OK) {
+        int64_t at, first;
+        const size_t bytes = piece_of(j, p->put, &at);
+        size_t used = 0;
+        (void)slice_of(j, p->put.shard, &first);
         for (int32_t i = 0; i < j->count; i++) {
-            const size_t bytes = part_of(j, j->member[i].shard, p->sent, &at);
-            if (bytes > 0) memcpy((char *)slot + used, j->member[i].at + at, bytes);
+            const member *m = &j->member[i];
+            if (j->phase == GATHER && m->shard != p->put.shard) continue;
+            memcpy((char *)slot + used, j->phase == GATHER ? m->mine + at : m->whole + first + at, bytes);
             used += bytes;
         }
-        qn_executor_put_publish(ex, p->out, tag_of(s, j, p->sent), used);
+        qn_executor_put_publish(ex, p->out, tag_of(s, j, p->puts++), used);
         s->sent[s->plan->task[j->task].worker] += (int64_t)used;
+        p->put = next_piece(j, j->phase == GATHER ? QN_NONE : index, p->put);
     }
-    return p->sent > before;
+    return p->puts > before;
 }
 
 /* The next piece of one peer: *there tells whether it has come. */
-static qn_status receive_piece(const qni_shards *s, qni_joint *j, qn_executor *ex, int32_t peer_index, bool *there, qn_err *err)
+static qn_status receive_piece(const qni_shards *s, qni_joint *j, qn_executor *ex, int32_t index, cursor c, bool *there,
+                               qn_err *err)
 {
-    peer *p = &j->peer[peer_index];
+    peer *p = &j->peer[index];
     const void *slot;
     uint64_t tag;
-    size_t bytes, want = 0, at;
+    size_t bytes;
+    int64_t at;
     *there = p->slot != NULL;
     if (*there || qn_executor_get(ex, p->in, &slot, &tag, &bytes) != QN_RING_OK) return QN_OK;
-    for (int32_t k = 0; k < j->shards; k++)
-        if (j->where[k].peer == peer_index) want += part_of(j, k, j->done, &at);
+    const size_t want = piece_of(j, c, &at) * (j->phase == GATHER ? 1 : (size_t)shards_at(j, index));
     char text[96];
-    if (tag != tag_of(s, j, j->done) || bytes != want)
+    if (tag != tag_of(s, j, p->gots) || bytes != want)
         return QN_FAIL(err, QN_EINTERNAL,
                        "%s: channel %d brought a part of %zu bytes with tag %#" PRIx64 ", expected %zu bytes with tag %#" PRIx64,
-                       qn_task_text(text, sizeof(text), s->plan, j->task), p->in, bytes, tag, want, tag_of(s, j, j->done));
+                       qn_task_text(text, sizeof(text), s->plan, j->task), p->in, bytes, tag, want, tag_of(s, j, p->gots));
     p->slot = slot;
+    p->gots++;
     *there = true;
     return QN_OK;
 }
 
-/* All contributions to the next piece are here: their sum, or all of them, go to all of this worker's shards. */
-static void finish_piece(const qni_shards *s, qni_joint *j, qn_executor *ex)
+static void release(qni_joint *j, qn_executor *ex, int32_t index)
 {
-    size_t used[QN_MAX_SHARDS] = {0}, at = 0, bytes = 0; /* of each peer's slot */
+    qn_executor_release(ex, j->peer[index].in);
+    j->peer[index].slot = NULL;
+}
+
+/* All contributions to a piece of a slice of this worker's are here: their sum goes to the slice's owner, or, where the whole is
+ * made after it, to all shards here. */
+static void fold_piece(const qni_shards *s, qni_joint *j, qn_executor *ex)
+{
     const void *part[QN_MAX_SHARDS];
     void *out[QN_MAX_SHARDS];
+    int64_t at, first;
+    const size_t bytes = piece_of(j, j->fold, &at);
+    int32_t outs = 0;
+    (void)slice_of(j, j->fold.shard, &first);
     for (int32_t k = 0; k < j->shards; k++) {
         const where *w = &j->where[k];
-        bytes = part_of(j, k, j->done, &at);
-        part[k] = w->peer == QN_NONE ? j->member[w->index].at + at : j->peer[w->peer].slot + used[w->peer];
-        if (w->peer != QN_NONE) used[w->peer] += bytes;
-        for (int32_t i = 0; j->gathers && bytes > 0 && i < j->count; i++)
-            if (w->peer != QN_NONE || w->index != i) memcpy(j->member[i].at + at, part[k], bytes);
+        part[k] = w->peer == QN_NONE ? j->member[w->index].whole + first + at : j->peer[w->peer].slot + (size_t)w->index * bytes;
     }
-    for (int32_t i = 0; i < j->count; i++) out[i] = j->member[i].at + at;
-    if (!j->gathers)
-        qn_shard_sum(&s->set->exec[s->plan->task[j->task].worker], out, j->count, part, j->shards, j->type,
-                     (int64_t)(bytes / qn_dtype_bytes(j->type)));
-    for (int32_t p = 0; p < j->peers; p++) {
-        qn_executor_release(ex, j->peer[p].in);
-        j->peer[p].slot = NULL;
+    for (int32_t i = 0; i < j->count; i++) {
+        const member *m = &j->member[i];
+        if (m->shard == j->fold.shard)
+            out[outs++] = m->mine + at;
+        else if (j->what.kind == QN_MEET_SUM)
+            out[outs++] = m->whole + first + at;
     }
-    j->done++;
+    qn_shard_sum(&s->set->exec[s->plan->task[j->task].worker], out, outs, part, j->shards, j->what.type,
+                 (int64_t)(bytes / qn_dtype_bytes(j->what.type)));
+    for (int32_t p = 0; p < j->peers; p++) release(j, ex, p);
+    j->fold = next_piece(j, QN_NONE, j->fold);
+}
+
+/* A piece of a slice goes to all shards here. */
+static void spread(qni_joint *j, cursor c, const char *from)
+{
+    int64_t at, first;
+    const size_t bytes = piece_of(j, c, &at);
+    (void)slice_of(j, c.shard, &first);
+    for (int32_t i = 0; i < j->count; i++) {
+        char *to = j->member[i].whole + first + at;
+        if (to != from) memcpy(to, from, bytes);
+    }
+}
+
+/* --- a meeting: its phases */
+
+/* Scatter or gather: where everybody begins. Pieces are as large as a slot takes from a worker with all shards but one. */
+static void begin_phase(const qni_shards *s, qni_joint *j, phase_kind phase)
+{
+    j->phase = phase;
+    j->piece = INT64_MAX / 2;
+    j->turn++;
+    for (int32_t i = 0; i < j->peers; i++) {
+        j->piece = qn_max64(WIDEST, s->plan->channel[j->peer[i].out].slot_bytes / j->shards / WIDEST * WIDEST);
+        j->peer[i].puts = j->peer[i].gots = 0;
+        j->peer[i].slot = NULL;
+    }
+    j->fold = phase == SCATTER ? from_shard(j, QN_NONE, 0) : (cursor){j->shards, 0};
+    for (int32_t i = 0; i < j->peers; i++) {
+        j->peer[i].put = from_shard(j, phase == SCATTER ? i : QN_NONE, 0);
+        j->peer[i].got = from_shard(j, phase == SCATTER ? QN_NONE : i, 0);
+    }
+    if (phase != GATHER || j->what.kind == QN_MEET_SUM) return; /* a sum has gone to all shards here */
+    for (cursor c = from_shard(j, QN_NONE, 0); !at_end(j, c); c = next_piece(j, QN_NONE, c))
+        spread(j, c, j->member[j->where[c.shard].index].mine + c.piece * j->piece);
+}
+
+static void begin_meeting(const qni_shards *s, qni_joint *j)
+{
+    begin_phase(s, j, j->what.kind == QN_MEET_GATHER ? GATHER : SCATTER);
+}
+
+/* Folds what has come from all peers. */
+static qn_status go_on_folding(const qni_shards *s, qni_joint *j, qn_executor *ex, bool *moved, qn_err *err)
+{
+    bool all = true;
+    if (at_end(j, j->fold)) return QN_OK;
+    for (int32_t i = 0; i < j->peers; i++) {
+        bool there;
+        const qn_status st = receive_piece(s, j, ex, i, j->fold, &there, err);
+        if (st != QN_OK) return st;
+        all = all && there;
+    }
+    if (all) fold_piece(s, j, ex);
+    *moved |= all;
+    return QN_OK;
+}
+
+/* Takes what has come, peer by peer. */
+static qn_status go_on_gathering(const qni_shards *s, qni_joint *j, qn_executor *ex, bool *moved, qn_err *err)
+{
+    for (int32_t i = 0; i < j->peers; i++) {
+        peer *p = &j->peer[i];
+        bool there = !at_end(j, p->got);
+        const qn_status st = there ? receive_piece(s, j, ex, i, p->got, &there, err) : QN_OK;
+        if (st != QN_OK) return st;
+        if (!there) continue;
+        spread(j, p->got, p->slot);
+        release(j, ex, i);
+        p->got = next_piece(j, i, p->got);
+        *moved = true;
+    }
+    return QN_OK;
+}
+
+static bool phase_is_over(const qni_joint *j)
+{
+    bool over = at_end(j, j->fold);
+    for (int32_t i = 0; i < j->peers; i++)
+        over = over && at_end(j, j->peer[i].put) && (j->phase == SCATTER || at_end(j, j->peer[i].got));
+    return over;
 }
 
 /* Every shard of this worker waits: moves what can be moved. QN_EAGAIN: more has to come. */
 static qn_status meet(qni_shards *s, qni_joint *j, qn_executor *ex, qn_err *err)
 {
-    for (bool moved = true; moved && j->done < j->pieces;) {
-        moved = false;
-        bool all = true;
-        for (int32_t i = 0; i < j->peers; i++) {
-            bool there;
-            moved |= send_pieces(s, j, ex, &j->peer[i]);
-            const qn_status st = receive_piece(s, j, ex, i, &there, err);
-            if (st != QN_OK) return st;
-            all = all && there && j->peer[i].sent > j->done; /* the sum overwrites what is sent */
+    while (j->phase != OVER) {
+        bool moved = false;
+        for (int32_t i = 0; i < j->peers; i++) moved |= send_pieces(s, j, ex, i);
+        const qn_status st = j->phase == SCATTER ? go_on_folding(s, j, ex, &moved, err) : go_on_gathering(s, j, ex, &moved, err);
+        if (st != QN_OK) return st;
+        if (!phase_is_over(j)) {
+            if (!moved) return QN_EAGAIN;
+            continue;
         }
-        if (!all) continue;
-        finish_piece(s, j, ex);
-        moved = true;
+        if (j->phase == SCATTER && j->what.kind == QN_MEET_SUM)
+            begin_phase(s, j, GATHER);
+        else
+            j->phase = OVER;
     }
-    if (j->done < j->pieces) return QN_EAGAIN;
     for (int32_t i = 0; i < j->count; i++) {
         j->member[i].offered = false;
-        j->member[i].ready = !j->gathers; /* no pass has asked for what was gathered */
+        j->member[i].ready = !j->of_link;
     }
-    s->sums[s->plan->task[j->task].worker] += !j->gathers;
-    j->open = j->gathers = false;
-    j->turn++;
+    s->sums[s->plan->task[j->task].worker] += !j->of_link;
+    j->open = j->of_link = false;
     return QN_OK;
-}
-
-/* Pieces as large as a slot takes them from a worker that holds all shards but one. */
-static void begin_meeting(const qni_shards *s, qni_joint *j)
-{
-    size_t at;
-    j->piece = INT64_MAX / 2;
-    for (int32_t i = 0; i < j->peers; i++) {
-        j->piece = qn_max64(WIDEST, s->plan->channel[j->peer[i].out].slot_bytes / j->shards / WIDEST * WIDEST);
-        j->peer[i].sent = 0;
-        j->peer[i].slot = NULL;
-    }
-    j->done = 0;
-    j->pieces = j->peers == 0;
-    for (int32_t k = 0; j->peers > 0 && k < j->shards; k++)
-        while (part_of(j, k, j->pieces, &at) > 0) j->pieces++;
 }
 
 /* --- a joint set */
@@ -259,6 +387,7 @@ static void find_shards(const qni_shards *s, qni_joint *j, int32_t first)
     int32_t worker[QN_MAX_SHARDS];
     j->peers = 0;
     j->shards = p->shards;
+    for (int32_t k = 0; k < p->shards; k++) j->where[k].peer = p->shards; /* not known yet */
     for (int32_t k = 0; k < p->shards; k++) {
         const int32_t stage = qn_stage_at(g, column + k, qn_chain_stage(g, t->stage)), w = p->worker_of[stage];
         if (w == t->worker) {
@@ -276,7 +405,7 @@ static void find_shards(const qni_shards *s, qni_joint *j, int32_t first)
             j->peer[i] =
                 (peer){.out = s->channel[(size_t)t->worker * W + (size_t)w], .in = s->channel[(size_t)w * W + (size_t)t->worker]};
         }
-        j->where[k] = (where){i, j->peer[i].shards++};
+        j->where[k] = (where){i, shards_at(j, i)};
     }
 }
 
@@ -289,12 +418,18 @@ static void begin_gather(const qni_shards *s, qni_joint *j, qn_executor *ex, int
     for (int32_t i = 0; i < j->count; i++) {
         const int32_t v = qni_span_find(p, p->task[first + i].in, cls);
         if (v == QN_NONE || !s->gather[v]) return;
-        j->n = (int64_t)qn_executor_actual(ex, v);
-        j->member[i].at = qn_executor_value(ex, v);
+        j->what = (qn_meeting){.kind = QN_MEET_GATHER, .rows = (int64_t)qn_executor_actual(ex, v)}; /* bytes: see slice_of */
+        j->member[i].whole = qn_executor_value(ex, v);
     }
-    if (j->n == 0) return;
-    for (int32_t i = 0; i < j->count; i++) j->member[i].offered = true;
-    j->open = j->gathers = true;
+    if (j->what.rows == 0) return;
+    j->open = j->of_link = true;
+    for (int32_t i = 0; i < j->count; i++) {
+        member *m = &j->member[i];
+        int64_t at;
+        (void)slice_of(j, m->shard, &at);
+        m->mine = m->whole + at;
+        m->offered = true;
+    }
     begin_meeting(s, j);
 }
 
@@ -304,7 +439,7 @@ static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t ta
     j->task = task;
     j->count = task - first + 1;
     j->turn = 0;
-    j->open = j->gathers = false;
+    j->open = j->of_link = false;
     for (int32_t i = 0; i < j->count; i++) {
         member *m = &j->member[i];
         m->joint = j;

@@ -1,21 +1,23 @@
-/* Tensor shards at run time: runs joint tasks, and the sums on which their shards meet. Internal to src/runtime.
+/* Tensor shards at run time: runs joint tasks, and the meetings of their shards. Internal to src/runtime.
  *
- *   worker 0: shards 0, 1                               worker 1: shards 2, 3
- *   pass 0 .. meets, pass 1 .. meets                    pass 2 .. meets, pass 3 .. meets
- *   piece of 0 and 1 ---------------- part channel ---> fold ((0 + 1) + (2 + 3))
- *   fold ((0 + 1) + (2 + 3)) <------- part channel ---- piece of 2 and 3
- *   pass 0 goes on, pass 1 goes on                      ...
+ *   worker 0: shards 0, 1                                        worker 1: shards 2, 3
+ *   pass 0 .. meets, pass 1 .. meets                             pass 2 .. meets, pass 3 .. meets
+ *   scatter: slices 2, 3 of what 0 and 1 have --- part channel ---> slices 0, 1 of what 2 and 3 have, the other way
+ *            fold slices 0, 1: ((0 + 1) + (2 + 3))                fold slices 2, 3: ((0 + 1) + (2 + 3))
+ *   gather:  sums of slices 0, 1 ---------------- part channel ---> sums of slices 2, 3, the other way
+ *   pass 0 goes on, pass 1 goes on                               ...
  *
  * The members of a joint set that stand on one worker run together when the last of them is called, each until its next meeting.
- * Contributions travel raw, in pieces, and every worker folds all of them in the one tree of qn_shard_sum: the same bits for any
- * placement of the shards. A task that has to wait says QN_EAGAIN; nothing is allocated, and no memory is needed beside the
- * slots.
+ * A sum (QN_MEET_SUM) is a scatter, then a gather; either also comes alone. Shard k owns slice k: its worker folds what all
+ * shards contribute to it. Contributions travel raw and are folded in the one tree of qn_shard_sum: the same bits for any
+ * placement of the shards. With a worker for each of t shards a worker sends 2 (t - 1) / t of the numbers of a sum. A task that
+ * has to wait says QN_EAGAIN; nothing is allocated, and no memory is needed beside the slots.
  *
  * Where shards of a stage receive one slice each (scatter/gather on the link between stages), they meet once before their passes
  * and hand on what they have, in the same way.
  *
  * Deadlock: all workers run joint sets in one order (the plan's validator sees to it), meetings within a set in the order of its
- * operations, pieces within a meeting in theirs; a piece is sent before one is waited for.
+ * operations, phases within a meeting, and pieces within a phase in theirs; a piece is sent before one is waited for.
  *
  * Paper: Narayanan et al. 2021, arXiv:2104.04473, section 2.3. */
 #ifndef QN_RUNTIME_TENSOR_SHARDS_H
@@ -31,8 +33,8 @@ typedef struct qni_shards {
     qn_stage_set *set;
     int32_t *channel;  /* [workers * workers] from, to: of class PART, or QN_NONE */
     qni_joint **joint; /* [workers] what a worker runs now */
-    int64_t *sums;     /* [workers] how often its shards met for a sum, over all steps */
-    int64_t *sent;     /* [workers] bytes it sent to other workers for sums and wholes */
+    int64_t *sums;     /* [workers] how often its shards met, over all steps */
+    int64_t *sent;     /* [workers] bytes it sent to other workers */
     bool *gather;      /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
 } qni_shards;
 

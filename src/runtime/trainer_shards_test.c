@@ -245,18 +245,27 @@ static void a_link_carries_a_slice_of_each_shard(void **unused)
     qn_model_close(m);
 }
 
-/* Four sums per block and item: what two workers that share a stage exchange in a step, and nothing else. */
+/* Four sums per block and item, each a scatter and a gather: with a worker for each of t shards every worker sends 2 (t - 1) / t
+ * of the numbers, 8 b s h (t - 1) / t a layer in all (Narayanan et al. 2021, section 3.2). With fewer workers, w, the raw
+ * contributions of all their shards: t (w - 1) / w + (w - 1) of the numbers over all workers. */
 static void four_sums_of_a_block(void **unused)
 {
     (void)unused;
     for (size_t c = 0; c < QN_COUNT(config); c++) {
         qn_model *m = rig_model(&config[c]);
-        int64_t bytes[QN_VALUE_CLASSES];
-        const rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .shards = 2, .shard_workers = 2};
-        count_step(m, way, bytes);
-        const int64_t sum = (int64_t)RIG_BATCH * RIG_T * config[c].width * (int64_t)sizeof(float);
-        assert_int_equal(bytes[QN_V_PART], 2 * 4 * config[c].layers * sum);
-        assert_int_equal(messages_of[QN_V_PART], 2 * 4 * config[c].layers * ITEMS); /* one piece each */
+        for (int32_t t = 2; t <= 4; t *= 2) {
+            for (int32_t w = 1; w <= t; w *= 2) {
+                int64_t bytes[QN_VALUE_CLASSES];
+                const rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .shards = t, .shard_workers = w};
+                count_step(m, way, bytes);
+                const int64_t n = (int64_t)RIG_BATCH * RIG_T * config[c].width * (int64_t)sizeof(float);
+                const int64_t sum = n * t * (w - 1) / w + n * (w - 1), sums = 4 * config[c].layers;
+                assert_int_equal(bytes[QN_V_PART], sums * sum);
+                if (w == t) assert_int_equal(bytes[QN_V_PART] / t, config[c].layers * 8 * n * (t - 1) / t);
+                /* one piece each: of every slice from or to each of the others */
+                assert_int_equal(messages_of[QN_V_PART], sums * ITEMS * 2 * t * (w - 1));
+            }
+        }
         qn_model_close(m);
     }
 }
