@@ -67,7 +67,7 @@ typedef enum qn_value_class {
 /* UP, DOWN: copies between the host and the worker's arena. HOST: work on host memory beside the compute lane. */
 typedef enum qn_lane { QN_LANE_COMP, QN_LANE_SEND, QN_LANE_RECV, QN_LANE_UP, QN_LANE_DOWN, QN_LANE_HOST, QN_LANES } qn_lane;
 
-enum { QN_MAX_WORKERS = 1024, QN_NONE = -1 };
+enum { QN_MAX_WORKERS = 1024, QN_MAX_STEPS = 65536, QN_NONE = -1 };
 
 /* --- pattern: what a generator is asked for */
 typedef struct qn_pattern {
@@ -203,6 +203,7 @@ typedef struct qn_task {
     int32_t op;          /* qn_op */
     int32_t stage, item; /* QN_NONE where they mean nothing */
     int32_t worker, lane;
+    int32_t step;               /* of the plan's steps, from 0 */
     int32_t channel;            /* SEND, RECV: index in plan->channel; else QN_NONE */
     uint64_t tag;               /* SEND, RECV: unique in its channel within a step */
     int64_t cost;               /* ticks; the simulator's default, overridden by a cost table */
@@ -246,6 +247,7 @@ typedef struct qn_plan {
     int32_t workers, stages, items, tasks, values, channels, refs;
     int32_t columns, shards;
     int32_t sides, vocab;         /* as in the order */
+    int32_t steps;                /* optimizer steps in one run: 1, or as many as qn_plan_chain was asked for */
     int32_t *worker_of;           /* [stages] */
     int32_t *backward_of;         /* [stages] or NULL, as in the order */
     qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
@@ -316,9 +318,11 @@ typedef struct qn_lowering {
     bool zero1;                 /* the owner alone steps and sends the values; else it sends the sums and every replica steps */
     int64_t stat_bytes;         /* of one worker's sums */
     bool post_validate;         /* OPT on what a worker and those before it know, VALIDATE when all is known (lower_validate.c) */
-    int64_t part_bytes;         /* slots of the channels between workers whose shards meet; 0: no such channels */
-    bool whole_links; /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
-                         k-th slice and the receivers make the whole from all of theirs (scatter/gather) */
+    bool ahead; /* with post_validate: what other workers need of a stepped stage leaves behind OPT, not behind VALIDATE. For
+                   plans that are chained */
+    int64_t part_bytes; /* slots of the channels between workers whose shards meet; 0: no such channels */
+    bool whole_links;   /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
+                           k-th slice and the receivers make the whole from all of theirs (scatter/gather) */
     /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
      * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;
@@ -331,6 +335,11 @@ typedef struct qn_lowering {
 
 /* Errors: QN_ESCHEDULE (an order no plan can be made of; names the tasks), QN_ENOMEM. The result is validated. */
 qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err) QN_MUST_USE;
+
+/* --- a flight: the plan of so many steps of a one-step plan, with no barrier between them (chain.c). Task t of step k does what
+ * task t of the one step does; value v of step k is number k * (values of one step) + v. Arenas are those of one step. The result
+ * is validated. Errors: QN_EINVAL (no one-step plan; values that an arena keeps), QN_ERANGE, QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, qn_err *err) QN_MUST_USE;
 
 /* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the
  * tasks. Errors: QN_ESCHEDULE, QN_ENOMEM. */

@@ -9,9 +9,9 @@
  *                               RECV <-----------------------------------------------------     SEND stat (the result)
  *                               VALIDATE of its stages: as guessed, or undone and done again
  *
- * STAT of worker w with item 0 is the sum over the workers 0 .. w. The paper lets the decision travel in the next iteration's
- * warm-up, since its workers go on without a barrier; here a step ends with VALIDATE, so no forward ever ran on wrong weights and
- * none has to be discarded. */
+ * STAT of worker w with item 0 is the sum over the workers 0 .. w. A step by itself ends with VALIDATE. In a flight of steps the
+ * decision travels in the next step's warm-up, as in the paper: chain.c moves it there, and `ahead` lets what other workers need
+ * of a stage leave behind its OPT. */
 #include "core/alloc.h"
 #include "lower.h"
 
@@ -40,7 +40,7 @@ static void add_stages(qni_lower *l, int32_t w, qn_op op, int32_t stat)
         const int32_t task = qni_lower_comp(l, op, s, QN_NONE, w);
         qni_add_link(&l->b, task, QNI_IN, stat);
         qni_add_link(&l->b, task, QNI_IN, l->pgrad[s]);
-        if (op == QN_OP_VALIDATE) qni_lower_stage_done(l, task, s);
+        if (op == (l->how->ahead ? QN_OP_OPT : QN_OP_VALIDATE)) qni_lower_stage_done(l, task, s);
     }
 }
 

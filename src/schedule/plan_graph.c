@@ -114,15 +114,16 @@ static qn_status join_shards(qni_graph *g, qn_err *err)
     const qn_plan *p = g->plan;
     const qn_grid grid = qn_plan_grid(p);
     if (p->shards < 2) return QN_OK;
-    const size_t cells = (size_t)p->stages * (size_t)p->items * OPS;
-    int32_t *last = qn_malloc(cells, sizeof *last); /* [stages of shard 0, items, ops]: the last member so far */
+    const size_t cells = (size_t)p->steps * (size_t)p->stages * (size_t)p->items * OPS;
+    int32_t *last = qn_malloc(cells, sizeof *last); /* [steps, stages of shard 0, items, ops]: the last member so far */
     if (last == NULL) return QN_FAIL(err, QN_ENOMEM, "graph of %d tasks", p->tasks);
     memset(last, 0xff, cells * sizeof *last);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
         if (!qni_is_compute(x->op) || x->stage < 0 || x->stage >= p->stages || x->item < 0 || x->item >= p->items) continue;
         const int32_t stage = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
-        int32_t *at = &last[((size_t)stage * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+        const size_t of_step = (size_t)x->step * (size_t)p->stages + (size_t)stage;
+        int32_t *at = &last[(of_step * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
         if (*at != QN_NONE) {
             g->also[*at] = t;
             g->node[t] = g->node[*at];

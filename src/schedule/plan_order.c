@@ -23,7 +23,7 @@ qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)
         const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
         for (int32_t i = first; i < first + count; i++) {
             const qn_task *t = &p->task[i];
-            if (is_compute(t->op)) qn_order_push(o, w, (qn_op)t->op, t->stage, t->item);
+            if (is_compute(t->op) && t->step == 0) qn_order_push(o, w, (qn_op)t->op, t->stage, t->item);
         }
     }
     QN_TRY(st, qn_order_done(o, err), out);

@@ -6,6 +6,7 @@
  *   items 4
  *   columns 4                                          copies of the chain, and how many of them make a replica;
  *   shards 2                                           left out: 1
+ *   steps 3                                            optimizer steps in one run; left out: 1
  *   place 1 1                                          stage, worker
  *   backward 1 0                                       stage, worker of its R, B, W and BW where that is another one
  *   arena 0 4096                                       worker, bytes of its slots
@@ -91,6 +92,7 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
     if (p->columns > 1) qni_text_add(&t, "columns %d\n", p->columns);
     if (p->sides > 0) qni_text_add(&t, "vocabulary %d %d\n", p->sides, p->vocab);
     if (p->shards > 1) qni_text_add(&t, "shards %d\n", p->shards);
+    if (p->steps > 1) qni_text_add(&t, "steps %d\n", p->steps);
     for (int32_t s = 0; s < p->stages; s++) qni_text_add(&t, "place %d %d\n", s, p->worker_of[s]);
     for (int32_t s = 0; p->backward_of != NULL && s < p->stages; s++) {
         if (p->backward_of[s] != p->worker_of[s]) qni_text_add(&t, "backward %d %d\n", s, p->backward_of[s]);
@@ -121,7 +123,7 @@ typedef struct plan_reader {
     qni_scan scan;
     qni_builder b;
     qni_sizes n;
-    int32_t columns, shards, sides, vocab;
+    int32_t columns, shards, sides, vocab, steps;
     int32_t *worker_of, *backward_of; /* backward_of: QN_NONE where no line says */
     bool split;
     int64_t *arena, *limit;
@@ -304,6 +306,9 @@ static qn_status read_keys(plan_reader *r, int32_t id, qn_err *err)
         } else if (value_of(&v, w, "ch")) {
             good = qni_word_int(&n, v, 0, r->b.channels - 1);
             t->channel = good ? (int32_t)n : QN_NONE;
+        } else if (value_of(&v, w, "step")) {
+            good = qni_word_int(&n, v, 0, r->steps - 1);
+            t->step = good ? (int32_t)n : 0;
         } else if (value_of(&v, w, "tag")) {
             good = read_tag(&t->tag, v);
         } else if (value_of(&v, w, "cost")) {
@@ -311,10 +316,10 @@ static qn_status read_keys(plan_reader *r, int32_t id, qn_err *err)
         }
         if (r->b.failed) return QN_FAIL(err, QN_ENOMEM, "reading a plan");
         if (!good)
-            return wanted(
-                r, w,
-                "lane=, ch=, tag=, cost=, in=, out=, acc=, free= or wait= with things that stand above, on the task's worker",
-                err);
+            return wanted(r, w,
+                          "lane=, step=, ch=, tag=, cost=, in=, out=, acc=, free= or wait= with things that stand above, on the "
+                          "task's worker",
+                          err);
     }
     return QN_OK;
 }
@@ -406,6 +411,7 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     if (qni_word_is(w, "vocabulary")) return qni_scan_vocabulary(&r->scan, &r->sides, &r->vocab, r->n.stages, err);
     if (qni_word_is(w, "columns")) return qni_scan_grid_number(&r->scan, &r->columns, r->n.stages, "columns N", err);
     if (qni_word_is(w, "shards")) return qni_scan_grid_number(&r->scan, &r->shards, r->n.stages, "shards N", err);
+    if (qni_word_is(w, "steps")) return qni_scan_grid_number(&r->scan, &r->steps, QN_MAX_STEPS, "steps N", err);
     if (qni_word_is(w, "backward")) return read_backward(r, err);
     if (qni_word_is(w, "arena")) return read_numbers_of_worker(r, r->arena, "arena WORKER BYTES", err);
     if (qni_word_is(w, "limit")) return read_numbers_of_worker(r, r->limit, "limit WORKER BYTES", err);
@@ -414,7 +420,7 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     const int32_t op = qni_word_find(w, qni_op_name, QN_OPS);
     return op != QN_NONE
                ? read_task(r, op, w, err)
-               : wanted(r, w, "a task or columns, shards, vocabulary, place, backward, arena, limit, channel, value", err);
+               : wanted(r, w, "a task or columns, shards, vocabulary, steps, place, backward, arena, limit, channel, value", err);
 }
 
 /* Waits for tasks of other workers become links: where a lane's task stands is known only once the plan is laid out. */
@@ -474,6 +480,7 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
     p->sides = r->sides;
     p->vocab = r->vocab;
     p->shards = r->shards;
+    p->steps = r->steps;
     QN_TRY(st, qni_check_sides(p->stages, p->columns, p->sides, p->vocab, err), out);
     QN_TRY(st, qni_check_grid(qn_plan_grid(p), err), out);
     QN_TRY(st, qn_plan_finish(p, err), out);
@@ -502,7 +509,7 @@ out:
 
 qn_status qn_plan_read(qn_plan **out, const char *text, size_t bytes, qn_err *err)
 {
-    plan_reader r = {.scan = qni_scan_of(text, bytes), .columns = 1, .shards = 1};
+    plan_reader r = {.scan = qni_scan_of(text, bytes), .columns = 1, .shards = 1, .steps = 1};
     qn_status st = QN_OK;
     QN_TRY(st, qni_scan_head(&r.scan, "quern-plan", &r.n, err), out);
     r.worker_of = qn_malloc((size_t)r.n.stages, sizeof *r.worker_of);

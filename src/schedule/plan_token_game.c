@@ -18,7 +18,7 @@ typedef struct game {
     int64_t *moved; /* [tasks]: slots of this message that went through */
     channel_state *channel;
     int32_t (*head)[QN_LANES];
-    bool *together; /* [stages * items * ops], by the stage of shard 0: the joint set has begun */
+    bool *together; /* [steps * stages * items * ops], by the stage of shard 0: the joint set has begun */
     int32_t depth;
 } game;
 
@@ -53,7 +53,8 @@ static bool joint_begins(const game *g, int32_t t)
     const qn_task *x = &p->task[t];
     if (p->shards < 2 || !qni_is_compute(x->op)) return true;
     const int32_t shard0 = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
-    bool *begun = &g->together[((size_t)shard0 * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+    const size_t of_step = (size_t)x->step * (size_t)p->stages + (size_t)shard0;
+    bool *begun = &g->together[(of_step * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
     for (int32_t k = 0; k < p->shards && !*begun; k++)
         if (!at_hand(g, t, shard0 + k * qn_depth(grid))) return false;
     *begun = true;
@@ -127,7 +128,7 @@ bool qn_token_game(const qn_plan *p, int32_t depth)
     g.moved = qn_calloc((size_t)p->tasks, sizeof *g.moved);
     g.channel = qn_calloc((size_t)p->channels, sizeof *g.channel);
     g.head = qn_calloc((size_t)p->workers, sizeof *g.head);
-    g.together = qn_calloc(p->shards < 2 ? 1 : (size_t)p->stages * (size_t)p->items * OPS, sizeof *g.together);
+    g.together = qn_calloc(p->shards < 2 ? 1 : (size_t)p->steps * (size_t)p->stages * (size_t)p->items * OPS, sizeof *g.together);
     if (g.done == NULL || g.moved == NULL || g.channel == NULL || g.head == NULL || g.together == NULL) goto out;
     for (int32_t c = 0; c < p->channels; c++) g.channel[c].sender = g.channel[c].receiver = QN_NONE;
     while (moved) {

@@ -27,6 +27,8 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
         const bool message = task->op == QN_OP_SEND || task->op == QN_OP_RECV;
         const bool copy = task->op == QN_OP_LOAD || task->op == QN_OP_OFFLOAD;
         qn_task_text(name, sizeof name, p, t);
+        if (task->step < 0 || task->step >= p->steps)
+            return QN_FAIL(err, QN_ESCHEDULE, "%s is of step %d; the plan has %d", name, task->step, p->steps);
         if (task->cost < 0) return QN_FAIL(err, QN_ESCHEDULE, "%s has a negative cost", name);
         if (message && (task->channel < 0 || task->channel >= p->channels))
             return QN_FAIL(err, QN_ESCHEDULE, "%s has no channel", name);
@@ -71,31 +73,44 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
     return QN_OK;
 }
 
+/* Each step by itself: the tasks sorted by step, otherwise as they stand. */
 static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
 {
     qni_compute *list = qn_malloc((size_t)p->tasks, sizeof *list);
-    int32_t n = 0;
-    if (list == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d tasks", p->tasks);
+    int32_t *first = qn_calloc((size_t)p->steps + 2, sizeof *first);
+    qn_status st = QN_OK;
+    if (list == NULL || first == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "check of %d tasks", p->tasks);
+        goto out;
+    }
+    for (int32_t t = 0; t < p->tasks; t++) first[p->task[t].step + 2] += qni_is_work(p->task[t].op);
+    for (int32_t k = 0; k < p->steps; k++) first[k + 2] += first[k + 1];
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
-        if (qni_is_work(x->op)) list[n++] = (qni_compute){x->op, x->stage, x->item, x->worker};
+        if (qni_is_work(x->op)) list[first[x->step + 1]++] = (qni_compute){x->op, x->stage, x->item, x->worker};
     }
-    const qn_status st = qni_check_tasks(list, n, p->workers, qn_plan_grid(p), p->sides, p->worker_of, p->backward_of, err);
+    for (int32_t k = 0; k < p->steps && st == QN_OK; k++)
+        st = qni_check_tasks(list + first[k], first[k + 1] - first[k], p->workers, qn_plan_grid(p), p->sides, p->worker_of,
+                             p->backward_of, err);
+out:
     qn_free(list);
+    qn_free(first);
     return st;
 }
 
-/* ---- step tasks: PACK before the stage's first task, OPT once and after its last, every stage or none */
+/* ---- step tasks: PACK before the stage's first task, OPT once and after its last, every stage or none, in each step */
 
 typedef struct stage_marks {
     int32_t first, last, pack, opt; /* tasks */
 } stage_marks;
 
-static qn_status mark_stages(stage_marks *m, const qn_plan *p, qn_err *err)
+/* m: [steps * stages] */
+static qn_status mark_stages(stage_marks *of_steps, const qn_plan *p, qn_err *err)
 {
     const bool tiers = qni_plan_has_tiers(p);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
+        stage_marks *m = of_steps + (size_t)x->step * (size_t)p->stages;
         char name[QNI_NAME], other[QNI_NAME];
         const bool per_stage =
             x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE || x->op == QN_OP_SUM || x->op == QN_OP_VALIDATE;
@@ -117,33 +132,45 @@ static qn_status mark_stages(stage_marks *m, const qn_plan *p, qn_err *err)
     return QN_OK;
 }
 
+/* One stage in one step. before: the same in the step before, NULL: none. */
+static qn_status check_stage(const qn_plan *p, int32_t s, const stage_marks *m, const stage_marks *before, bool any_opt,
+                             bool any_pack, qn_err *err)
+{
+    char a[QNI_NAME], b[QNI_NAME];
+    if (any_opt && m->opt == QN_NONE)
+        return QN_FAIL(err, QN_ESCHEDULE, "incomplete: OPT %d is missing on worker %d", s, p->worker_of[s]);
+    if (any_pack && m->pack == QN_NONE)
+        return QN_FAIL(err, QN_ESCHEDULE, "incomplete: PACK %d is missing on worker %d", s, p->worker_of[s]);
+    if (any_opt && m->opt < m->last)
+        return QN_FAIL(err, QN_ESCHEDULE,
+                       "%s comes before %s: a stage's parameters change after its last task of the step, so that all of them "
+                       "see one version",
+                       qn_task_text(a, sizeof a, p, m->opt), qn_task_text(b, sizeof b, p, m->last));
+    if (any_pack && m->pack > m->first)
+        return QN_FAIL(err, QN_ESCHEDULE, "%s comes after %s, which reads the packed weights",
+                       qn_task_text(a, sizeof a, p, m->pack), qn_task_text(b, sizeof b, p, m->first));
+    const int32_t first = any_pack ? qn_min32(m->pack, m->first) : m->first;
+    if (before != NULL && any_opt && before->opt > first)
+        return QN_FAIL(err, QN_ESCHEDULE, "%s comes before %s: a step begins with the parameters that the one before it made",
+                       qn_task_text(a, sizeof a, p, first), qn_task_text(b, sizeof b, p, before->opt));
+    return QN_OK;
+}
+
 static qn_status check_step(const qn_plan *p, qn_err *err)
 {
     qn_status st = QN_OK;
-    stage_marks *m = qn_malloc((size_t)p->stages, sizeof *m);
+    const size_t stages = (size_t)p->stages, all = (size_t)p->steps * stages;
+    stage_marks *m = qn_malloc(all, sizeof *m);
     bool any_opt = false, any_pack = false;
-    char a[QNI_NAME], b[QNI_NAME];
     if (m == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d stages", p->stages);
-    memset(m, 0xff, (size_t)p->stages * sizeof *m);
+    memset(m, 0xff, all * sizeof *m);
     QN_TRY(st, mark_stages(m, p, err), out);
-    for (int32_t s = 0; s < p->stages; s++) {
-        any_opt = any_opt || m[s].opt != QN_NONE;
-        any_pack = any_pack || m[s].pack != QN_NONE;
+    for (size_t i = 0; i < all; i++) {
+        any_opt = any_opt || m[i].opt != QN_NONE;
+        any_pack = any_pack || m[i].pack != QN_NONE;
     }
-    for (int32_t s = 0; s < p->stages && st == QN_OK; s++) {
-        if (any_opt && m[s].opt == QN_NONE)
-            st = QN_FAIL(err, QN_ESCHEDULE, "incomplete: OPT %d is missing on worker %d", s, p->worker_of[s]);
-        else if (any_pack && m[s].pack == QN_NONE)
-            st = QN_FAIL(err, QN_ESCHEDULE, "incomplete: PACK %d is missing on worker %d", s, p->worker_of[s]);
-        else if (any_opt && m[s].opt < m[s].last)
-            st = QN_FAIL(err, QN_ESCHEDULE,
-                         "%s comes before %s: a stage's parameters change after its last task of the step, so that all of them "
-                         "see one version",
-                         qn_task_text(a, sizeof a, p, m[s].opt), qn_task_text(b, sizeof b, p, m[s].last));
-        else if (any_pack && m[s].pack > m[s].first)
-            st = QN_FAIL(err, QN_ESCHEDULE, "%s comes after %s, which reads the packed weights",
-                         qn_task_text(a, sizeof a, p, m[s].pack), qn_task_text(b, sizeof b, p, m[s].first));
-    }
+    for (size_t i = 0; i < all && st == QN_OK; i++)
+        st = check_stage(p, (int32_t)(i % stages), &m[i], i >= stages ? &m[i - stages] : NULL, any_opt, any_pack, err);
 out:
     qn_free(m);
     return st;
@@ -239,6 +266,10 @@ static qn_status check_lifetimes(const value_use *use, const qn_plan *p, const i
                 if (k == 0 && source == QN_NONE)
                     return QN_FAIL(err, QN_ESCHEDULE, "%s reads %s, which no task writes", qn_task_text(a, sizeof a, p, t),
                                    qni_value_text(c, sizeof c, p, v));
+                if (k == 0 && p->task[source].step != p->task[t].step)
+                    return QN_FAIL(err, QN_ESCHEDULE, "%s reads %s of another step, which %s writes",
+                                   qn_task_text(a, sizeof a, p, t), qni_value_text(c, sizeof c, p, v),
+                                   qn_task_text(b, sizeof b, p, source));
                 if (k == 0 && !before(p, clock, source, t))
                     return QN_FAIL(err, QN_ESCHEDULE, "%s reads %s before %s has written it", qn_task_text(a, sizeof a, p, t),
                                    qni_value_text(c, sizeof c, p, v), qn_task_text(b, sizeof b, p, source));
@@ -298,7 +329,7 @@ static qn_status check_messages(const qn_plan *p, const qni_graph *g, qn_err *er
                            x->op == QN_OP_SEND ? "incomplete: nobody receives %s" : "incomplete: nobody sends what %s waits for",
                            qn_task_text(a, sizeof a, p, t));
         const qn_task *y = &p->task[g->peer[t]];
-        if (x->op == QN_OP_SEND && x->tag != y->tag)
+        if (x->op == QN_OP_SEND && (x->tag != y->tag || x->step != y->step))
             return QN_FAIL(err, QN_ESCHEDULE,
                            "%s (tag %llu) meets %s (tag %llu): receives of a channel stand in the order of its sends",
                            qn_task_text(a, sizeof a, p, t), (unsigned long long)x->tag, qn_task_text(b, sizeof b, p, g->peer[t]),
@@ -312,7 +343,7 @@ static qn_status check_messages(const qn_plan *p, const qni_graph *g, qn_err *er
 }
 
 typedef struct tag_entry {
-    int32_t channel, task;
+    int32_t channel, step, task;
     uint64_t tag;
 } tag_entry;
 
@@ -320,6 +351,7 @@ static int by_tag(const void *pa, const void *pb)
 {
     const tag_entry *a = pa, *b = pb;
     if (a->channel != b->channel) return a->channel < b->channel ? -1 : 1;
+    if (a->step != b->step) return a->step < b->step ? -1 : 1;
     if (a->tag != b->tag) return a->tag < b->tag ? -1 : 1;
     return (a->task > b->task) - (a->task < b->task);
 }
@@ -332,11 +364,11 @@ static qn_status check_tags(const qn_plan *p, qn_err *err)
     char a[QNI_NAME], b[QNI_NAME];
     if (e == NULL) return QN_FAIL(err, QN_ENOMEM, "check of %d tasks", p->tasks);
     for (int32_t t = 0; t < p->tasks; t++) {
-        if (p->task[t].op == QN_OP_SEND) e[n++] = (tag_entry){p->task[t].channel, t, p->task[t].tag};
+        if (p->task[t].op == QN_OP_SEND) e[n++] = (tag_entry){p->task[t].channel, p->task[t].step, t, p->task[t].tag};
     }
     qsort(e, (size_t)n, sizeof *e, by_tag);
     for (int32_t i = 1; i < n && st == QN_OK; i++) {
-        if (e[i].channel == e[i - 1].channel && e[i].tag == e[i - 1].tag)
+        if (e[i].channel == e[i - 1].channel && e[i].step == e[i - 1].step && e[i].tag == e[i - 1].tag)
             st = QN_FAIL(err, QN_ESCHEDULE, "%s and %s have the same tag %llu on channel %d",
                          qn_task_text(a, sizeof a, p, e[i - 1].task), qn_task_text(b, sizeof b, p, e[i].task),
                          (unsigned long long)e[i].tag, e[i].channel);
@@ -376,6 +408,7 @@ qn_status qn_plan_validate(const qn_plan *p, qn_err *err)
     QN_TRY(st, qni_clocks(&clock, &g, err), out);
     QN_TRY(st, check_values(p, (const int32_t(*)[QN_LANES])clock, err), out);
     QN_TRY(st, qni_check_tiers(p, (const int32_t(*)[QN_LANES])clock, err), out);
+    QN_TRY(st, qni_check_steps(p, (const int32_t(*)[QN_LANES])clock, err), out);
     QN_TRY(st, qni_check_memory(p, &g, (const int32_t(*)[QN_LANES])clock, err), out);
 out:
     qn_free(clock);

@@ -144,6 +144,15 @@ qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err)
 qn_status qni_check_copy(const qn_plan *p, int32_t task, qn_err *err) QN_MUST_USE;
 qn_status qni_check_tiers(const qn_plan *p, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;
 bool qni_plan_has_tiers(const qn_plan *p);
+/* Several steps (check_steps.c): what has no place in an arena is the same memory in all of them. Errors: QN_ESCHEDULE,
+ * QN_ENOMEM.
+ */
+qn_status qni_check_steps(const qn_plan *p, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;
+/* Values outside the arenas, grouped by the memory that they are: a home of a worker, or a host copy. *out [values], freed with
+ * qn_free: the number of the value's group, QN_NONE for those in an arena. Returns how many groups; -1: out of memory. */
+int32_t qni_home_groups(int32_t **out, const qn_plan *p);
+/* Is what task t writes final for the weights of a stage in plans with tiers: what LOADs of the next step bring up? */
+bool qni_makes_loaded(const qn_plan *p, int32_t t, bool copies);
 /* Memory of a live plan: values that may be alive at once share no bytes; nothing beyond the arenas; arenas within limits.
  * Errors: QN_ESCHEDULE, QN_ENOMEM. */
 qn_status qni_check_memory(const qn_plan *p, const qni_graph *g, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;

@@ -136,7 +136,7 @@ static const char *place_text(char buf[32], int32_t stage, int32_t item)
     return buf;
 }
 
-const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task)
+static const char *task_name(char *buf, size_t cap, const qn_plan *p, int32_t task)
 {
     const qn_task *t = &p->task[task];
     char place[32];
@@ -158,6 +158,14 @@ const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task)
     } else {
         snprintf(buf, cap, "%s%s @%d", qni_op_name(t->op), place, t->worker);
     }
+    return buf;
+}
+
+const char *qn_task_text(char *buf, size_t cap, const qn_plan *p, int32_t task)
+{
+    task_name(buf, cap, p, task);
+    const size_t used = strlen(buf);
+    if (p->task[task].step > 0) snprintf(buf + used, cap - used, " step=%d", p->task[task].step);
     return buf;
 }
 
