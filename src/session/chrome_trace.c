@@ -1,10 +1,13 @@
 /* trace.json: a JSON array of events as Chrome's tracing and Perfetto read it.
  *
- *   pid: worker    tid: lane    ts, dur: microseconds    names like "F 2.0" (operation, stage, item) */
+ *   pid: worker    tid: lane    ts, dur: microseconds    names like "F 2.0" (operation, stage, item)
+ *
+ * An event "costs" of kind M, which viewers pass over, has the unit, the latency and the stages of a column for --cost-from. */
 #include <string.h>
 
 #include "core/alloc.h"
 #include "core/io.h"
+#include "measured.h"
 #include "page.h"
 #include "report.h"
 
@@ -43,23 +46,44 @@ static void names(qni_page *p, const qn_plan *plan)
     }
 }
 
+static void costs_event(qni_page *p, const qn_plan *plan, const qni_trace_scale *x)
+{
+    qni_page_add(
+        p, "{\"name\": \"costs\", \"ph\": \"M\", \"pid\": 0, \"args\": {\"unit\": \"%s\", \"us_per_unit\": %.17g, \"latency\": ",
+        x->unit, x->us_per_unit);
+    qni_page_number(p, x->latency);
+    qni_page_add(p, ", \"depth\": %d}},\n", qn_depth(qn_plan_grid(plan)));
+}
+
 qn_status qn_trace_write_chrome(const char *path, const qn_trace *t, double ticks_per_us, qn_err *err)
 {
+    int64_t latency;
+    const qn_status st = qni_measured_latency(&latency, t, 1, err);
+    const qni_trace_scale ms = {ticks_per_us, "ms", 1000, (double)latency / ticks_per_us / 1000};
+    return st == QN_OK ? qni_trace_write_scaled(path, t, &ms, err) : st;
+}
+
+qn_status qni_trace_write_scaled(const char *path, const qn_trace *t, const qni_trace_scale *scale, qn_err *err)
+{
     const qn_plan *plan = t->plan;
+    const double per = scale->ticks_per_us;
+    int decimals = 3; /* as many as make every tick whole */
+    for (double tick = per / 1000; decimals < 9 && tick > 1.0000001; tick /= 10) decimals++;
     qni_page p = {.text = NULL};
     char *text = NULL;
     qn_status st;
     qni_page_add(&p, "[\n");
     names(&p, plan);
+    costs_event(&p, plan, scale);
     for (int32_t i = 0; i < plan->tasks; i++) {
         const qn_task *task = &plan->task[i];
         const qn_span_time *s = &t->time[i];
         if (s->end < s->start) continue;
         qni_page_add(&p, "{\"name\": \"");
         event_name(&p, plan, task);
-        qni_page_add(&p, "\", \"cat\": \"%s\", \"ph\": \"X\", \"pid\": %d, \"tid\": %d, \"ts\": %.3f, \"dur\": %.3f},\n",
-                     op_names[task->op], task->worker, task->lane, (double)s->start / ticks_per_us,
-                     (double)(s->end - s->start) / ticks_per_us);
+        qni_page_add(&p, "\", \"cat\": \"%s\", \"ph\": \"X\", \"pid\": %d, \"tid\": %d, \"ts\": %.*f, \"dur\": %.*f},\n",
+                     op_names[task->op], task->worker, task->lane, decimals, (double)s->start / per, decimals,
+                     (double)(s->end - s->start) / per);
     }
     if (!p.failed && p.used > 2) p.used -= 2; /* the comma and line break after the last event */
     qni_page_add(&p, "\n]\n");

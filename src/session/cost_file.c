@@ -15,11 +15,13 @@
 
 enum { MOST_STAGES = 65536, MOST_BYTES = 1 << 30 };
 
+/* S, T, VI and VJ are of a vocabulary shard, whichever stage they are said with. */
 static const struct {
-    const char *name;
-    int op; /* or -1 - index of a size */
-} field[] = {{"F", QN_OP_F}, {"B", QN_OP_B}, {"W", QN_OP_W}, {"BW", QN_OP_BW},
-             {"R", QN_OP_R}, {"act", -1},    {"stash", -2},  {"wstash", -3}};
+    const char *name, *task; /* task: in a trace; NULL: a size */
+    int op;                  /* or -1 - index of a size */
+} field[] = {{"F", "F", QN_OP_F},    {"B", "B", QN_OP_B},    {"W", "W", QN_OP_W},   {"BW", "BW", QN_OP_BW},
+             {"R", "R", QN_OP_R},    {"VI", "VI", QN_OP_VI}, {"S", "VS", QN_OP_VS}, {"T", "VT", QN_OP_VT},
+             {"VJ", "VJ", QN_OP_VJ}, {"act", NULL, -1},      {"stash", NULL, -2},   {"wstash", NULL, -3}};
 
 void qni_cost_rows_fini(qni_cost_rows *r)
 {
@@ -93,7 +95,12 @@ static qn_status read_profile(qni_cost_rows *r, const json_t *all, qn_err *err)
     return QN_OK;
 }
 
-/* ---- a trace: events "F 2.0" with durations in microseconds */
+/* ---- a trace: events "F 2.0" with durations in microseconds, and one that says what they mean (chrome_trace.c) */
+
+typedef struct scale {
+    double us_per_unit;
+    int32_t depth; /* stages of a column; those of all columns are samples of one */
+} scale;
 
 typedef struct sample {
     int32_t stage, op;
@@ -108,19 +115,22 @@ static int by_task(const void *pa, const void *pb)
     return (a->micro > b->micro) - (a->micro < b->micro);
 }
 
-static bool sample_of(sample *s, const json_t *event)
+static bool sample_of(sample *s, const json_t *event, const scale *x)
 {
     const char *name = json_string_value(json_object_get(event, "name"));
     const json_t *dur = json_object_get(event, "dur");
     if (name == NULL || !json_is_number(dur)) return false;
     for (size_t f = 0; f < QN_COUNT(field); f++) {
-        const size_t len = strlen(field[f].name);
+        const size_t len = field[f].task != NULL ? strlen(field[f].task) : 0;
         int item, read = 0;
-        if (field[f].op < 0 || strncmp(name, field[f].name, len) != 0 || name[len] != ' ') continue;
+        if (len == 0 || strncmp(name, field[f].task, len) != 0 || name[len] != ' ') continue;
         if (sscanf(name + len, " %d.%d%n", &s->stage, &item, &read) != 2 || name[len + (size_t)read] != '\0') return false;
         s->op = field[f].op;
-        s->micro = llround(json_number_value(dur) * 1e3);
-        return s->stage >= 0 && s->stage < MOST_STAGES && s->micro >= 0 && s->micro < 1000000000000000;
+        const double micro = json_number_value(dur) / x->us_per_unit * 1e6;
+        if (s->stage < 0 || s->stage >= MOST_STAGES || !(micro >= 0 && micro < 1e15)) return false;
+        s->stage = s->op >= QN_OP_VI && s->op <= QN_OP_VJ ? 0 : s->stage % x->depth;
+        s->micro = llround(micro);
+        return true;
     }
     return false;
 }
@@ -147,14 +157,36 @@ static qn_status rows_of(qni_cost_rows *r, sample *s, size_t n, qn_err *err)
     return QN_OK;
 }
 
+/* The event "costs": unit, latency and depth. Without one times are those of a run, in milliseconds. */
+static void read_scale(qni_cost_rows *r, scale *x, const json_t *all)
+{
+    *x = (scale){1000, MOST_STAGES};
+    snprintf(r->unit, sizeof r->unit, "ms");
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const json_t *event = json_array_get(all, i), *args = json_object_get(event, "args");
+        const char *name = json_string_value(json_object_get(event, "name")),
+                   *unit = json_string_value(json_object_get(args, "unit"));
+        const double us = json_number_value(json_object_get(args, "us_per_unit")),
+                     latency = json_number_value(json_object_get(args, "latency"));
+        const json_int_t depth = json_integer_value(json_object_get(args, "depth"));
+        if (name == NULL || strcmp(name, "costs") != 0 || unit == NULL) continue;
+        if (us > 0 && us < 1e12) x->us_per_unit = us;
+        if (depth > 0 && depth < MOST_STAGES) x->depth = (int32_t)depth;
+        if (latency >= 0) r->latency = latency;
+        snprintf(r->unit, sizeof r->unit, "%.7s", unit);
+        return;
+    }
+}
+
 static qn_status read_trace(qni_cost_rows *r, const json_t *all, qn_err *err)
 {
     const size_t events = json_array_size(all);
     size_t n = 0;
+    scale x;
     sample *s = qn_calloc(events + 1, sizeof *s);
     if (s == NULL) return QN_FAIL(err, QN_ENOMEM, "trace of %zu events", events);
-    for (size_t i = 0; i < events; i++) n += sample_of(&s[n], json_array_get(all, i));
-    snprintf(r->unit, sizeof r->unit, "ms");
+    read_scale(r, &x, all);
+    for (size_t i = 0; i < events; i++) n += sample_of(&s[n], json_array_get(all, i), &x);
     const qn_status st =
         n > 0 ? rows_of(r, s, n, err) : QN_FAIL(err, QN_EFORMAT, "the trace has no tasks (events like \"F 2.0\")");
     qn_free(s);
@@ -171,7 +203,9 @@ static qn_status read_csv(qni_cost_rows *r, char *text, qn_err *err)
         size_t f = 0;
         while (f < QN_COUNT(field) && strcmp(field[f].name, name) != 0) f++;
         if ((f == QN_COUNT(field) && strcmp(name, "stage") != 0) || columns == QN_COUNT(column))
-            return QN_FAIL(err, QN_EFORMAT, "line 1: column '%.40s'; stage, F, B, W, BW, R, act, stash, wstash were wanted",
+            return QN_FAIL(err, QN_EFORMAT,
+                           "line 1: column '%.40s'; stage, F, B, W, BW, R, VI, S, T, VJ, act, stash, wstash were "
+                           "wanted",
                            name);
         column[columns++] = f;
     }
@@ -254,11 +288,31 @@ qn_status qni_cost_file_read(qni_cost_rows *out, const char *path, qn_err *err)
 
 /* ---- profiles */
 
+/* Times of the chain: the mean over columns, and over vocabulary shards, of what each takes. */
+static void fold_costs(qni_cost_rows *rows, const int64_t *cost, const qn_plan *p)
+{
+    const qn_grid g = qn_plan_grid(p);
+    const int32_t chain = qn_depth(g);
+    for (int32_t s = 0; s < chain; s++) {
+        for (int op = QN_OP_F; op <= QN_OP_VJ; op++) {
+            int64_t sum = 0, count = 0;
+            const bool shard = op > QN_OP_R;
+            for (int32_t t = 0; t < p->tasks && (s == 0 || !shard); t++) {
+                if (p->task[t].op != op || (!shard && qn_chain_stage(g, p->task[t].stage) != s)) continue;
+                sum += cost[t];
+                count++;
+            }
+            if (count > 0) rows->micro[s][op] = (sum + count / 2) / count;
+        }
+    }
+}
+
 qn_status qni_profile_of(qni_cost_rows *rows, const qn_trace *traces, int32_t n, qn_err *err)
 {
     static const int cls[3] = {QN_V_ACT, QN_V_STASH, QN_V_WSTASH};
     const qn_plan *p = traces[0].plan;
-    const int32_t stages = p->stages - p->sides; /* of the chain */
+    const int32_t stages = qn_depth(qn_plan_grid(p)); /* of the chain */
+    int64_t latency;
     int64_t *cost = qn_calloc((size_t)p->tasks + 1, sizeof *cost), none[QN_OPS];
     qn_status st;
     *rows = (qni_cost_rows){.latency = -1, .per_stage = true, .unit = "ms"};
@@ -266,10 +320,9 @@ qn_status qni_profile_of(qni_cost_rows *rows, const qn_trace *traces, int32_t n,
     for (int op = 0; op < QN_OPS; op++) none[op] = -1;
     QN_TRY(st, qni_measured_costs(cost, traces, n, err), out);
     for (int32_t s = 0; s < stages; s++) QN_TRY(st, qni_cost_rows_add(rows, none, err), out);
-    for (int32_t t = 0; t < p->tasks; t++) {
-        const qn_task *x = &p->task[t];
-        if (x->op >= QN_OP_F && x->op <= QN_OP_R) rows->micro[x->stage][x->op] = cost[t];
-    }
+    fold_costs(rows, cost, p);
+    QN_TRY(st, qni_measured_latency(&latency, traces, n, err), out);
+    rows->latency = (double)latency * 1e-6;
     for (int k = 0; k < 3; k++) {
         rows->size[k] = qn_calloc((size_t)stages, sizeof(int64_t));
         if (rows->size[k] == NULL) {
@@ -293,7 +346,7 @@ qn_status qni_profile_write(const char *path, const qn_trace *traces, int32_t n,
     char *text = NULL;
     qn_status st = qni_profile_of(&r, traces, n, err);
     if (st != QN_OK) return st;
-    qni_page_add(&page, "{\"unit\": \"ms\", \"stages\": [\n");
+    qni_page_add(&page, "{\"unit\": \"ms\", \"latency\": %.6f, \"stages\": [\n", r.latency);
     for (int32_t s = 0; s < r.rows; s++) {
         qni_page_add(&page, "%s{\"stage\": %d", s > 0 ? ",\n" : "", s);
         for (size_t f = 0; f < QN_COUNT(field); f++) {

@@ -28,7 +28,7 @@ void qni_cost_rows_fini(qni_cost_rows *r);
 qn_status qni_cost_file_read(qni_cost_rows *out, const char *path, qn_err *err) QN_MUST_USE;
 
 /* profile.json of n traces of one plan, in the JSON form: medians in milliseconds (traces in ns), sizes of the plan's values.
- * Errors: QN_EIO, QN_ENOMEM. */
+ * Rows are stages of one column; copies and shards of a stage count as one, by their mean. Errors: QN_EIO, QN_ENOMEM. */
 qn_status qni_profile_write(const char *path, const qn_trace *traces, int32_t n, qn_err *err) QN_MUST_USE;
 
 /* The same as one row: [stages] of medians in ns, -1 where the plan has no such task. *rows is filled (qni_cost_rows_fini). */

@@ -64,6 +64,64 @@ qn_status qni_measured_costs(int64_t *cost, const qn_trace *traces, int32_t n, q
     return QN_OK;
 }
 
+/* [channels] the tasks of one kind in the order of their lanes, as lists: head of each channel, next [tasks]. */
+typedef struct messages {
+    int32_t *send, *recv, *next; /* send, recv: [channels] next one to be matched */
+} messages;
+
+static void list_messages(int32_t *head, int32_t *next, const qn_plan *p, int32_t op)
+{
+    for (int32_t c = 0; c < p->channels; c++) head[c] = QN_NONE;
+    for (int32_t t = p->tasks; t-- > 0;) {
+        if (p->task[t].op != op || p->task[t].channel < 0) continue;
+        next[t] = head[p->task[t].channel];
+        head[p->task[t].channel] = t;
+    }
+}
+
+/* The j-th RECV of a channel meets its j-th SEND. Returns how many samples there are; strict: of receivers that waited from
+ * before the SEND's end. */
+static size_t sample_messages(int64_t *sample, const messages *m, const qn_trace *trace, bool strict)
+{
+    size_t count = 0;
+    for (int32_t c = 0; c < trace->plan->channels; c++) {
+        for (int32_t s = m->send[c], r = m->recv[c]; s != QN_NONE && r != QN_NONE; s = m->next[s], r = m->next[r]) {
+            const qn_span_time from = trace->time[s], to = trace->time[r];
+            if (to.end < to.start || from.end < from.start || to.end < from.end) continue;
+            if (strict ? to.start < from.end : to.start < to.end) sample[count++] = to.end - from.end;
+        }
+    }
+    return count;
+}
+
+qn_status qni_measured_latency(int64_t *latency, const qn_trace *traces, int32_t n, qn_err *err)
+{
+    const qn_plan *p = traces[0].plan;
+    qn_status st = QN_OK;
+    size_t count = 0;
+    *latency = 0;
+    messages m = {.send = qn_calloc((size_t)p->channels + 1, sizeof(int32_t)),
+                  .recv = qn_calloc((size_t)p->channels + 1, sizeof(int32_t)),
+                  .next = qn_calloc((size_t)p->tasks + 1, sizeof(int32_t))};
+    int64_t *sample = qn_calloc((size_t)p->tasks * (size_t)n + 1, sizeof(*sample));
+    if (m.send == NULL || m.recv == NULL || m.next == NULL || sample == NULL) {
+        st = QN_FAIL(err, QN_ENOMEM, "messages of %d tasks", p->tasks);
+        goto out;
+    }
+    list_messages(m.send, m.next, p, QN_OP_SEND);
+    list_messages(m.recv, m.next, p, QN_OP_RECV);
+    for (int strict = 1; strict >= 0 && count == 0; strict--)
+        for (int32_t i = 0; i < n; i++) count += sample_messages(sample + count, &m, &traces[i], strict != 0);
+    if (count > 0) qsort(sample, count, sizeof(*sample), by_size);
+    if (count > 0) *latency = sample[count / 2];
+out:
+    qn_free(m.send);
+    qn_free(m.recv);
+    qn_free(m.next);
+    qn_free(sample);
+    return st;
+}
+
 qn_status qni_simulate_measured(qn_trace *out, const qn_trace *traces, int32_t n, qn_err *err)
 {
     const qn_plan *p = traces[0].plan;

@@ -29,4 +29,13 @@ qn_status qn_report_write(const char *path, const qn_report_data *d, qn_err *err
 /* trace.json in Chrome's format (opens in Perfetto): one process per worker, one thread per lane. ticks_per_us: 1000 for ns. */
 qn_status qn_trace_write_chrome(const char *path, const qn_trace *t, double ticks_per_us, qn_err *err) QN_MUST_USE;
 
+/* The same for times of any unit. One event, "costs", says what the schedule tools need to read the costs back exactly. */
+typedef struct qni_trace_scale {
+    double ticks_per_us;
+    const char *unit;   /* of the costs: "ms", or "" for none (then a unit is drawn as a microsecond) */
+    double us_per_unit; /* 1000 for ms */
+    double latency;     /* of a message, in that unit */
+} qni_trace_scale;
+qn_status qni_trace_write_scaled(const char *path, const qn_trace *t, const qni_trace_scale *scale, qn_err *err) QN_MUST_USE;
+
 #endif

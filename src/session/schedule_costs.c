@@ -19,7 +19,8 @@ static const int64_t MOST_TICKS = 1000000000; /* times the most tasks of a step 
 static const struct {
     const char *name;
     qn_op op;
-} named[] = {{"F", QN_OP_F}, {"B", QN_OP_B}, {"W", QN_OP_W}, {"R", QN_OP_R}, {"S", QN_OP_VS}, {"T", QN_OP_VT}};
+} named[] = {{"F", QN_OP_F},  {"B", QN_OP_B},  {"W", QN_OP_W},   {"R", QN_OP_R},  {"BW", QN_OP_BW},
+             {"S", QN_OP_VS}, {"T", QN_OP_VT}, {"VI", QN_OP_VI}, {"VJ", QN_OP_VJ}};
 
 /* A number without sign or exponent, in millionths. */
 static const char *read_number(int64_t *micro, const char *s)
@@ -54,9 +55,11 @@ static qn_status read_row(int64_t micro[QN_OPS], const char **at, const char *te
         size_t which = 0;
         while (which < names && (strlen(named[which].name) != len || strncmp(s, named[which].name, len) != 0)) which++;
         if (which == names || s[len] != '=')
-            return QN_FAIL(err, QN_EINVAL,
-                           "--cost %.80s: '%.40s' found; NAME=TIME with F, B, W, R, S or T was wanted, as in F=1,B=2, or a file",
-                           text, s);
+            return QN_FAIL(
+                err, QN_EINVAL,
+                "--cost %.80s: '%.40s' found; NAME=TIME with F, B, W, BW, R, S, T, VI or VJ was wanted, as in F=1,B=2, or "
+                "a file",
+                text, s);
         int64_t *to = &micro[named[which].op];
         if (*to >= 0) return QN_FAIL(err, QN_EINVAL, "--cost %.80s: %s is given twice", text, named[which].name);
         const char *rest = read_number(to, s + len + 1);
@@ -125,6 +128,17 @@ static int decimals_of(const qni_cost_rows *r, double latency)
     return decimals;
 }
 
+/* Measured times lose what is too fine for their length. */
+static int coarser(int decimals, const qni_cost_rows *r)
+{
+    int64_t longest = 0, divide = 1;
+    for (int32_t i = 0; i < r->rows; i++)
+        for (int op = 0; op < QN_OPS; op++) longest = qn_max64(longest, r->micro[i][op]);
+    for (int i = decimals; i < DECIMALS; i++) divide *= 10;
+    for (; decimals > 0 && longest / divide > MOST_TICKS / 2; decimals--) divide *= 10;
+    return decimals;
+}
+
 static void complete_row(int64_t tick[QN_OPS])
 {
     if (tick[QN_OP_W] < 0) {
@@ -137,9 +151,9 @@ static void complete_row(int64_t tick[QN_OPS])
     if (tick[QN_OP_R] < 0) tick[QN_OP_R] = tick[QN_OP_F];
 }
 
-static qn_status to_ticks(qni_costs *out, const qni_cost_rows *r, double latency, const char *name, qn_err *err)
+static qn_status to_ticks(qni_costs *out, const qni_cost_rows *r, double latency, const char *name, bool measured, qn_err *err)
 {
-    const int decimals = decimals_of(r, latency);
+    const int decimals = measured ? coarser(decimals_of(r, latency), r) : decimals_of(r, latency);
     int64_t divide = 1;
     for (int i = decimals; i < DECIMALS; i++) divide *= 10;
     out->scale = 1e6 / (double)divide;
@@ -158,7 +172,7 @@ static qn_status to_ticks(qni_costs *out, const qni_cost_rows *r, double latency
                 return QN_FAIL(err, QN_ERANGE,
                                "--cost %.80s: with these decimals the largest time is %lld ticks; at most %lld are possible",
                                name, (long long)(micro / divide), (long long)MOST_TICKS);
-            out->stage[i][op] = micro >= 0 ? micro / divide : -1;
+            out->stage[i][op] = micro >= 0 ? (micro + divide / 2) / divide : -1;
         }
         complete_row(out->stage[i]);
         for (int op = QN_OP_F; op <= QN_OP_R; op++) sum[op] += out->stage[i][op];
@@ -216,7 +230,7 @@ qn_status qni_costs_parse(qni_costs *out, const char *text, const char *from, do
                     latency >= 0     ? latency
                     : r.latency >= 0 ? r.latency
                                      : 0,
-                    path[0] != '\0' ? path : text, err),
+                    path[0] != '\0' ? path : text, path[0] != '\0', err),
            out);
     snprintf(out->unit, sizeof out->unit, "%s", r.unit);
     for (int k = 0; k < QNI_SIZES; k++) {

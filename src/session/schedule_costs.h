@@ -1,12 +1,13 @@
 /* What the tasks of a schedule cost: as a user writes it, from a file, from the trace or profile of a run. Times are integer
  * ticks inside; sizes are whole bytes (or any unit).
  *
- *   text       F=1,B=2[,W=1][,R=1][,S=1,T=1]     the same for all stages; S and T of one vocabulary shard
+ *   text       F=1,B=2[,W=1][,BW=3][,R=1][,S=1,T=1,VI=1,VJ=1]   the same for all stages; the last four of one vocabulary shard
  *              0:F=3,B=6;1-3:F=1,B=2   per stage (all of 0 .. the last one)
- *   JSON       {"unit": "ms", "latency": 0.1, "stages": [{"F": 1, "B": 2, "W": 1, "R": 1, "BW": 3, "act": 4096, "stash": 65536,
- *              "wstash": 4096}, ...]}, or one such stage a line with its "stage" (what quern bench pipeline --json prints)
- *   CSV        stage,F,B,W,...          a header of the same names, then a line per stage
- *   trace      trace.json of a run: medians per (operation, stage)
+ *   JSON       {"unit": "ms", "latency": 0.1, "stages": [{"F": 1, "B": 2, "W": 1, "R": 1, "BW": 3, "S": 1, "T": 2, "VI": 0, "VJ":
+ * 0, "act": 4096, "stash": 65536, "wstash": 4096}, ...]}, or one such stage a line with its "stage" (what quern bench pipeline
+ * --json prints) CSV        stage,F,B,W,...          a header of the same names, then a line per stage trace      trace.json of a
+ * run, or what simulate --trace wrote: medians per (operation, stage), the latency of messages. A simulated trace gives back what
+ * it was simulated with
  *
  * B is the whole backward, of which a schedule that splits it gets half for each part; with W given B is the input gradient and a
  * whole backward takes both, unless BW says what it takes. R is F's time unless given. */

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #include "core/compiler.h"
 #include "core/io.h"
 #include "cost_file.h"
+#include "quern/schedule.h"
+#include "quern/session.h"
 #include "schedule/gen/gen.h"
 #include "schedule_costs.h"
 
@@ -176,6 +179,113 @@ static void profiles(void **state)
     qn_order_close(o);
 }
 
+static double makespan_of(const qn_schedule_options *opt)
+{
+    char *text = NULL;
+    qn_err err = {0};
+    if (qn_schedule_simulate(&text, opt, true, &err) != QN_OK)
+        fail_msg("%s %s: %s", opt->schedule, opt->cost != NULL ? opt->cost : opt->cost_from, err.text);
+    const char *at = strstr(text, "\"makespan\": ");
+    assert_non_null(at);
+    const double makespan = strtod(at + strlen("\"makespan\": "), NULL);
+    qn_text_free(text);
+    return makespan;
+}
+
+/* Costs out of a simulated trace give the same makespan to the last digit: every schedule, costs with decimals, per stage, with
+ * recomputation, messages and vocabulary shards. */
+static void a_simulated_trace_comes_back(void **state)
+{
+    (void)state;
+    static const char *const cost[] = {"F=1,B=2", "F=9.261,B=9.043,W=4.6685,R=8.5", "F=3,B=4,W=2,BW=5.5", NULL};
+    static const double latency[] = {0, 0.601, 0.25};
+    for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
+        const int32_t P = g->max_workers > 0 ? g->max_workers : 4, stages = P * g->usual_chunks;
+        char uneven[512];
+        int at = 0;
+        const int32_t depth = stages / qn_generator_replicas(g);
+        for (int32_t s = 0; s < depth; s++)
+            at += snprintf(uneven + at, sizeof uneven - (size_t)at, "%s%d:F=%d.%d,B=%d,W=%d", s > 0 ? ";" : "", s, 1 + s % 3,
+                           s % 5, 2 + s % 2, 1 + (s * 7) % 4);
+        for (size_t k = 0; k < QN_COUNT(cost) * QN_COUNT(latency); k++) {
+            const char *mine = cost[k % QN_COUNT(cost)] != NULL ? cost[k % QN_COUNT(cost)] : uneven;
+            qn_schedule_options opt = {.schedule = g->name,
+                                       .workers = P,
+                                       .micro_batches = 8,
+                                       .cost = mine,
+                                       .latency = latency[k / QN_COUNT(cost)],
+                                       .depth = 2,
+                                       .recompute = g->host_state ? 0 : (int32_t)(k % 3),
+                                       .trace = file};
+            const double want = makespan_of(&opt);
+            opt.cost = NULL;
+            opt.cost_from = file;
+            opt.latency = -1;
+            opt.trace = NULL;
+            const double got = makespan_of(&opt);
+            if (got != want) fail_msg("%s with %s: %.17g, and %.17g from its trace", g->name, mine, want, got);
+        }
+    }
+    for (int k = 0; k < 4; k++) {
+        qn_schedule_options opt = {.schedule = k < 2 ? "1f1b" : "v-half",
+                                   .workers = 4,
+                                   .micro_batches = 8,
+                                   .vocab_parallel = 1 + k % 2,
+                                   .cost = "F=1,B=1.5,W=1,S=0.7,T=1.2,VI=0.1,VJ=0.3",
+                                   .latency = 0.05,
+                                   .depth = 2,
+                                   .trace = file};
+        const double want = makespan_of(&opt);
+        opt.cost = opt.trace = NULL;
+        opt.cost_from = file;
+        opt.latency = -1;
+        const double got = makespan_of(&opt);
+        if (got != want) fail_msg("vocabulary, case %d: %.17g, and %.17g from its trace", k, want, got);
+    }
+}
+
+/* The profile of a run of shards and copies is that of one column; with its latency the plan takes as long again. */
+static void profiles_of_wide_plans(void **state)
+{
+    (void)state;
+    const qn_pattern pat = {.workers = 3, .items = 5, .chunks = 1, .vocab = 1};
+    for (int k = 0; k < 2; k++) {
+        const qn_pattern mine = {.workers = 3, .items = 5, .chunks = 1};
+        const qn_lowering how = {.tied_owner = QN_NONE, .tied_replica = QN_NONE};
+        qn_order *o = NULL, *wide = NULL;
+        qn_plan *p = NULL;
+        qn_err err = {0};
+        assert_int_equal(qn_generate(&o, "1f1b", k == 0 ? &mine : &pat, &err), QN_OK);
+        if (k == 0) {
+            assert_int_equal(qn_order_widen(&wide, o, 2, 1, 1, &err), QN_OK);
+            qn_order_close(o);
+            o = wide;
+        }
+        if (qn_lower(&p, o, &how, &err) != QN_OK) fail_msg("%s", err.text);
+        for (int32_t t = 0; t < p->tasks; t++)
+            p->task[t].cost = p->task[t].lane == QN_LANE_COMP ? 1000 * (p->task[t].stage % 3 + 1) + p->task[t].op : 0;
+        for (int32_t t = 0; t < p->tasks; t++)
+            if (p->task[t].op >= QN_OP_VI && p->task[t].op <= QN_OP_VJ) p->task[t].cost = 700 + p->task[t].op;
+        qn_trace trace = {.time = qn_calloc((size_t)p->tasks, sizeof *trace.time)};
+        const qn_sim_options opt = {.latency = 41};
+        assert_int_equal(qn_simulate(&trace, p, &opt, &err), QN_OK);
+        assert_int_equal(qni_profile_write(file, &trace, 1, &err), QN_OK);
+        qni_costs c = parsed(NULL, file, -1);
+        assert_int_equal(c.stages, 3);
+        assert_true((double)c.latency / c.scale * 1e6 == 41);
+        for (int32_t s = 0; s < 3; s++) {
+            assert_true((double)c.stage[s][QN_OP_F] / c.scale * 1e6 == 1000 * (s + 1) + QN_OP_F);
+            assert_true((double)c.stage[s][QN_OP_BW] / c.scale * 1e6 == 1000 * (s + 1) + QN_OP_BW);
+        }
+        for (int op = QN_OP_VI; op <= QN_OP_VJ; op++)
+            assert_true(k == 0 ? c.tick[op] < 0 : (double)c.tick[op] / c.scale * 1e6 == 700 + op);
+        qni_costs_fini(&c);
+        qn_free(trace.time);
+        qn_plan_close(p);
+        qn_order_close(o);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -183,6 +293,8 @@ int main(void)
         cmocka_unit_test(files),
         cmocka_unit_test(refusals),
         cmocka_unit_test(profiles),
+        cmocka_unit_test(profiles_of_wide_plans),
+        cmocka_unit_test(a_simulated_trace_comes_back),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -131,12 +131,12 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     s->from.form = QN_FORM_ORDER;
     s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
     qn_pattern pattern = {.workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = s->chunks};
-    const int64_t stages = opt->workers * s->chunks;
+    const int64_t stages = opt->workers * s->chunks / (s->generator != NULL ? qn_generator_replicas(s->generator) : 1);
     qn_status st = QN_OK;
     if (stages >= 1 && stages <= 65536 && s->generator != NULL) st = spread(s, costs, (int32_t)stages, fine, err);
     if (st != QN_OK) return st;
     for (int op = 0; op < QN_OPS; op++) pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, op);
-    for (int op = QN_OP_VS; op <= QN_OP_VT; op++) pattern.cost[op] = shard_cost(costs, op);
+    for (int op = QN_OP_VI; op <= QN_OP_VJ; op++) pattern.cost[op] = shard_cost(costs, op);
     pattern.vocab = (int32_t)opt->vocab_parallel;
     pattern.sides = (int32_t)opt->vocab_shards;
     pattern.cost[QN_OP_SEND] = costs->latency;
@@ -144,9 +144,7 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     if (st != QN_OK) return st;
     st = qn_generate(&s->from.order, name, &pattern, err);
     if (st != QN_OK) return st;
-    if (s->from.order->columns == 1) return repeat_sizes(s, s->from.order->stages, err);
-    st = spread(s, costs, qn_depth(qn_order_grid(s->from.order)), fine, err);
-    return st == QN_OK ? repeat_sizes(s, s->from.order->stages, err) : st;
+    return repeat_sizes(s, s->from.order->stages, err);
 }
 
 /* Gives the tasks of an order their times before it is lowered: the user's, else the file's own, else the usual ones. */
@@ -247,6 +245,8 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     if (costs != NULL && s->from.order != NULL) set_order_costs(s, costs);
     QN_TRY(st, make_plan(s, opt, err), out);
     if (costs != NULL) set_plan_costs(s, costs);
+    s->latency = latency;
+    if (costs != NULL) snprintf(s->unit, sizeof s->unit, "%s", costs->unit);
     s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
     if (costs != NULL && (costs->scale > 1 || costs->unit[0] != '\0')) {
         s->trace.ticks_per_ms = (int64_t)costs->scale;
@@ -386,7 +386,11 @@ qn_status qni_subject_pictures(const qni_subject *s, int32_t n, const char *svg,
         QN_TRY(st, qn_trace_svg(&text, traces, titles, n, err), out);
         QN_TRY(st, qn_file_write(svg, text, strlen(text), err), out);
     }
-    if (trace != NULL) st = qn_trace_write_chrome(trace, &s->trace, scale, err);
+    if (trace != NULL) {
+        const bool ms = strcmp(s->unit, "ms") == 0;
+        const qni_trace_scale x = {ms ? scale / 1000 : scale, s->unit, ms ? 1000 : 1, (double)s->latency / scale};
+        st = qni_trace_write_scaled(trace, &s->trace, &x, err);
+    }
 out:
     qn_free(text);
     qn_free(traces);

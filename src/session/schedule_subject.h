@@ -21,6 +21,8 @@ typedef struct qni_subject {
     int64_t (*cost)[QN_OPS];  /* [depth]; NULL: the user says nothing */
     int64_t *size[QNI_SIZES]; /* [stages] or NULL */
     qn_trace trace;
+    int64_t latency; /* of a message, in ticks */
+    char unit[8];    /* of the costs */
     qn_trace_summary *sum;
     int64_t (*idle)[QN_IDLE_PARTS]; /* [workers] */
     int64_t exposed;                /* how much longer the step is than if messages took no time */

@@ -45,6 +45,12 @@ qn_status qni_train_costs(qn_pattern *pat, const qni_train_run *r, qn_err *err)
     qni_costs c;
     const qn_status st = qni_costs_parse(&c, o->cost, o->cost_from, -1, err);
     if (st != QN_OK) return st;
+    if (pat->vocab > 0) { /* shards that nothing is said of: as the operations have them beside a forward */
+        costs_of_flops(pat, r, qn_max64(stages, 1));
+        const double tick = (double)qn_max64(c.tick[QN_OP_F], 1) / (double)pat->cost[QN_OP_F];
+        for (int op = QN_OP_VI; op <= QN_OP_VJ; op++)
+            pat->cost[op] = c.tick[op] >= 0 ? c.tick[op] : (int64_t)((double)pat->cost[op] * tick);
+    }
     for (int op = QN_OP_F; op <= QN_OP_R; op++) pat->cost[op] = qn_max64(c.tick[op], 1);
     pat->cost[QN_OP_SEND] = c.latency;
     const int32_t rows = c.stages > 0 ? c.stages : 1;
