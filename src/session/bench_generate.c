@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bench_common.h"
+#include "bench_decode.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
@@ -31,7 +32,6 @@ typedef struct generate_bench {
     int32_t slots, vocab;
     int32_t *next, *order; /* [slots], [vocab] */
     qn_feed *feed;         /* [slots] */
-    qn_team *team;         /* reads the array */
     uint64_t *array;
     struct {
         int64_t times;
@@ -61,16 +61,20 @@ static void read_part(void *ctx, int32_t thread, int32_t threads)
     memcpy(c->sum[thread % 64], &all, sizeof(all));
 }
 
-/* Bytes a nanosecond. */
-static double read_rate(generate_bench *b)
+/* Bytes a nanosecond. The team lives for the measurement alone: with more threads in all teams than cores nobody spins, and the
+ * decoder's threads would be woken through the kernel for every product. */
+static qn_status read_rate(double *rate, generate_bench *b, qn_err *err)
 {
     read_call call = {.array = b->array};
+    qn_team *team;
+    const qn_status st = qn_team_open(&team, (int32_t)(b->opt.threads * b->opt.workers), -1, err);
+    if (st != QN_OK) return st;
+    qn_team_run(team, read_part, &call); /* the threads are there */
     const int64_t from = qn_now_ns();
-    if (b->team != NULL)
-        qn_team_run(b->team, read_part, &call);
-    else
-        read_part(&call, 0, 1);
-    return (double)((int64_t)READ_MB << 20) / (double)(qn_now_ns() - from);
+    qn_team_run(team, read_part, &call);
+    *rate = (double)((int64_t)READ_MB << 20) / (double)(qn_now_ns() - from);
+    qn_team_close(team);
+    return QN_OK;
 }
 
 /* --- open and close */
@@ -158,7 +162,6 @@ static qn_status open_bench(generate_bench *b, qn_err *err)
     QN_TRY(st, open_model(b, err), out);
     QN_TRY(st, open_runner(b, err), out);
     QN_TRY(st, open_products(b, err), out);
-    if (o->threads * o->workers > 1) QN_TRY(st, qn_team_open(&b->team, (int32_t)(o->threads * o->workers), -1, err), out);
     b->next = qn_calloc((size_t)b->slots, sizeof(*b->next));
     b->order = qn_calloc((size_t)b->vocab, sizeof(*b->order));
     b->feed = qn_calloc((size_t)b->slots, sizeof(*b->feed));
@@ -179,7 +182,6 @@ static void close_bench(generate_bench *b)
     qn_free(b->feed);
     qn_free(b->order);
     qn_free(b->next);
-    qn_team_close(b->team);
     qn_runner_close(b->runner);
     qni_values_close(b->value, b->block, b->block_bytes);
     qn_model_close(b->model);
@@ -250,11 +252,11 @@ static qn_status measure(results *r, generate_bench *b, qn_err *err)
         qn_status st = decode(&r->one[at], b, 1, err);
         if (st == QN_OK) st = decode(&r->many[at], b, b->slots, err);
         if (st == QN_OK) st = prefill(&r->prompt[at], b, err);
-        if (st != QN_OK) return st;
         qn_team_pin_self(-1);
-        r->read[at] = read_rate(b);
-        r->products[at] = products_once(b);
+        if (st == QN_OK) st = read_rate(&r->read[at], b, err);
+        if (st == QN_OK) r->products[at] = products_once(b);
         if (pinned) qn_team_pin_self(0);
+        if (st != QN_OK) return st;
     }
     return QN_OK;
 }
@@ -304,6 +306,12 @@ qn_status qn_bench_generate(const qn_bench_options *given, qn_line_fn *line, voi
     if (st == QN_OK) st = open_bench(&b, err);
     if (st == QN_OK) st = measure(r, &b, err);
     if (st == QN_OK) show(r, &b, line, ctx);
+    if (st == QN_OK && opt.workers == 1) {
+        qn_runner_close(b.runner);
+        b.runner = NULL;
+        st = qni_bench_decode_phases(&opt, 1, b.model, b.value, line, ctx, err);
+        if (st == QN_OK && b.slots > 1) st = qni_bench_decode_phases(&opt, b.slots, b.model, b.value, line, ctx, err);
+    }
     close_bench(&b);
     qn_free(r);
     return st;

@@ -197,9 +197,11 @@ static void QN_LANES(put)(const cached_call *c, const qn_cached_rows *g, char *k
                 v_store((qn_bf16 *)(void *)values + at * wide + d, y, W);
             else
                 v_store((float *)(void *)values + at * wide + d, y, W);
+            qn_bf16 narrow[W];
+            v_store(narrow, x, W);
             for (int i = 0; i < W && d + i < D; i++) {
                 if (c->half)
-                    ((qn_bf16 *)(void *)keys)[to + (d + i) * PC] = qn_f32_to_bf16(x[i]);
+                    ((qn_bf16 *)(void *)keys)[to + (d + i) * PC] = narrow[i];
                 else
                     ((float *)(void *)keys)[to + (d + i) * PC] = x[i];
             }
@@ -269,7 +271,7 @@ void QN_LANES(attention_cached)(const qn_exec *ex, void *o, const void *q, const
     c.thread_bytes = room_bytes(s, len);
     c.scratch = qn_arena_push(ex->scratch, (size_t)qn_exec_threads(ex), c.thread_bytes, QN_CACHE_LINE);
     QN_ASSERT(c.scratch != NULL);
-    lanes_run(ex, QN_LANES(cached_part), &c, work * s->H * s->D / 4);
+    lanes_run(ex, QN_LANES(cached_part), &c, work * s->H * s->D); /* mostly waiting for memory */
     qn_arena_release(ex->scratch, mark);
 }
 

@@ -1,7 +1,7 @@
 /* Linear maps on compact weights; see compact.h for the layouts. A tile is MR rows by one panel of 4 vectors of outputs.
  *
- * With one row the weights stream from memory; with more, a panel is read from memory for the first tile of rows and from the
- * cache for the others.
+ * With one row the weights stream from memory. With several tiles of rows each of them asks for a part of the next panel, so that
+ * reading it from memory and multiplying with this one go on at the same time; all tiles then find their panel in the cache.
  *
  * The set avx512_bf16 multiplies bf16 pairs, and bytes, as such. Elsewhere pairs are widened, and bytes go through 16-bit
  * products, which gives the same integers. */
@@ -9,7 +9,10 @@
 
 #include "kernels/compact.h"
 
-enum { NV = 4, PC = NV * W, MR = W == 16 ? 6 : 2, MB = W == 16 ? 3 : 1, UNITS = QNI_Q8_BLOCK / 4 };
+enum { NV = 4, PC = NV * W, LINES = PC * 4 / QN_CACHE_LINE, MR = W == 16 ? 6 : 2, UNITS = QNI_Q8_BLOCK / 4 };
+/* 8 bits keep an integer and an f32 for each output: MB rows of a whole panel, or 2 MB rows of half of it. */
+enum { MB = W == 16 ? 3 : 1, WIDE = W == 16 ? 2 * MB : MB, NH = NV / 2 };
+enum { MOST_AHEAD = 1 << 19 }; /* bytes of a panel: two have to fit into the cache of a core */
 #define QN_COMPACT(name) QN_ENTRY_NAME(name, QN_ISA)
 
 typedef struct q8_row { /* a prepared row, blocks apart */
@@ -31,6 +34,19 @@ typedef struct compact_call {
     int32_t *sum;
 } compact_call;
 
+/* What a tile asks for: `lines` cache lines (0 .. 2) of the next panel for each vector row of its own. */
+typedef struct look_ahead {
+    const char *at;
+    int lines;
+} look_ahead;
+
+QN_INLINE void ask_ahead(look_ahead *a)
+{
+    if (a->lines > 0) __builtin_prefetch(a->at, 0, 2);
+    if (a->lines > 1) __builtin_prefetch(a->at + QN_CACHE_LINE, 0, 2);
+    a->at += PC * 4;
+}
+
 QN_INLINE vf load_vector(const void *p)
 {
     return *(const vf_any *)p;
@@ -42,12 +58,13 @@ QN_INLINE vi vi_of(int32_t x)
 }
 
 /* --- f32: c [mr, PC] = x w */
-QN_INLINE void tile_f32(float *c, const float *x, int64_t ldx, const float *w, int64_t C, const int mr)
+QN_INLINE void tile_f32(float *c, const float *x, int64_t ldx, const float *w, int64_t C, const int mr, look_ahead ahead)
 {
     vf acc[MR][NV];
     QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = v_of(0);
     for (int64_t k = 0; k < C; k++, w += PC) {
         vf row[NV];
+        ask_ahead(&ahead);
         QN_UNROLL for (int j = 0; j < NV; j++) row[j] = load_vector(w + j * W);
         QN_UNROLL for (int i = 0; i < mr; i++)
         {
@@ -59,11 +76,12 @@ QN_INLINE void tile_f32(float *c, const float *x, int64_t ldx, const float *w, i
 }
 
 /* --- bf16, widened: the even k of a pair, then the odd one */
-QN_INLINE void tile_bf16(float *c, const float *x, int64_t ldx, const uint32_t *w, int64_t C, const int mr)
+QN_INLINE void tile_bf16(float *c, const float *x, int64_t ldx, const uint32_t *w, int64_t C, const int mr, look_ahead ahead)
 {
     vf acc[MR][NV];
     QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = v_of(0);
     for (int64_t k = 0; k + 1 < C; k += 2, w += PC) {
+        ask_ahead(&ahead);
         QN_UNROLL for (int j = 0; j < NV; j++)
         {
             const vu pair = (vu)load_vector(w + j * W);
@@ -127,33 +145,39 @@ QN_INLINE vf to_float(vi v)
     return __builtin_convertvector(v, vf);
 }
 
+/* nv vectors of the panel from vector `first` on. */
 #define TILE_Q8(name, attributes, STEP)                                                                                          \
-    attributes void name(float *c, const q8_row *x, const char *w, int64_t blocks, const int mr)                                 \
+    attributes void name(float *c, const q8_row *x, const char *w, int64_t blocks, const int mr, const int first, const int nv,  \
+                         look_ahead ahead)                                                                                       \
     {                                                                                                                            \
-        vf acc[MB][NV];                                                                                                          \
-        QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = v_of(0);                       \
+        vf acc[WIDE][NV];                                                                                                        \
+        QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < nv; j++) acc[i][j] = v_of(0);                       \
         for (int64_t b = 0; b < blocks; b++, w += PC * ((int)sizeof(qn_f16) + QNI_Q8_BLOCK)) {                                   \
-            const char *bytes = w + PC * sizeof(qn_f16);                                                                         \
-            vi sum[MB][NV];                                                                                                      \
-            QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) sum[i][j] = vi_of(x[i].sum[b]);        \
+            const char *bytes = w + PC * sizeof(qn_f16) + first * W * 4, *scales = w + first * W * (int)sizeof(qn_f16);          \
+            vi sum[WIDE][NV];                                                                                                    \
+            QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < nv; j++) sum[i][j] = vi_of(x[i].sum[b]);        \
+            for (int l = 0; l < ahead.lines; l++)                                                                                \
+                __builtin_prefetch(ahead.at - PC * (int)sizeof(qn_f16) + l * QN_CACHE_LINE, 0, 2);                               \
             QN_UNROLL for (int u = 0; u < UNITS; u++)                                                                            \
             {                                                                                                                    \
+                ask_ahead(&ahead);                                                                                               \
                 QN_UNROLL for (int i = 0; i < mr; i++)                                                                           \
                 {                                                                                                                \
                     int32_t four;                                                                                                \
                     memcpy(&four, x[i].q + b * QNI_Q8_BLOCK + u * 4, sizeof(four));                                              \
-                    QN_UNROLL for (int j = 0; j < NV; j++) sum[i][j] =                                                           \
+                    QN_UNROLL for (int j = 0; j < nv; j++) sum[i][j] =                                                           \
                         STEP(sum[i][j], (vi)load_vector(bytes + (u * NV + j) * W * 4), vi_of(four));                             \
                 }                                                                                                                \
             }                                                                                                                    \
-            QN_UNROLL for (int j = 0; j < NV; j++)                                                                               \
+            ahead.at += PC * (int)sizeof(qn_f16);                                                                                \
+            QN_UNROLL for (int j = 0; j < nv; j++)                                                                               \
             {                                                                                                                    \
-                const vf scale = load_scales(w + j * W * (int)sizeof(qn_f16));                                                   \
+                const vf scale = load_scales(scales + j * W * (int)sizeof(qn_f16));                                              \
                 QN_UNROLL for (int i = 0; i < mr; i++) acc[i][j] = v_fma(to_float(sum[i][j]), scale * x[i].scale[b], acc[i][j]); \
             }                                                                                                                    \
         }                                                                                                                        \
-        QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) * (vf_any *)(c + i * PC + j * W) =         \
-            acc[i][j];                                                                                                           \
+        QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < nv; j++) *                                          \
+            (vf_any *)(c + i * PC + (first + j) * W) = acc[i][j];                                                                \
     }
 
 TILE_Q8(tile_q8_words, QN_INLINE, step_words)
@@ -162,12 +186,14 @@ TILE_Q8(tile_q8_words, QN_INLINE, step_words)
 #define DOT_BF16 __attribute__((target("avx512bf16")))
 #define DOT_Q8   __attribute__((target("avx512vnni")))
 
-DOT_BF16 QN_INLINE void tile_dot(float *c, const qn_bf16 *x, int64_t ldx, const uint32_t *w, int64_t C, const int mr)
+DOT_BF16 QN_INLINE void tile_dot(float *c, const qn_bf16 *x, int64_t ldx, const uint32_t *w, int64_t C, const int mr,
+                                 look_ahead ahead)
 {
     __m512 acc[MR][NV];
     QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = _mm512_setzero_ps();
     for (int64_t k = 0; k < C; k += 2, w += PC) {
         __m512i row[NV];
+        ask_ahead(&ahead);
         QN_UNROLL for (int j = 0; j < NV; j++) row[j] = _mm512_loadu_si512(w + j * W);
         QN_UNROLL for (int i = 0; i < mr; i++)
         {
@@ -193,58 +219,64 @@ TILE_Q8(tile_q8_bytes, DOT_Q8 QN_INLINE, step_bytes)
         call;                                                                                                                    \
         break;
 #if defined(QN_ISA_avx512)
-#define EACH_MR(CALL) ROWS(1, CALL(1)) ROWS(2, CALL(2)) ROWS(3, CALL(3)) ROWS(4, CALL(4)) ROWS(5, CALL(5)) ROWS(6, CALL(6))
-#define EACH_MB(CALL) ROWS(1, CALL(1)) ROWS(2, CALL(2)) ROWS(3, CALL(3))
+#define EACH_MR(CALL)   ROWS(1, CALL(1)) ROWS(2, CALL(2)) ROWS(3, CALL(3)) ROWS(4, CALL(4)) ROWS(5, CALL(5)) ROWS(6, CALL(6))
+#define EACH_MB(CALL)   ROWS(1, CALL(1)) ROWS(2, CALL(2)) ROWS(3, CALL(3))
+#define EACH_HALF(CALL) ROWS(4, CALL(4)) ROWS(5, CALL(5)) ROWS(6, CALL(6))
 #else
 #define EACH_MR(CALL) ROWS(1, CALL(1)) ROWS(2, CALL(2))
 #define EACH_MB(CALL) ROWS(1, CALL(1))
+#define EACH_HALF(CALL)
 #endif
 
-static QN_NOINLINE void rows_f32(float *c, const float *x, int64_t C, const void *w, int64_t rows)
+static QN_NOINLINE void rows_f32(float *c, const float *x, int64_t C, const void *w, int64_t rows, look_ahead ahead)
 {
-#define CALL(n) tile_f32(c, x, C, w, C, n)
+#define CALL(n) tile_f32(c, x, C, w, C, n, ahead)
     switch (rows) {
         EACH_MR(CALL)
     }
 #undef CALL
 }
 
-static QN_NOINLINE void rows_bf16(float *c, const float *x, int64_t C, const void *w, int64_t rows)
+static QN_NOINLINE void rows_bf16(float *c, const float *x, int64_t C, const void *w, int64_t rows, look_ahead ahead)
 {
-#define CALL(n) tile_bf16(c, x, C, w, C, n)
+#define CALL(n) tile_bf16(c, x, C, w, C, n, ahead)
     switch (rows) {
         EACH_MR(CALL)
     }
 #undef CALL
 }
 
-static QN_NOINLINE void rows_words(float *c, const q8_row *x, const char *w, int64_t blocks, int64_t rows)
-{
-#define CALL(n) tile_q8_words(c, x, w, blocks, n)
-    switch (rows) {
-        EACH_MB(CALL)
+/* half 0 or 1: that half of the panel, else the whole */
+#define ROWS_Q8(name, tile, attributes)                                                                                          \
+    attributes static QN_NOINLINE void name(float *c, const q8_row *x, const char *w, int64_t blocks, int64_t rows, int half,    \
+                                            look_ahead ahead)                                                                    \
+    {                                                                                                                            \
+        switch (rows + (half == 1 ? WIDE : 0)) {                                                                                 \
+            EACH_MB(WHOLE_##tile) EACH_HALF(LOW_##tile) default : switch (rows)                                                  \
+            {                                                                                                                    \
+                EACH_HALF(HIGH_##tile)                                                                                           \
+            }                                                                                                                    \
+        }                                                                                                                        \
     }
-#undef CALL
-}
+#define WHOLE_words(n) tile_q8_words(c, x, w, blocks, n, 0, NV, ahead)
+#define LOW_words(n)   tile_q8_words(c, x, w, blocks, n, 0, NH, ahead)
+#define HIGH_words(n)  tile_q8_words(c, x, w, blocks, n, NH, NH, ahead)
+ROWS_Q8(rows_words, words, )
 
 #if defined(QN_ISA_avx512)
-DOT_BF16 static QN_NOINLINE void rows_dot(float *c, const qn_bf16 *x, int64_t C, const void *w, int64_t rows)
+DOT_BF16 static QN_NOINLINE void rows_dot(float *c, const qn_bf16 *x, int64_t C, const void *w, int64_t rows, look_ahead ahead)
 {
-#define CALL(n) tile_dot(c, x, C, w, C, n)
+#define CALL(n) tile_dot(c, x, C, w, C, n, ahead)
     switch (rows) {
         EACH_MR(CALL)
     }
 #undef CALL
 }
 
-DOT_Q8 static QN_NOINLINE void rows_bytes(float *c, const q8_row *x, const char *w, int64_t blocks, int64_t rows)
-{
-#define CALL(n) tile_q8_bytes(c, x, w, blocks, n)
-    switch (rows) {
-        EACH_MB(CALL)
-    }
-#undef CALL
-}
+#define WHOLE_bytes(n) tile_q8_bytes(c, x, w, blocks, n, 0, NV, ahead)
+#define LOW_bytes(n)   tile_q8_bytes(c, x, w, blocks, n, 0, NH, ahead)
+#define HIGH_bytes(n)  tile_q8_bytes(c, x, w, blocks, n, NH, NH, ahead)
+ROWS_Q8(rows_bytes, bytes, DOT_Q8)
 #endif
 
 static void store_rows(const compact_call *call, const float *c, int64_t r, int64_t rows, int64_t o)
@@ -262,32 +294,64 @@ static void store_rows(const compact_call *call, const float *c, int64_t r, int6
         }
 }
 
-static void one_panel(const compact_call *call, int64_t panel)
+/* The part of the next panel that the pass-th pass over this one asks for. */
+static look_ahead part_of_next(const char *next, int32_t pass, int lines)
+{
+    if (lines == 0 || pass * lines >= LINES) return (look_ahead){.at = NULL};
+    return (look_ahead){.at = next + (size_t)(pass * lines) * QN_CACHE_LINE, .lines = lines};
+}
+
+/* A tile of 8 bits, in two halves of the panel where the rows are too many for the whole. */
+static void q8_tile(const compact_call *call, float *c, const char *w, int64_t r, int64_t rows, int32_t *pass, const char *next,
+                    int lines)
+{
+    q8_row x[WIDE];
+    const int halves = rows > MB ? 2 : 1;
+    for (int64_t i = 0; i < rows; i++)
+        x[i] = (q8_row){call->q + (r + i) * call->blocks * QNI_Q8_BLOCK, call->scale + (r + i) * call->blocks,
+                        call->sum + (r + i) * call->blocks};
+    for (int half = 0; half < halves; half++) {
+        look_ahead ahead = part_of_next(next, (*pass)++, lines);
+        ahead.at += PC * sizeof(qn_f16);
+#if defined(QN_ISA_avx512)
+        if (call->v.dots && __builtin_cpu_supports("avx512vnni")) {
+            rows_bytes(c, x, w, call->blocks, rows, half, ahead);
+            continue;
+        }
+#endif
+        rows_words(c, x, w, call->blocks, rows, half, ahead);
+    }
+}
+
+/* How often the tiles of a call go through a panel. */
+static int64_t passes_of(const compact_call *call)
+{
+    const bool q8 = call->v.weights == QN_WEIGHTS_Q8;
+    const int64_t most = q8 ? WIDE : MR, whole = call->R / most, rest = call->R % most;
+    return whole * (q8 && most > MB ? 2 : 1) + (rest > 0) * (q8 && rest > MB ? 2 : 1);
+}
+
+/* next: the panel that this thread takes then, or NULL. */
+static void one_panel(const compact_call *call, int64_t panel, const char *next)
 {
     QN_ALIGNED(64) float c[MR * PC];
     const char *w = call->packed + (size_t)panel * call->v.panel_bytes;
-    const int64_t C = call->v.C, most = call->v.weights == QN_WEIGHTS_Q8 ? MB : MR;
+    const int64_t C = call->v.C, most = call->v.weights == QN_WEIGHTS_Q8 ? WIDE : MR, passes = passes_of(call);
+    const int lines = next == NULL || passes < 2 ? 0 : passes < LINES ? 2 : 1;
+    int32_t pass = 0;
     for (int64_t r = 0, rows; r < call->R; r += rows) {
         rows = qn_min64(most, call->R - r);
         if (call->v.weights == QN_WEIGHTS_Q8) {
-            q8_row x[MB];
-            for (int64_t i = 0; i < rows; i++)
-                x[i] = (q8_row){call->q + (r + i) * call->blocks * QNI_Q8_BLOCK, call->scale + (r + i) * call->blocks,
-                                call->sum + (r + i) * call->blocks};
-#if defined(QN_ISA_avx512)
-            if (call->v.dots && __builtin_cpu_supports("avx512vnni"))
-                rows_bytes(c, x, w, call->blocks, rows);
-            else
-#endif
-                rows_words(c, x, w, call->blocks, rows);
-        } else if (call->v.weights == QN_WEIGHTS_F32) {
-            rows_f32(c, (const float *)(const void *)call->x + r * C, C, w, rows);
-#if defined(QN_ISA_avx512)
-        } else if (call->x_bf16) {
-            rows_dot(c, (const qn_bf16 *)(const void *)call->x + r * C, C, w, rows);
-#endif
+            q8_tile(call, c, w, r, rows, &pass, next, lines);
         } else {
-            rows_bf16(c, (const float *)(const void *)call->x + r * C, C, w, rows);
+            const look_ahead ahead = part_of_next(next, pass++, lines);
+            if (call->v.weights == QN_WEIGHTS_F32) rows_f32(c, (const float *)(const void *)call->x + r * C, C, w, rows, ahead);
+#if defined(QN_ISA_avx512)
+            else if (call->x_bf16)
+                rows_dot(c, (const qn_bf16 *)(const void *)call->x + r * C, C, w, rows, ahead);
+#endif
+            else
+                rows_bf16(c, (const float *)(const void *)call->x + r * C, C, w, rows, ahead);
         }
         store_rows(call, c, r, rows, panel * PC);
     }
@@ -297,7 +361,9 @@ static void panels_part(void *ctx, int32_t thread, int32_t threads)
 {
     const compact_call *call = ctx;
     const share s = lanes_share(call->v.panels, 1, thread, threads);
-    for (int64_t p = s.begin; p < s.end; p++) one_panel(call, p);
+    const bool fits = call->v.panel_bytes <= MOST_AHEAD;
+    for (int64_t p = s.begin; p < s.end; p++)
+        one_panel(call, p, fits && p + 1 < s.end ? call->packed + (size_t)(p + 1) * call->v.panel_bytes : NULL);
 }
 
 /* --- preparing x */
@@ -314,42 +380,59 @@ static void widen_rows(compact_call *call, const void *x, float *to)
 }
 
 /* A block of n <= 32 elements to 8 bits. A scale that is no number makes its products none. */
-static void quantize_block(const compact_call *call, const void *x, int64_t from, int64_t n, int8_t *q, float *scale,
-                           int32_t *sum)
+QN_INLINE void quantize_block(const compact_call *call, const void *x, int64_t from, int64_t n, int8_t *q, float *scale,
+                              int32_t *sum)
 {
-    QN_ALIGNED(64) float v[QNI_Q8_BLOCK];
-    vf most = v_of(0), all = v_of(0);
-    for (int64_t i = 0; i < QNI_Q8_BLOCK; i += W) {
-        const vf a = i < n ? load_act(call, x, from + i, n - i) : v_of(0);
-        const vf magnitude = (vf)((vi)a & 0x7fffffff);
-        *(vf_any *)(v + i) = a;
+    typedef int8_t bytes __attribute__((vector_size(W)));
+    vf v[QNI_Q8_BLOCK / W], most = v_of(0), all = v_of(0);
+    vi total = {0};
+    for (int i = 0; i < QNI_Q8_BLOCK / W; i++) {
+        v[i] = i * W < n ? load_act(call, x, from + i * W, n - i * W) : v_of(0);
+        const vf magnitude = (vf)((vi)v[i] & 0x7fffffff);
         most = v_max(magnitude, most);
         all += magnitude; /* shows what is not a number */
     }
-    const float top = v_highest(most), total = v_sum(all);
-    const bool finite = total - total == 0, nothing = !(top > 0);
+    const float top = v_highest(most), check = v_sum(all);
+    const bool finite = check - check == 0, nothing = !(top > 0) || !finite;
     const float inverse = nothing ? 0 : 127 / top;
-    int32_t total_q = 0;
-    for (int i = 0; i < QNI_Q8_BLOCK; i++) {
-        q[i] = (int8_t)(finite ? (int)lrintf(v[i] * inverse) : 0);
-        total_q += q[i];
+    for (int i = 0; i < QNI_Q8_BLOCK / W; i++) {
+        const vi r = v_round((nothing ? v_of(0) : v[i]) * inverse);
+        const bytes narrow = __builtin_convertvector(r, bytes);
+        memcpy(q + i * W, &narrow, W);
+        total += r;
     }
-    *scale = finite ? top / 127 : total - total;
+    int32_t total_q = 0;
+    for (int i = 0; i < W; i++) total_q += total[i];
+    *scale = finite ? top / 127 : check - check;
     *sum = -QNI_Q8_BIAS * total_q;
 }
 
-static void quantize_rows(compact_call *call, const void *x, char *room)
+typedef struct quantize_call {
+    const compact_call *call;
+    const void *x;
+} quantize_call;
+
+static void quantize_part(void *ctx, int32_t thread, int32_t threads)
 {
-    const int64_t blocks = call->blocks, C = call->v.C;
+    const quantize_call *c = ctx;
+    const compact_call *call = c->call;
+    const int64_t C = call->v.C;
+    const share s = lanes_share(call->R * call->blocks, 2, thread, threads); /* a thread's bytes are whole cache lines */
+    for (int64_t at = s.begin; at < s.end; at++) {
+        const int64_t b = at % call->blocks;
+        quantize_block(call, c->x, at / call->blocks * C + b * QNI_Q8_BLOCK, qn_min64(QNI_Q8_BLOCK, C - b * QNI_Q8_BLOCK),
+                       call->q + at * QNI_Q8_BLOCK, &call->scale[at], &call->sum[at]);
+    }
+}
+
+static void quantize_rows(const qn_exec *ex, compact_call *call, const void *x, char *room)
+{
+    const int64_t blocks = call->blocks;
+    quantize_call q = {.call = call, .x = x};
     call->q = (int8_t *)room;
     call->scale = (float *)(void *)(room + call->R * blocks * QNI_Q8_BLOCK);
     call->sum = (int32_t *)(void *)(call->scale + call->R * blocks);
-    for (int64_t r = 0; r < call->R; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            const int64_t at = r * blocks + b;
-            quantize_block(call, x, r * C + b * QNI_Q8_BLOCK, qn_min64(QNI_Q8_BLOCK, C - b * QNI_Q8_BLOCK),
-                           call->q + at * QNI_Q8_BLOCK, &call->scale[at], &call->sum[at]);
-        }
+    lanes_run(ex, quantize_part, &q, call->R * call->v.C);
 }
 
 void QN_COMPACT(compact_forward)(const qn_exec *ex, const qn_linear *lin, void *y, const void *x, const void *packed,
@@ -360,7 +443,7 @@ void QN_COMPACT(compact_forward)(const qn_exec *ex, const qn_linear *lin, void *
     call.blocks = qni_q8_blocks(call.v.C);
     call.x_bf16 = call.v.act_bf16 && call.v.weights == QN_WEIGHTS_BF16 && call.v.dots;
     if (call.v.weights == QN_WEIGHTS_Q8)
-        quantize_rows(&call, x, room);
+        quantize_rows(ex, &call, x, room);
     else if (call.v.act_bf16 && !call.x_bf16)
         widen_rows(&call, x, room);
     lanes_run(ex, panels_part, &call, R * call.v.C * call.v.O / 4);

@@ -210,6 +210,22 @@ QN_INLINE void v_transpose(vf *r)
     }
 }
 
+/* The nearest integers, halves to even, as lrintf; |v| < 2^31. */
+QN_INLINE vi v_round(vf v)
+{
+#if defined(QN_ISA_avx512)
+    return (vi)_mm512_cvtps_epi32((__m512)v);
+#elif defined(QN_ISA_avx2)
+    return (vi)_mm256_cvtps_epi32((__m256)v);
+#elif defined(__SSE2__)
+    return (vi)_mm_cvtps_epi32((__m128)v);
+#else
+    vi r;
+    for (int i = 0; i < W; i++) r[i] = (int32_t)lrintf(v[i]);
+    return r;
+#endif
+}
+
 /* --- memory. Of the n elements that remain the first W are touched; missing lanes load as 0. */
 QN_INLINE vf v_widen(vh h)
 {

@@ -3,6 +3,7 @@
 #include "model/layer.h"
 
 #include "core/compiler.h"
+#include "core/half.h"
 
 #include <string.h>
 
@@ -30,11 +31,36 @@ static void backward(const qn_op_run *r)
     classify(r, QN_CLASS_LOSS | QN_CLASS_INPUT | QN_CLASS_WEIGHT);
 }
 
-static void to_f32(float *y, const void *x, qn_dtype dt, int64_t n)
+typedef struct widening {
+    float *y;
+    const void *x;
+    qn_dtype dt;
+    int64_t n;
+} widening;
+
+/* In blocks, which the compiler turns into vectors. */
+static void widen_part(void *ctx, int32_t thread, int32_t threads)
 {
+    enum { BLOCK = 64 };
+    const widening *w = ctx;
+    int64_t i, end;
+    qn_split(&i, &end, w->n, BLOCK, thread, threads);
+    if (w->dt == QN_BF16)
+        for (; i + BLOCK <= end; i += BLOCK) {
+            const qn_bf16 *x = (const qn_bf16 *)w->x + i;
+            uint32_t bits[BLOCK];
+            for (int j = 0; j < BLOCK; j++) bits[j] = (uint32_t)x[j] << 16;
+            memcpy(w->y + i, bits, sizeof(bits));
+        }
+    for (; i < end; i++)
+        w->y[i] = w->dt == QN_BF16 ? qn_bf16_to_f32(((const qn_bf16 *)w->x)[i]) : (float)((const double *)w->x)[i];
+}
+
+static void to_f32(const qn_exec *ex, float *y, const void *x, qn_dtype dt, int64_t n)
+{
+    widening w = {.y = y, .x = x, .dt = dt, .n = n};
     QN_ASSERT(dt == QN_BF16 || dt == QN_F64);
-    for (int64_t i = 0; i < n; i++)
-        y[i] = dt == QN_BF16 ? qn_bf16_to_f32(((const qn_bf16 *)x)[i]) : (float)((const double *)x)[i];
+    qn_exec_run(ex, widen_part, &w);
 }
 
 /* The rows that logits are wanted of, one after the other in to. */
@@ -71,7 +97,7 @@ static void infer(const qn_op_run *r)
     QN_ASSERT(rows != NULL && y != NULL);
     gather(rows, r, (size_t)C * e);
     r->k->linear_forward(r->ex, r->lin, y, rows, r->packed, NULL, n);
-    if (r->k->act != QN_F32) to_f32(r->logits, y, r->k->act, n * V);
+    if (r->k->act != QN_F32) to_f32(r->ex, r->logits, y, r->k->act, n * V);
     qn_arena_release(r->ex->scratch, mark);
 }
 
