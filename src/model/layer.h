@@ -84,6 +84,7 @@ typedef struct qn_op_kind {
     unsigned weight_reads_in, weight_reads_out; /* the same for backward_weight; it also reads the gradients of its outputs */
     qn_elem grad_elem;                          /* of the gradients it writes to its inputs */
     unsigned group;                             /* QN_AGAIN_*: of operations that may be made again on their own */
+    bool cheap;                                 /* output 0 may be made again where it is read (stage_cheap.c) */
     bool can_add;                               /* backward_input honours add[] */
     bool passes_stream;                         /* the gradient of input 0 is the gradient of output 0: a residual join */
     bool is_product;                            /* has a linear: sizes C = size[0], O = size[1]; use 0 is its matrix */

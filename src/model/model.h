@@ -117,7 +117,8 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */
 typedef struct qn_stage qn_stage;
 
-/* What backward makes again instead of keeping it, of a layer: all but its input, or the results of a group of operations. */
+/* What backward makes again instead of keeping it, of a layer: all but its input, or the results of a group of operations. Those of
+ * norms and activations are made again where they are read, asked for or not. */
 enum { QN_AGAIN_ATTENTION = 1, QN_AGAIN_NORM = 2, QN_AGAIN_ACTIVATION = 4, QN_AGAIN_ALL = 8 };
 
 typedef struct qn_stage_limits {

@@ -257,9 +257,9 @@ static void stash_of_gpt2_is_as_counted(void **state)
         rig_ok(qn_stage_open(&s, m, 0, 14, k, &ex, &limits, &err), &err);
         const qn_stage_need *n = qn_stage_need_of(s);
         const size_t act = qn_dtype_bytes(k->act), C = 768, rows = 4 * 512;
-        /* block: two norms, qkv, attention, MLP before and after GELU in act; two streams and the statistics in res; head: norm
-         */
-        const size_t block = 14 * C * act + 2 * C * 4 + (4 + 12) * 4, head = C * act + 2 * 4;
+        /* block: qkv, attention, MLP before GELU in act; its output, the other join (or, where that is half as wide, its branch)
+         * and the statistics in res; head: statistics of its norm */
+        const size_t block = 8 * C * act + C * 4 + C * act + (4 + 12) * 4, head = 2 * 4;
         print_message("%s: stash %zu bytes a token, wstash %zu, scratch %.1f MB, packed %.1f MB\n", k->name,
                       n->stash_bytes / rows, n->wstash_bytes / rows, 1e-6 * (double)n->scratch_bytes,
                       1e-6 * (double)n->packed_bytes);

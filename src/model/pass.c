@@ -1,7 +1,7 @@
 /* The walker: runs a stage's operations one by one, in either direction, resolving the places of stage_layout.c to pointers.
  *
- * A pass takes its scratch when its first operation runs and returns it after its last, in stack order: a pass that is stopped in
- * between may be overtaken by others that end before it goes on. */
+ * A pass takes its scratch when its first operation runs, as much of it as the layer needs that it is in, and returns it after
+ * its last, in stack order: a pass that is stopped in between may be overtaken by others that end before it goes on. */
 #include "stage.h"
 
 #include <string.h>
@@ -145,7 +145,7 @@ qn_pass qn_pass_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, con
 {
     qn_pass p = start(s, mb, PASS_WEIGHT);
     p.x = x;
-    p.stash = (void *)stash; /* this pass only reads them */
+    p.stash = (void *)stash; /* only read; statistics that come with a value made again are written with the bits they have */
     p.wstash = (void *)wstash;
     return placed(p);
 }
@@ -271,6 +271,16 @@ static void copy_stream(const qn_pass *p, void *to, const void *from)
     if (bytes > 0 && !ends && to != from) memcpy(to, from, bytes);
 }
 
+/* As much scratch as the layer at the cursor needs: what the pass has stays where it is. */
+static void fit_scratch(const qn_pass *p)
+{
+    qn_arena *a = p->stage->ex->scratch;
+    if (p->stage->even_scratch) return;
+    const size_t end = (size_t)(p->scratch - a->base) + p->stage->layer[p->layer].scratch;
+    if (end < a->used) qn_arena_release(a, end);
+    if (end > a->used) QN_ASSERT(qn_arena_push(a, 1, end - a->used, 1) != NULL);
+}
+
 static void begin(qn_pass *p)
 {
     const qn_stage *s = p->stage;
@@ -280,7 +290,7 @@ static void begin(qn_pass *p)
     QN_ASSERT(p->kind == PASS_INFER || s->limits.train);
     p->begun = true;
     p->mark = qn_arena_mark(s->ex->scratch);
-    p->scratch = qn_arena_push(s->ex->scratch, s->own_scratch, 1, QN_CACHE_LINE);
+    p->scratch = qn_arena_push(s->ex->scratch, at_end(p) ? s->own_scratch : s->layer[p->layer].scratch, 1, QN_CACHE_LINE);
     QN_ASSERT(p->scratch != NULL);
     int32_t *pos = (int32_t *)(void *)p->scratch;
     for (int64_t b = 0; mb->segment == NULL && b < mb->B; b++) {
@@ -297,6 +307,18 @@ static void begin(qn_pass *p)
         copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
 }
 
+/* What the operation at the cursor is the first to read of what is made again where it is read. */
+static void make_again(qn_pass p)
+{
+    const stage_layer *sl = &p.stage->layer[p.layer];
+    const int32_t reader = p.op, way = p.kind == PASS_WEIGHT ? QNI_WAY_W : p.wstash == NULL ? QNI_WAY_BW : QNI_WAY_B;
+    for (p.op = 0; p.op < sl->layer->ops; p.op++) {
+        if (!sl->op[p.op].cheap || sl->op[p.op].remake[way] != reader) continue;
+        const qn_op_run r = resolve(&p);
+        r.op->kind->forward(&r);
+    }
+}
+
 static void run_op(const qn_pass *p)
 {
     const qn_op_run r = resolve(p);
@@ -306,6 +328,7 @@ static void run_op(const qn_pass *p)
         kind->forward(&r);
         return;
     }
+    if (walks_back(p)) make_again(*p);
     switch (p->kind) {
     case PASS_FORWARD:
     case PASS_RECOMPUTE:
@@ -356,6 +379,7 @@ bool qn_pass_step(qn_pass *p)
     }
     if (!p->begun) begin(p);
     if (!at_end(p)) {
+        fit_scratch(p);
         p->waits = !shards_are_here(p);
         if (p->waits) return true;
         run_op(p);

@@ -28,10 +28,14 @@ typedef struct qn_place {
     size_t offset;
 } qn_place;
 
+/* How a pass walks back: B and W together, B alone, W alone. */
+enum { QNI_WAY_BW, QNI_WAY_B, QNI_WAY_W, QNI_WAYS };
+
 typedef struct stage_value {
     qn_place train, infer; /* the value in F, and in infer */
     qn_place back, wback;  /* the value as BW finds it, and B and W apart; where a remade one is made */
     bool remade;           /* made again for backward */
+    bool cheap;            /* made again where backward reads it */
     qn_place grad, wgrad;  /* its gradient in BW, and in B with W separate */
 } stage_value;
 
@@ -41,6 +45,8 @@ typedef struct stage_op {
     bool add[QN_OP_INS];
     bool learns;               /* backward_weight is wanted */
     bool redo;                 /* run again for backward */
+    bool cheap;                /* output 0 is made again where it is read */
+    int32_t remake[QNI_WAYS];  /* before which operation's backward, by the way of the pass; -1: not in it */
     const void *w[QN_OP_USES]; /* as bound */
     void *dw[QN_OP_USES];
 } stage_op;
@@ -51,6 +57,7 @@ typedef struct stage_layer {
     bool redone;        /* some of it is run again for backward */
     int32_t stash_ops;  /* operations after these write nothing that backward reads: recomputation skips them */
     bool stream_seeded; /* the stream has a gradient when this layer's backward begins */
+    size_t scratch;     /* what a pass has while it is in this layer: positions and values */
     stage_value value[QN_LAYER_VALUES];
     stage_op op[QN_LAYER_OPS];
 } stage_layer;
@@ -73,7 +80,8 @@ struct qn_stage {
     qn_stage_limits limits;
     qn_stage_need need;
     int64_t rows;         /* the most of an item */
-    size_t own_scratch;   /* positions and values: what a pass pushes when it begins */
+    size_t own_scratch;   /* positions and values, of the layer that needs most */
+    bool even_scratch;    /* the same in all layers: shards take turns on one stack, or the spare output lies behind all values */
     size_t values_offset; /* of the values in it */
     qn_place stream;      /* scratch place of the stream's gradient where the caller gives no dx; its place in wstash follows */
     qn_place wstream;
@@ -98,6 +106,12 @@ void qni_mark_again(stage_layer *sl, bool *kept, unsigned again);
 /* Where backward finds a layer's values. Returns the scratch at base that remade ones take while the layer is walked back, and
  * behind it that of values on the way. */
 size_t qni_place_again(const qn_stage *s, stage_layer *sl, qn_arena *wstash, qn_arena *rstash, size_t base, size_t *transients);
+
+/* stage_cheap.c, after the user's choice. kept: on return without what is made again where it is read, and with what that takes.
+ */
+void qni_mark_cheap(const qn_stage *s, stage_layer *sl, bool *kept);
+/* When these are made again; life [values], no_life on entry: from there to their last reader, in backward. */
+void qni_time_cheap(stage_layer *sl, qni_life *life);
 
 /* Fills in all places, add flags and needs. Errors: QN_ENOMEM when a size does not fit. */
 qn_status qni_stage_layout(qn_stage *s, qn_err *err);

@@ -122,6 +122,7 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         bool kept[QN_LAYER_VALUES];
         needed_values(kept, sl, i >= s->lowest);
         qni_mark_again(sl, kept, i >= s->lowest && s->limits.again != NULL ? s->limits.again[sl->index] : 0);
+        if (i >= s->lowest) qni_mark_cheap(s, sl, kept);
         sl->value[0].train = i == 0 ? (qn_place){QN_AT_X, 0} : s->layer[i - 1].value[s->layer[i - 1].layer->output].train;
         if (l->output >= 0 && i + 1 < s->count) { /* the next layer's input */
             kept[l->output] = i + 1 >= s->lowest;
@@ -141,10 +142,10 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         for (int32_t o = 0; o < l->ops; o++) {
             if (writes(&l->op[o], kept)) sl->stash_ops = o + 1;
         }
-        const size_t bytes = layout_scratch_values(s, l, sl->value, false, s->values_offset + streams);
-        if (most < bytes) most = bytes;
+        sl->scratch = streams + layout_scratch_values(s, l, sl->value, false, s->values_offset + streams);
+        most = largest(most, sl->scratch);
     }
-    return streams + most;
+    return most;
 }
 
 /* Infer: the stream goes to and fro between two buffers. Returns the scratch with them. */
@@ -161,10 +162,11 @@ static size_t layout_infer_values(qn_stage *s)
             sl->value[l->output].infer = i + 1 == s->count
                                              ? (qn_place){QN_AT_Y, 0}
                                              : (qn_place){QN_AT_SCRATCH, s->values_offset + (size_t)(i & 1) * stream};
-        const size_t bytes = layout_scratch_values(s, l, sl->value, true, s->values_offset + 2 * stream);
-        if (most < bytes) most = bytes;
+        const size_t bytes = 2 * stream + layout_scratch_values(s, l, sl->value, true, s->values_offset + 2 * stream);
+        sl->scratch = largest(sl->scratch, bytes);
+        most = largest(most, bytes);
     }
-    return 2 * stream + most;
+    return most;
 }
 
 /* --- gradients */
@@ -222,7 +224,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     const qn_layer *l = sl->layer;
     bool stream[QN_LAYER_VALUES], for_weight[QN_LAYER_VALUES] = {false};
     qn_elem elem[QN_LAYER_VALUES] = {QN_ELEM_RES};
-    qni_life v[QN_LAYER_VALUES];
+    qni_life v[2 * QN_LAYER_VALUES], *const again = v + l->values; /* gradients; values that are made again where they are read */
     mark_stream(stream, l);
     set_add_flags(sl, stream, elem);
     for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, elem[i]));
@@ -241,9 +243,12 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     }
     for (int32_t i = 0; i < l->values; i++) {
         if (stream[i]) v[i] = qni_no_life(0);
+        again[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, l->value[i].elem));
     }
-    const size_t bytes = qni_place_lives(v, l->values);
+    qni_time_cheap(sl, again);
+    const size_t bytes = qni_place_lives(v, 2 * l->values);
     for (int32_t i = 0; i < l->values; i++) {
+        if (sl->value[i].cheap) sl->value[i].back = sl->value[i].wback = (qn_place){QN_AT_SCRATCH, base + again[i].offset};
         if (stream[i]) sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_STREAM, 0};
         if (v[i].begin > v[i].end) continue;
         sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_SCRATCH, base + v[i].offset};
@@ -276,10 +281,11 @@ static size_t layout_gradients(qn_stage *s, qn_arena *wstash, qn_arena *rstash)
         if (i < s->lowest) continue;
         size_t transients; /* gone when the layer's gradients begin */
         const size_t again = qni_place_again(s, sl, wstash, rstash, base, &transients);
-        const size_t bytes = again + largest(place_gradients(s, sl, wstash, base + again), transients);
-        if (most < bytes) most = bytes;
+        const size_t bytes = (own ? stream : 0) + again + largest(place_gradients(s, sl, wstash, base + again), transients);
+        sl->scratch = largest(sl->scratch, bytes);
+        most = largest(most, bytes);
     }
-    return most + (own ? stream : 0);
+    return largest(most, own ? stream : 0);
 }
 
 /* --- packed weights, cache, kernels' scratch */
@@ -309,7 +315,7 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
 {
     qn_arena stash = QN_ARENA_PROBE, wstash = QN_ARENA_PROBE, rstash = QN_ARENA_PROBE, packed = QN_ARENA_PROBE,
              cache = QN_ARENA_PROBE;
-    size_t kernels = 0, values = 0, total = 0;
+    size_t values = 0, total = 0;
     s->need.act_bytes = qni_value_bytes(s, s->m->config.width, QN_ELEM_RES);
     bool fits = qn_align_size(&s->values_offset, (size_t)s->rows * sizeof(int32_t), ALIGN);
     if (s->limits.train) {
@@ -322,14 +328,19 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
         s->spare = s->values_offset + values;
         values += s->need.act_bytes;
     }
-    for (int32_t i = 0; i < s->count; i++) {
+    fits = fits && qn_add_size(&s->own_scratch, s->values_offset, values);
+    s->even_scratch = s->ends_off_stream || s->m->config.shards > 1;
+    for (int32_t i = 0; i < s->count && fits; i++) {
         stage_layer *sl = &s->layer[i];
+        size_t kernels = 0, both = 0;
         for (int32_t o = 0; o < sl->layer->ops; o++) layout_op(s, &sl->layer->op[o], &sl->op[o], &packed, &cache, &kernels);
+        sl->scratch = s->even_scratch ? s->own_scratch : s->values_offset + sl->scratch;
+        fits = qn_add_size(&both, sl->scratch, kernels);
+        total = largest(total, both);
     }
     qn_arena_push(&cache, 1, 0, ALIGN);
-    fits = fits && qn_add_size(&s->own_scratch, s->values_offset, values) && qn_add_size(&total, s->own_scratch, kernels) &&
-           qn_add_size(&total, total, 4 * ALIGN) && !stash.failed && !wstash.failed && !rstash.failed && !packed.failed &&
-           !cache.failed;
+    fits = fits && qn_add_size(&total, largest(total, s->own_scratch), 4 * ALIGN) && !stash.failed && !wstash.failed &&
+           !rstash.failed && !packed.failed && !cache.failed;
     if (!fits)
         return QN_FAIL(err, QN_ENOMEM,
                        "a stage of %d layers with %lld samples of %lld tokens does not fit into the address space", s->count,

@@ -66,8 +66,7 @@ static const qn_key train_keys[] = {
     KEY(INT, "micro-batches", T, micro_batches, "4", 1, 65536, NULL, "", "micro-batches of a step"),
     KEY(TEXT, "recompute", T, recompute, "none", 0, 0, NULL, "",
         "what backward computes again instead of keeping it: none, full, except-last, or selective:WHAT,... of blocks (0-3,7), "
-        "all, "
-        "attention, norm, activation"),
+        "all, attention (norms and activations are in any case)"),
     KEY(CHOICE, "recompute-at", T, recompute_at, "auto", 0, 0, "auto|early|late", "",
         "before the gradient comes, or when it is there (auto: early, a selection late)"),
     KEY(CHOICE, "dtype", T, dtype, "f32", 0, 0, "f32|bf16", "", "type of matrix products"),

@@ -69,7 +69,7 @@ qn_status qni_recompute_read(qni_recompute *out, const char *text, int32_t at, c
     if (strncmp(text, part, sizeof(part) - 1) != 0)
         return QN_FAIL(err, QN_EINVAL,
                        "--recompute is %s; none, full, except-last and selective:WHAT are possible, such as selective:0-3,7 or "
-                       "selective:norm,activation",
+                       "selective:attention",
                        text);
     out->late = at != 1;
     out->again = qn_calloc((size_t)qn_model_layers(model), sizeof(*out->again));

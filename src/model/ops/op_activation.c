@@ -13,7 +13,7 @@ static void gelu_backward(const qn_op_run *r)
 
 static const qn_op_kind gelu = {
     .name = "gelu",
-    .group = QN_AGAIN_ACTIVATION,
+    .cheap = true,
     .forward = gelu_forward,
     .backward_input = gelu_backward,
     .input_reads_in = 1,
@@ -41,7 +41,7 @@ static void swiglu_backward(const qn_op_run *r)
 
 static const qn_op_kind swiglu = {
     .name = "swiglu",
-    .group = QN_AGAIN_ACTIVATION,
+    .cheap = true,
     .forward = swiglu_forward,
     .backward_input = swiglu_backward,
     .input_reads_in = 1 | 2, /* gate, up */

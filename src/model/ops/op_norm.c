@@ -19,7 +19,7 @@ static void layernorm_backward_weight(const qn_op_run *r)
 
 static const qn_op_kind layernorm = {
     .name = "layernorm",
-    .group = QN_AGAIN_NORM,
+    .cheap = true,
     .forward = layernorm_forward,
     .backward_input = layernorm_backward_input,
     .backward_weight = layernorm_backward_weight,
@@ -62,7 +62,7 @@ static void rmsnorm_backward_weight(const qn_op_run *r)
 
 static const qn_op_kind rmsnorm = {
     .name = "rmsnorm",
-    .group = QN_AGAIN_NORM,
+    .cheap = true,
     .forward = rmsnorm_forward,
     .backward_input = rmsnorm_backward_input,
     .backward_weight = rmsnorm_backward_weight,
