@@ -19,9 +19,11 @@ bool qni_op_learns(const qn_model *m, const qn_op *op)
 int32_t qni_lowest_trained(const qn_model *m)
 {
     int32_t lowest = m->layers;
-    if (m->config.vocab_shards > 0) return 0; /* the way to the shards' look-ups leads through the first layer */
-    for (int32_t u = 0; u < m->uses; u++)
-        if (!m->param[m->use[u].param].frozen) lowest = qn_min32(lowest, m->use[u].layer);
+    for (int32_t u = 0; u < m->uses; u++) {
+        const qn_param *p = &m->param[m->use[u].param];
+        const int32_t at = p->origin == 0 ? 0 : m->use[u].layer; /* the embedding, also in shards: look-ups go in at layer 0 */
+        if (!p->frozen) lowest = qn_min32(lowest, at);
+    }
     return lowest;
 }
 

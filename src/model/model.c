@@ -75,9 +75,6 @@ static qn_status check_vocab_shards(const qn_model_config *c, qn_err *err)
     if (c->vocab_shards < 0 || c->vocab_shards > QN_MAX_VOCAB_SHARDS)
         return QN_FAIL(err, QN_EINVAL, "%d vocabulary shards; 1 to %d are possible, or 0 for none", c->vocab_shards,
                        QN_MAX_VOCAB_SHARDS);
-    if (c->vocab_shards > 0 && c->lora.rank > 0)
-        return QN_FAIL(err, QN_EINVAL,
-                       "vocabulary shards together with low-rank adapters: the vocabulary is frozen there anyway");
     if (c->vocab_shards > 0 && c->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "vocabulary shards together with %d tensor shards: choose one of them", c->shards);
     return QN_OK;
@@ -158,6 +155,16 @@ qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t sha
     c.shard = shard;
     const qn_status st = qn_model_open(out, &c, err);
     for (int32_t p = 0; st == QN_OK && p < whole->params; p++) (*out)->param[p].frozen = whole->param[p].frozen;
+    return st;
+}
+
+qn_status qn_model_open_vocab(qn_model **out, const qn_model *whole, int32_t shards, qn_err *err)
+{
+    qn_model_config c = whole->config;
+    c.vocab_shards = shards;
+    const qn_status st = qn_model_open(out, &c, err);
+    for (int32_t p = 0; st == QN_OK && p < (*out)->params; p++)
+        (*out)->param[p].frozen = whole->param[(*out)->param[p].origin].frozen;
     return st;
 }
 

@@ -87,6 +87,8 @@ void qn_model_close(qn_model *m);
 /* Shard `shard` of `shards` of a whole model: its configuration with these numbers, and what is frozen in it. Errors: as
  * qn_model_open. */
 qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, qn_err *err) QN_MUST_USE;
+/* A whole model with its vocabulary cut into shards (model/vocab.h), and what is frozen in it. Errors: as qn_model_open. */
+qn_status qn_model_open_vocab(qn_model **out, const qn_model *whole, int32_t shards, qn_err *err) QN_MUST_USE;
 
 const qn_model_config *qn_model_config_of(const qn_model *m); /* zeros replaced by what they mean */
 int32_t qn_model_layers(const qn_model *m);                   /* L + 2 of the chain, then one per vocabulary shard */

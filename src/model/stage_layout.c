@@ -121,7 +121,8 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         const qn_layer *l = sl->layer;
         bool kept[QN_LAYER_VALUES];
         needed_values(kept, sl, i >= s->lowest);
-        qni_mark_again(sl, kept, i >= s->lowest && s->limits.again != NULL ? s->limits.again[sl->index] : 0);
+        const bool selected = s->limits.again != NULL && sl->index < qn_model_chain(s->m); /* no vocabulary shard */
+        qni_mark_again(sl, kept, i >= s->lowest && selected ? s->limits.again[sl->index] : 0);
         if (i >= s->lowest) qni_mark_cheap(s, sl, kept);
         sl->value[0].train = i == 0 ? (qn_place){QN_AT_X, 0} : s->layer[i - 1].value[s->layer[i - 1].layer->output].train;
         if (l->output >= 0 && i + 1 < s->count) { /* the next layer's input */

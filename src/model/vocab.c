@@ -50,6 +50,11 @@ qn_vocab_sizes qn_vocab_sizes_of(const qn_model *m, const qn_kernels *k, int64_t
                             .part = stream * res};
 }
 
+int32_t qn_vocab_use(const qn_model *m, int32_t shard, bool lookups)
+{
+    return m->layer[m->config.layers + 2 + shard].op[0].use[lookups];
+}
+
 void qn_vocab_scores(qn_stage *s, const qn_mb *mb, void *p, void *stats, void *dx, const void *x)
 {
     const size_t mark = begin(s, mb, true);
@@ -76,9 +81,10 @@ void qn_vocab_gradients(qn_stage *s, const qn_mb *mb, void *dx, void *p, const v
     QN_ASSERT(factor != NULL || R == 0);
     const int32_t n = s->m->config.vocab_shards, shard = s->first - s->m->config.layers - 2;
     k->vocab_fold(factor, mb->loss, stats, n, shard, mb->targets, R);
-    k->vocab_scale(s->ex, p, factor, mb->targets, v.first, v.n, R, v.rows);
+    void *const dw = so->dw[0]; /* NULL: frozen */
+    if (dx != NULL || dw != NULL) k->vocab_scale(s->ex, p, factor, mb->targets, v.first, v.n, R, v.rows);
     if (dx != NULL) k->linear_backward_input(s->ex, so->lin, dx, p, packed_of(s), R, false);
-    k->linear_backward_weight(s->ex, so->lin, so->dw[0], NULL, p, x, R);
+    if (dw != NULL) k->linear_backward_weight(s->ex, so->lin, dw, NULL, p, x, R);
     qn_arena_release(s->ex->scratch, mark);
 }
 
@@ -96,7 +102,8 @@ void qn_vocab_lookup(qn_stage *s, const qn_mb *mb, void *part)
 void qn_vocab_scatter(qn_stage *s, const qn_mb *mb, const void *dpart)
 {
     const range v = range_of(s);
-    s->k->range_scatter(s->ex, s->layer[0].op[0].dw[1], mb->tokens, v.first, v.n, dpart, mb->B * mb->T, op_of(s)->size[0]);
+    void *const dw = s->layer[0].op[0].dw[1];
+    if (dw != NULL) s->k->range_scatter(s->ex, dw, mb->tokens, v.first, v.n, dpart, mb->B * mb->T, op_of(s)->size[0]);
 }
 
 void qn_vocab_input(const qn_stage *s, const qn_mb *mb, void *x, const void *const *part)

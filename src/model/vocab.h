@@ -22,15 +22,18 @@ typedef struct qn_vocab_sizes {
 } qn_vocab_sizes;
 qn_vocab_sizes qn_vocab_sizes_of(const qn_model *m, const qn_kernels *k, int64_t rows, int32_t algorithm);
 
+/* The use of a shard's rows for logits, or for look-ups. */
+int32_t qn_vocab_use(const qn_model *m, int32_t shard, bool lookups);
+
 /* S: logits of the shard, their local softmax into p, its statistics into stats. dx: NULL (algorithm 1), or what the input
  * gradient needs of this shard (algorithm 2). */
 void qn_vocab_scores(qn_stage *side, const qn_mb *mb, void *p, void *stats, void *dx, const void *x);
-/* T: the weight gradient is added to; dx: the shard's part of the input gradient (algorithm 1), or NULL. stats [n]: of all
- * shards. The item's loss is added to *mb->loss unless it is NULL. Uses p up. */
+/* T: the weight gradient is added to, unless frozen; dx: the shard's part of the input gradient (algorithm 1), or NULL. stats
+ * [n]: of all shards. The item's loss is added to *mb->loss unless it is NULL. Uses p up. */
 void qn_vocab_gradients(qn_stage *side, const qn_mb *mb, void *dx, void *p, const void *x, const void *const *stats);
 /* The item's loss alone, added to *mb->loss. */
 void qn_vocab_loss(const qn_stage *side, const qn_mb *mb, const void *const *stats);
-/* The shard's look-ups, zeros for the tokens of others; and their gradient, added to the table's. */
+/* The shard's look-ups, zeros for the tokens of others; and their gradient, added to the table's unless frozen. */
 void qn_vocab_lookup(qn_stage *side, const qn_mb *mb, void *part);
 void qn_vocab_scatter(qn_stage *side, const qn_mb *mb, const void *dpart);
 

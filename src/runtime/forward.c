@@ -51,7 +51,6 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const qn_plan *p = f->plan;
     const qn_task *t = &p->task[index];
     qn_stage *stage = f->tiered ? qni_tier_bind(&f->tier, ex, index) : s->stage[t->stage];
-    const int32_t x = qni_span_find(p, t->in, QN_V_ACT), y = qni_span_find(p, t->out, QN_V_ACT);
     const int32_t stash = qni_span_find(p, t->out, QN_V_STASH);
     *mb = (qn_mb){.B = f->length[t->item] > 0,
                   .T = f->length[t->item],
@@ -60,33 +59,34 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
                   .segment = f->infer ? f->segment + (int64_t)t->item * f->most_segments : NULL,
                   .segments = f->infer ? f->segments[t->item] : 0,
                   .loss = &f->loss[qn_shard(qn_plan_grid(p), t->stage) * f->items + t->item]};
-    void *to = y != QN_NONE ? qn_executor_value(ex, y) : NULL;
-    const void *from = x != QN_NONE ? qn_executor_value(ex, x) : NULL;
+    const int32_t x = qni_span_find(p, t->in, QN_V_ACT), y = qni_span_find(p, t->out, QN_V_ACT);
+    const qni_ports io = p->sides > 0 ? qni_vocab_ports(stage, p, ex, t, mb)
+                                      : (qni_ports){.y = y != QN_NONE ? qn_executor_value(ex, y) : NULL,
+                                                    .x = x != QN_NONE ? qn_executor_value(ex, x) : NULL};
     if (f->infer)
-        return qn_pass_infer(stage, mb, 0, to, from, f->cache[t->stage],
+        return qn_pass_infer(stage, mb, 0, io.y, io.x, f->cache[t->stage],
                              f->logits + f->logits_at[t->item] * qn_model_config_of(s->model)->vocab);
-    return qn_pass_evaluate(stage, mb, to, from, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
+    return qn_pass_evaluate(stage, mb, io.y, io.x, stash != QN_NONE ? qn_executor_value(ex, stash) : NULL);
 }
 
-static qn_status run_vocab(qni_forward *f, qn_executor *ex, const qn_task *t)
+static void run_side(qni_forward *f, qn_executor *ex, const qn_task *t)
 {
     const qn_mb mb = {.B = 1,
                       .T = f->length[t->item],
                       .tokens = f->tokens + t->item * f->T,
                       .targets = f->targets + t->item * f->T,
                       .loss = &f->loss[t->item]};
-    if (t->op == QN_OP_F)
-        qni_vocab_chain_task(f->set, f->plan, ex, t, &mb, true);
-    else
-        qni_vocab_side_task(f->set, f->plan, ex, t, &mb);
-    return QN_OK;
+    qni_vocab_side_task(f->set, f->plan, ex, t, &mb);
 }
 
 static qn_status run_forward(qni_forward *f, qn_executor *ex, int32_t index, qn_err *err)
 {
     qn_mb mb;
     if (f->length[f->plan->task[index].item] == 0) return QN_OK;
-    if (f->plan->sides > 0) return run_vocab(f, ex, &f->plan->task[index]);
+    if (f->plan->task[index].op != QN_OP_F) {
+        run_side(f, ex, &f->plan->task[index]);
+        return QN_OK;
+    }
     if (f->plan->shards > 1) return qni_shards_run(&f->shards, ex, index, pass_of, f, err);
     qn_pass pass = pass_of(f, ex, index, &mb);
     while (qn_pass_step(&pass)) continue;
@@ -149,7 +149,7 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
                        .tied_owner = QN_NONE,
                        .tied_replica = QN_NONE,
                        .part_bytes = qni_part_bytes(qni_stage_set_act_bytes(f->set, f->T), f->set->shards)};
-    if (st == QN_OK) qni_vocab_sizes(&how, bytes + S, f->set, f->T, 1);
+    if (st == QN_OK) qni_vocab_sizes(&how, bytes + S, S, f->set, f->T, 1);
     if (st == QN_OK) st = qn_lower(&f->plan, order, &how, err);
     qn_order_close(order);
     qn_free(bytes);

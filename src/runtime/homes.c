@@ -39,7 +39,7 @@ void qni_homes_fini(qni_homes *h)
     qn_free(h->table);
     qn_free(h->value);
     for (int i = 0; i < 2; i++)
-        if (h->whole[i] != NULL) qn_free_pages(h->whole[i], 3 * h->whole_bytes[i]);
+        if (h->whole[i] != NULL) qn_free_pages(h->whole[i], (size_t)h->whole_arrays[i] * h->whole_bytes[i]);
     qn_free(h->region);
     qn_free(h->region_size);
     qn_free(h->bundle);
@@ -98,7 +98,9 @@ int64_t qni_homes_bytes(const qni_homes *h, int32_t block)
     int64_t bytes = 0;
     for (int32_t w = 0; w < h->set->workers; w++) bytes += (int64_t)h->block[w * QNI_BLOCKS + block].used;
     for (int i = 0; i < 2; i++)
-        bytes += block == QNI_BLOCK_GRADS ? 0 : (int64_t)h->whole_bytes[i] * (block == QNI_BLOCK_MOMENTS ? 2 : 1);
+        bytes += (int64_t)h->whole_bytes[i] * (block == QNI_BLOCK_GRADS     ? 0
+                                               : block == QNI_BLOCK_MOMENTS ? qn_max32(h->whole_arrays[i] - 1, 0)
+                                                                            : 1);
     return bytes;
 }
 
@@ -153,17 +155,28 @@ void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica)
     return NULL;
 }
 
-void qni_homes_added(qni_homes *h, int32_t stage, int32_t item)
+/* Part of a stage's region, so many bytes from `at` on. A binary counter: level k + 1 holds a sum of 2^k groups where bit k of
+ * the number of groups so far is set. */
+static void count_up(qni_homes *h, int32_t stage, int32_t item, size_t at, size_t bytes)
 {
     const int32_t each = h->grid.items / h->groups, group = (item - qn_first_item(h->grid, stage)) / each;
-    const size_t size = h->region_size[qn_chain_stage(h->grid, stage)];
-    if (h->levels == 0 || (item + 1) % each != 0 || size == 0) return;
+    if (h->levels == 0 || (item + 1) % each != 0 || bytes == 0) return;
     const qn_exec *ex = &h->set->exec[qni_homes_worker(h, stage)];
-    /* A binary counter: level k + 1 holds a sum of 2^k groups where bit k of the number of groups so far is set. */
     for (int32_t k = 0; k < h->levels; k++) {
-        h->set->k->fold(ex, level_of(h, stage, k + 1), level_of(h, stage, k), (int64_t)(size / h->element));
+        h->set->k->fold(ex, level_of(h, stage, k + 1) + at, level_of(h, stage, k) + at, (int64_t)(bytes / h->element));
         if ((group >> k & 1) == 0) break;
     }
+}
+
+void qni_homes_added(qni_homes *h, int32_t stage, int32_t item)
+{
+    count_up(h, stage, item, 0, h->region_size[qn_chain_stage(h->grid, stage)]);
+}
+
+void qni_homes_added_to(qni_homes *h, int32_t use, int32_t stage, int32_t item)
+{
+    const int32_t p = qni_use_param(h, use);
+    if (!qni_homes_frozen(h, p)) count_up(h, stage, item, h->use_at[use], (size_t)count_of(h, p) * h->element);
 }
 
 void qni_homes_reduce(qni_homes *h, int32_t stage, void **from)

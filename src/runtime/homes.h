@@ -56,10 +56,11 @@ typedef struct qni_homes {
     int32_t tied;     /* parameter with uses in two stages of the chain, QN_NONE: none; of shard 0, the other shards' follow */
     int32_t tied_use; /* its other use, likewise */
     qn_arena *block;  /* [workers][QNI_BLOCKS] */
-    /* Tables cut into vocabulary shards lie whole, padding included: value, m and v one after the other; each shard's rows belong
-     * to its worker. [0] embedding, [1] output matrix */
+    /* Tables cut into vocabulary shards lie whole, padding included: value and, unless frozen, m and v one after the other; each
+     * shard's rows belong to its owner's worker, other replicas have copies of their own. [0] embedding, [1] output matrix */
     char *whole[2];
-    size_t whole_bytes[2]; /* of one of the three */
+    size_t whole_bytes[2]; /* of one of them */
+    int32_t whole_arrays[2];
 } qni_homes;
 
 enum { QNI_BLOCK_VALUES, QNI_BLOCK_GRADS, QNI_BLOCK_MOMENTS, QNI_BLOCKS };
@@ -107,8 +108,10 @@ void *qni_homes_sums(const qni_homes *h, int32_t stage, int32_t replica);
 /* The values that the replica owns of the stage's parameters, on the stage's worker. */
 void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica);
 
-/* After the last weight gradient of an item: at the end of a group its sum goes up the tree. */
+/* After the last weight gradient of an item: at the end of a group its sum goes up the tree. use: of this use alone, where the
+ * uses of a stage are added to at different times. */
 void qni_homes_added(qni_homes *h, int32_t stage, int32_t item);
+void qni_homes_added_to(qni_homes *h, int32_t use, int32_t stage, int32_t item);
 /* Adds the replicas' sums of what the stage owns, as a tree in replica order, into its own. from: [replicas] their bundles (its
  * own entry is not looked at); zero afterwards. */
 void qni_homes_reduce(qni_homes *h, int32_t stage, void **from);

@@ -9,6 +9,13 @@ static size_t bytes_of(const qni_homes *h, int32_t param)
     return (size_t)qni_home_param(h, param)->count * h->element;
 }
 
+/* Rows of a table that is cut into vocabulary shards? */
+static bool is_cut(const qni_homes *h, int32_t p)
+{
+    return qn_model_config_of(h->set->model)->vocab_shards > 0 &&
+           qn_model_param(h->set->model, p)->layer >= qn_model_chain(h->set->model);
+}
+
 static int32_t chain_stage_of_layer(const qn_stage_set *s, int32_t layer)
 {
     int32_t i = 0;
@@ -116,6 +123,8 @@ static void lay_region(qni_homes *h, int32_t s)
                 end = h->use_at[u] + bytes_of(h, p);
                 b->bytes = end - b->at;
                 if (others == 0) b->values = b->bytes;
+                /* Rows of two whole tables cannot travel as one: with replicas none owns both. */
+                QN_ASSERT(R == 1 || others == 1 || !is_cut(h, p) || b->values == bytes_of(h, p));
             }
         }
     }
@@ -150,26 +159,27 @@ static void lay_bundle(qni_homes *h, qn_arena *a, int32_t w, int32_t s, int32_t 
     }
 }
 
-/* Vocabulary shard p's part of its whole table: array 0 value, 1 m, 2 v. NULL: p is no such shard. */
-static char *part_of_whole(const qni_homes *h, int32_t p, int32_t array)
+/* Their part of the whole table, on the owner's worker: array 0 value, 1 m, 2 v. NULL: no such rows, or not there. */
+static char *part_of_whole(const qni_homes *h, int32_t w, int32_t p, int32_t array)
 {
-    if (qn_model_config_of(h->set->model)->vocab_shards == 0) return NULL;
+    if (!is_cut(h, p) || qni_homes_worker(h, h->owner[p]) != w) return NULL;
     const qn_param *q = qn_model_param(h->set->model, p);
     const int32_t table = q->origin == 0 ? 0 : 1;
-    if (q->layer < qn_model_chain(h->set->model)) return NULL;
     return h->whole[table] + (size_t)array * h->whole_bytes[table] + (size_t)q->slice.shard * bytes_of(h, p);
 }
 
 static qn_status take_whole(qni_homes *h, qn_err *err)
 {
-    for (int32_t p = 0; qn_model_config_of(h->set->model)->vocab_shards > 0 && p < h->params; p++) {
+    for (int32_t p = 0; p < h->params; p++) {
+        if (!is_cut(h, p)) continue;
         const qn_param *q = qn_model_param(h->set->model, p);
-        const int32_t table = q->origin == 0 ? 0 : 1;
-        if (q->layer < qn_model_chain(h->set->model) || h->whole[table] != NULL) continue;
+        const int32_t table = q->origin == 0 ? 0 : 1, arrays = q->frozen ? 1 : 3;
+        if (h->whole[table] != NULL) continue;
         h->whole_bytes[table] = (size_t)q->slice.shards * bytes_of(h, p);
-        h->whole[table] = qn_alloc_pages(3 * h->whole_bytes[table]);
+        h->whole_arrays[table] = arrays;
+        h->whole[table] = qn_alloc_pages((size_t)arrays * h->whole_bytes[table]);
         if (h->whole[table] == NULL)
-            return QN_FAIL(err, QN_ENOMEM, "no memory for the 3 x %zu bytes of '%s'", h->whole_bytes[table], q->name);
+            return QN_FAIL(err, QN_ENOMEM, "no memory for the %d x %zu bytes of '%s'", arrays, h->whole_bytes[table], q->name);
     }
     return QN_OK;
 }
@@ -182,11 +192,11 @@ static void lay_values(qni_homes *h, qn_arena *a, int32_t w)
         for (int32_t k = 0; k < h->shards; k++)
             for (int32_t r = 0; is_on(h, w, s, k) && r < qn_replicas(h->grid); r++) lay_bundle(h, a, w, s, k, r);
     for (int32_t p = 0; p < h->params; p++)
-        if (part_of_whole(h, p, 0) != NULL && use_is_on(h, w, h->first_use[p])) h->value[w][p] = part_of_whole(h, p, 0);
+        if (part_of_whole(h, w, p, 0) != NULL) h->value[w][p] = part_of_whole(h, w, p, 0);
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
         if (h->value[w][p] != NULL || !use_is_on(h, w, u)) continue;
-        if (!qni_homes_frozen(h, p) && use_is_on(h, w, h->first_use[p])) continue; /* in a bundle */
+        if (!qni_homes_frozen(h, p) && !is_cut(h, p) && use_is_on(h, w, h->first_use[p])) continue; /* in a bundle */
         h->value[w][p] = qn_arena_push(a, bytes_of(h, p), 1, QN_CACHE_LINE);
     }
 }
@@ -211,8 +221,8 @@ static void lay_moments(qni_homes *h, qn_arena *a, int32_t w)
     for (int32_t p = 0; p < h->params; p++) {
         const bool here = h->zero1 ? qni_homes_worker(h, h->owner[p]) == w : use_is_on(h, w, h->first_use[p]);
         if (!here || qni_homes_frozen(h, p)) continue;
-        h->m[w][p] = part_of_whole(h, p, 1);
-        h->v[w][p] = part_of_whole(h, p, 2);
+        h->m[w][p] = part_of_whole(h, w, p, 1);
+        h->v[w][p] = part_of_whole(h, w, p, 2);
         if (h->m[w][p] != NULL) continue;
         h->m[w][p] = qn_arena_push(a, bytes_of(h, p), 1, QN_CACHE_LINE);
         h->v[w][p] = qn_arena_push(a, bytes_of(h, p), 1, QN_CACHE_LINE);

@@ -32,7 +32,7 @@ typedef struct qn_stage_set {
 
 static inline qn_grid qni_stage_set_grid(const qn_stage_set *s, int32_t items)
 {
-    return (qn_grid){s->stages, items, s->columns, s->shards};
+    return (qn_grid){s->stages, items, s->columns, s->shards, 0}; /* to the homes a side stage is as any other */
 }
 /* The model that the stages of that shard are cut from. */
 static inline const qn_model *qni_stage_set_part(const qn_stage_set *s, int32_t shard)

@@ -29,12 +29,9 @@ static qn_status check_source(const qn_trainer_desc *d, qn_err *err)
 /* Whether a worker has an embedding or a head. */
 static bool needs_samples(const qn_trainer *t, int32_t worker)
 {
-    if (t->sharded != NULL) return qni_vocab_reads(&t->set, worker);
-    const qn_grid g = qn_plan_grid(t->plan);
+    if (t->tiered) return true;                             /* the host */
     if (t->desc.post_validate != QN_UNDO_NONE) return true; /* who steps early counts the targets for itself */
-    for (int32_t s = 0; s < t->set.stages; s++)
-        if (t->set.worker_of[s] == worker && (qn_first_in_column(g, s) || qn_last_in_column(g, s))) return true;
-    return false;
+    return qni_vocab_reads(t->plan, worker);
 }
 
 static qn_status take_workers(qn_trainer *t, qn_err *err)
@@ -98,17 +95,8 @@ static qn_status open_executor(qn_trainer *t, qn_err *err)
 static qn_status shard_vocabulary(qn_trainer *t, int32_t **cut, qn_err *err)
 {
     const qn_order *o = t->desc.order;
-    qn_model_config c = *qn_model_config_of(t->desc.model);
     if (o->sides == 0) return QN_OK;
-    for (int32_t p = 0; p < qn_model_params(t->desc.model); p++)
-        if (qn_model_param(t->desc.model, p)->frozen)
-            return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards with frozen parameters ('%s'): train all of the model",
-                           qn_model_param(t->desc.model, p)->name);
-    if (t->desc.groups > 1)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards with %d groups of gradients: one group is possible",
-                       t->desc.groups);
-    c.vocab_shards = o->sides;
-    const qn_status st = qn_model_open(&t->sharded, &c, err);
+    const qn_status st = qn_model_open_vocab(&t->sharded, t->desc.model, o->sides, err);
     return st == QN_OK ? qni_vocab_cuts(cut, t->desc.first_layer, o, t->sharded, err) : st;
 }
 

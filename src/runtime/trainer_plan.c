@@ -80,7 +80,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
                        .whole_links = t->desc.whole_links};
     find_tie(t, &how);
-    qni_vocab_sizes(&how, bytes + S, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);
+    qni_vocab_sizes(&how, bytes + S, t->set.stages, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);
     const qn_status st = t->tiered ? lower_tiers(t, &how, err) : qn_lower(&t->plan, t->desc.order, &how, err);
     qn_free(bytes);
     return st;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "core/checked.h"
+#include "model/vocab.h"
 #include "trainer_internal.h"
 
 /* --- items */
@@ -64,6 +65,16 @@ static void *value_in(qn_executor *ex, const qn_plan *p, qn_span span, qn_value_
     return v == QN_NONE ? NULL : qn_executor_value(ex, v);
 }
 
+static qni_ports ports_of(const qn_trainer *t, qn_executor *ex, const qn_task *task, const qn_mb *mb)
+{
+    const qn_plan *p = t->plan;
+    if (p->sides > 0) return qni_vocab_ports(t->set.stage[task->stage], p, ex, task, mb);
+    return (qni_ports){.x = value_in(ex, p, task->in, QN_V_ACT),
+                       .y = value_in(ex, p, task->out, QN_V_ACT),
+                       .dy = value_in(ex, p, task->in, QN_V_GRAD),
+                       .dx = value_in(ex, p, task->out, QN_V_GRAD)};
+}
+
 /* The pass of an F, R, B or BW. */
 static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
 {
@@ -71,16 +82,16 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_stage *stage = stage_of(t, ex, index);
-    const void *x = value_in(ex, p, task->in, QN_V_ACT);
     *mb = micro_batch(t, worker_of(t, task), task->item);
+    const qni_ports io = ports_of(t, ex, task, mb);
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
     mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
-    if (part) return qn_pass_recompute(stage, mb, x, value_in(ex, p, task->in, QN_V_STASH));
+    if (part) return qn_pass_recompute(stage, mb, io.x, value_in(ex, p, task->in, QN_V_STASH));
     if (task->op == QN_OP_F || task->op == QN_OP_R)
-        return qn_pass_forward(stage, mb, value_in(ex, p, task->out, QN_V_ACT), x, value_in(ex, p, task->out, QN_V_STASH));
-    return qn_pass_backward(stage, mb, value_in(ex, p, task->out, QN_V_GRAD), value_in(ex, p, task->in, QN_V_GRAD), x,
-                            value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->out, QN_V_WSTASH));
+        return qn_pass_forward(stage, mb, io.y, io.x, value_in(ex, p, task->out, QN_V_STASH));
+    return qn_pass_backward(stage, mb, io.dx, io.dy, io.x, value_in(ex, p, task->in, QN_V_STASH),
+                            value_in(ex, p, task->out, QN_V_WSTASH));
 }
 
 static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
@@ -88,16 +99,11 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_mb mb;
-    if (p->sides > 0) {
-        mb = micro_batch(t, &t->worker[task->worker], task->item);
-        qni_vocab_chain_task(&t->set, p, ex, task, &mb, false);
-        return QN_OK;
-    }
     if (task->op == QN_OP_W) {
         mb = micro_batch(t, worker_of(t, task), task->item);
         mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
-        qn_stage_backward_weight(stage_of(t, ex, index), &mb, value_in(ex, p, task->in, QN_V_ACT),
-                                 value_in(ex, p, task->in, QN_V_STASH), value_in(ex, p, task->in, QN_V_WSTASH));
+        qn_stage_backward_weight(stage_of(t, ex, index), &mb, ports_of(t, ex, task, &mb).x, value_in(ex, p, task->in, QN_V_STASH),
+                                 value_in(ex, p, task->in, QN_V_WSTASH));
         qni_homes_added(&t->homes, task->stage, task->item);
         return QN_OK;
     }
@@ -111,6 +117,17 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     for (int32_t i = qn_joint_first(p, index); task->op == QN_OP_BW && i <= index; i++)
         qni_homes_added(&t->homes, p->task[i].stage, task->item);
     return QN_OK;
+}
+
+/* Of a vocabulary shard, whose two gradients come at different times. */
+static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
+{
+    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
+    const qn_grid g = qn_plan_grid(t->plan);
+    qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
+    if (task->op != QN_OP_VT && task->op != QN_OP_VJ) return;
+    const int32_t shard = qn_chain_stage(g, task->stage) - qn_depth(g);
+    qni_homes_added_to(&t->homes, qn_vocab_use(t->sharded, shard, task->op == QN_OP_VJ), task->stage, task->item);
 }
 
 /* Targets of an item that count. */
@@ -236,11 +253,9 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     case QN_OP_VI:
     case QN_OP_VS:
     case QN_OP_VT:
-    case QN_OP_VJ: {
-        const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
-        qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
+    case QN_OP_VJ:
+        run_side(t, ex, task);
         return QN_OK;
-    }
     case QN_OP_PACK:
         qn_stage_pack(stage_of(t, ex, index));
         return QN_OK;

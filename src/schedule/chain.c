@@ -268,7 +268,6 @@ static bool same_weights(const qn_plan *p, int32_t a, int32_t b)
 {
     const qn_grid g = qn_plan_grid(p);
     if (a < 0 || b < 0) return false;
-    if (a >= g.stages || b >= g.stages) return true; /* vocabulary shards: their tables lie whole */
     return qn_chain_stage(g, a) == qn_chain_stage(g, b) && qn_shard(g, a) == qn_shard(g, b);
 }
 

@@ -36,6 +36,9 @@ static qn_status check_ranges(const table *t, qn_err *err)
         if (c->stage < 0 || c->stage >= t->stages || c->item < 0 || c->item >= t->items)
             return QN_FAIL(err, QN_ESCHEDULE, "%s: stages go from 0 to %d, micro-batches from 0 to %d", task_name(name, t, i),
                            t->stages - 1, t->items - 1);
+        if (qn_is_side(t->grid, c->stage))
+            return QN_FAIL(err, QN_ESCHEDULE, "%s: stage %d is a vocabulary shard, whose tasks are VI, VS, VT and VJ",
+                           task_name(name, t, i), c->stage);
         if (!qn_has_item(t->grid, c->stage, c->item))
             return QN_FAIL(err, QN_ESCHEDULE, "%s: stage %d is of replica %d, which runs micro-batches %d to %d",
                            task_name(name, t, i), c->stage, qn_replica(t->grid, c->stage), qn_first_item(t->grid, c->stage),
@@ -51,6 +54,11 @@ static qn_status check_ranges(const table *t, qn_err *err)
     return QN_OK;
 }
 
+static int32_t chain_stages(const table *t)
+{
+    return t->grid.columns * qn_depth(t->grid);
+}
+
 /* Fewer tasks than forwards needed: finds one that is missing without a table of all. */
 static qn_status first_missing(const table *t, qn_err *err)
 {
@@ -64,7 +72,7 @@ static qn_status first_missing(const table *t, qn_err *err)
     const int32_t each = qn_items_each(t->grid);
     int32_t s = 0;
     for (int32_t i = 0; i < t->tasks; i++) count[t->task[i].stage] += t->task[i].op == QN_OP_F;
-    while (s < t->stages - 1 && count[s] >= each) s++;
+    while (s < t->stages - 1 && (count[s] >= each || qn_is_side(t->grid, s))) s++;
     for (int32_t i = 0; i < t->tasks; i++) {
         if (t->task[i].op == QN_OP_F && t->task[i].stage == s) seen[t->task[i].item] = true;
     }
@@ -72,7 +80,7 @@ static qn_status first_missing(const table *t, qn_err *err)
     while (m < qn_first_item(t->grid, s) + each - 1 && seen[m]) m++;
     st = QN_FAIL(err, QN_ESCHEDULE,
                  "incomplete: F %d.%d is missing (%d tasks in all, %d stages x %d micro-batches need at least %lld)", s, m,
-                 t->tasks, t->stages, each, (long long)t->stages * each);
+                 t->tasks, chain_stages(t), each, (long long)chain_stages(t) * each);
 out:
     qn_free(count);
     qn_free(seen);
@@ -138,6 +146,7 @@ static qn_status check_cell(const table *t, int32_t s, int32_t m, qn_err *err)
 static qn_status check_linear(const table *t, qn_err *err)
 {
     for (int32_t s = 0; s < t->stages; s++) {
+        if (qn_is_side(t->grid, s)) continue;
         int32_t last = QN_NONE;
         const int32_t first = qn_first_item(t->grid, s), end = first + qn_items_each(t->grid);
         for (int32_t m = first; t->training && m < end; m++) {
@@ -185,14 +194,14 @@ qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t work
     qn_status st = QN_OK;
     QN_TRY(st, qni_check_grid(grid, err), out);
     QN_TRY(st, check_ranges(&t, err), out);
-    if ((int64_t)t.stages * qn_items_each(grid) > tasks) {
+    if ((int64_t)chain_stages(&t) * qn_items_each(grid) > tasks) {
         st = first_missing(&t, err);
         goto out;
     }
     QN_TRY(st, fill(&t, err), out);
     for (int32_t s = 0; s < t.stages; s++) {
         const int32_t first = qn_first_item(grid, s), end = first + qn_items_each(grid);
-        for (int32_t m = first; m < end; m++) {
+        for (int32_t m = first; m < end && !qn_is_side(grid, s); m++) {
             QN_TRY(st, check_cell(&t, s, m, err), out);
             QN_TRY(st, check_shards(&t, s, m, err), out);
         }

@@ -11,6 +11,12 @@ qn_status qni_check_grid(qn_grid g, qn_err *err)
         return QN_FAIL(err, QN_EINVAL, "%d stages do not make %d columns of equal depth", g.stages, g.columns);
     if (g.columns % g.shards != 0)
         return QN_FAIL(err, QN_EINVAL, "%d columns do not make replicas of %d shards", g.columns, g.shards);
+    if (g.sides < 0 || qn_depth(g) < 1)
+        return QN_FAIL(err, QN_ESCHEDULE, "%d vocabulary shards of %d stages: at least one stage of the chain must be left",
+                       g.sides, qn_column_stages(g));
+    if (g.sides > 0 && g.shards > 1)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "%d vocabulary shards together with %d tensor shards: choose one of them", g.sides,
+                       g.shards);
     const int32_t replicas = qn_replicas(g), below = g.items / replicas * replicas;
     if (below == g.items) return QN_OK;
     if (below == 0)
@@ -63,9 +69,6 @@ static qn_status check_numbers(const qn_order *base, int32_t replicas, int32_t s
     if (base->columns != 1)
         return QN_FAIL(err, QN_EINVAL, "this schedule has %d columns already: replicas and shards are made of schedules with one",
                        base->columns);
-    if (base->sides > 0)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "vocabulary shards work on a single copy of the chain; this schedule has %d",
-                       base->sides);
     if (replicas < 1 || shards < 1 || shard_workers < 1 || shards % shard_workers != 0)
         return QN_FAIL(
             err, QN_EINVAL,
@@ -114,6 +117,9 @@ qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas,
     QN_TRY(st, qn_order_open(&o, (int32_t)workers, base->stages * columns, base->items * replicas, err), out);
     o->columns = columns;
     o->shards = shards;
+    o->sides = base->sides;
+    o->vocab = base->vocab;
+    QN_TRY(st, qni_check_grid(qn_order_grid(o), err), out);
     memcpy(o->cost, base->cost, sizeof o->cost);
     if (!repeat(&o->arena_limit, base->arena_limit, base->workers, shard_workers, replicas) ||
         !repeat(&o->act_bytes, base->act_bytes, base->stages, 1, columns) ||

@@ -86,26 +86,34 @@ typedef struct qn_pattern {
     int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
 } qn_pattern;
 
-/* --- columns. A column is a copy of the chain: depth = stages / columns stages, of which stage s of the plan is number s % depth
- * of column s / depth. A replica is `shards` neighbouring columns: its shards hold parts of the same layers and run the same
- * items. With R = columns / shards replicas the items are cut into R equal ranges, in order; a replica runs its range alone.
- * Messages go between neighbouring stages of one column. One column of everything is the plain case. */
+/* --- columns. A column is a copy of the chain, depth stages, and behind it `sides` side stages: its vocabulary shards. Stage s
+ * of the plan is number s % (depth + sides) of column s / (depth + sides). A replica is `shards` neighbouring columns: its shards
+ * hold parts of the same layers and run the same items. With R = columns / shards replicas the items are cut into R equal ranges,
+ * in order; a replica runs its range alone. Messages go between neighbouring stages of one column. One column of everything is
+ * the plain case. */
 typedef struct qn_grid {
     int32_t stages, items, columns, shards;
+    int32_t sides; /* of each column */
 } qn_grid;
 
-static inline int32_t qn_depth(qn_grid g)
+/* Stages of a column, side stages among them. */
+static inline int32_t qn_column_stages(qn_grid g)
 {
     return g.stages / g.columns;
 }
+/* Those of the chain. */
+static inline int32_t qn_depth(qn_grid g)
+{
+    return qn_column_stages(g) - g.sides;
+}
 static inline int32_t qn_column(qn_grid g, int32_t stage)
 {
-    return stage / qn_depth(g);
+    return stage / qn_column_stages(g);
 }
-/* The stage's number in its column: the part of the chain that it holds. */
+/* The stage's number in its column: the part of the chain that it holds, or behind that of the side stages. */
 static inline int32_t qn_chain_stage(qn_grid g, int32_t stage)
 {
-    return stage % qn_depth(g);
+    return stage % qn_column_stages(g);
 }
 static inline int32_t qn_replicas(qn_grid g)
 {
@@ -121,7 +129,7 @@ static inline int32_t qn_shard(qn_grid g, int32_t stage)
 }
 static inline int32_t qn_stage_at(qn_grid g, int32_t column, int32_t chain_stage)
 {
-    return column * qn_depth(g) + chain_stage;
+    return column * qn_column_stages(g) + chain_stage;
 }
 static inline bool qn_first_in_column(qn_grid g, int32_t stage)
 {
@@ -130,6 +138,10 @@ static inline bool qn_first_in_column(qn_grid g, int32_t stage)
 static inline bool qn_last_in_column(qn_grid g, int32_t stage)
 {
     return qn_chain_stage(g, stage) == qn_depth(g) - 1;
+}
+static inline bool qn_is_side(qn_grid g, int32_t stage)
+{
+    return qn_chain_stage(g, stage) >= qn_depth(g);
 }
 /* The items of a stage are first_item .. first_item + items_each - 1. */
 static inline int32_t qn_items_each(qn_grid g)
@@ -157,10 +169,10 @@ typedef struct qn_order_task {
 
 typedef struct qn_order {
     int32_t workers, stages, items;
-    int32_t columns, shards; /* copies of the chain, and how many of them make a replica; 1 and 1 */
-    int32_t sides, vocab; /* the last `sides` stages are vocabulary shards, by algorithm 1 or 2; the others are the chain. 0, 0 */
-    int32_t *worker_of;   /* [stages]: where a stage lives */
-    int32_t *backward_of; /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
+    int32_t columns, shards;      /* copies of the chain, and how many of them make a replica; 1 and 1 */
+    int32_t sides, vocab;         /* the last `sides` stages of a column are vocabulary shards, by algorithm 1 or 2. 0, 0 */
+    int32_t *worker_of;           /* [stages]: where a stage lives */
+    int32_t *backward_of;         /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
     int32_t window, window_group; /* resident stages and how many leave together (Superpipeline); 0: no window */
     int32_t *count, *cap;         /* [workers] */
     qn_order_task **task;         /* [workers][count] */
@@ -184,7 +196,7 @@ qn_status qn_order_done(qn_order *o, qn_err *err) QN_MUST_USE;
 
 static inline qn_grid qn_order_grid(const qn_order *o)
 {
-    return (qn_grid){o->stages - o->sides, o->items, o->columns, o->shards}; /* of the chain */
+    return (qn_grid){o->stages, o->items, o->columns, o->shards, o->sides};
 }
 
 /* The order of `replicas` copies of base, which has one column: items of base each, on workers of their own. A base worker of a
@@ -263,7 +275,7 @@ void qn_plan_close(qn_plan *p); /* accepts NULL */
 
 static inline qn_grid qn_plan_grid(const qn_plan *p)
 {
-    return (qn_grid){p->stages - p->sides, p->items, p->columns, p->shards}; /* of the chain */
+    return (qn_grid){p->stages, p->items, p->columns, p->shards, p->sides};
 }
 
 /* Joint tasks: one op of one item on all shards of a stage (columns.c). The shards exchange data while they run, so all members
@@ -312,8 +324,8 @@ typedef struct qn_lowering {
     int32_t tied_owner, tied_replica; /* stages of the chain that share a weight, QN_NONE: no tied weight across stages */
     int64_t tied_bytes;               /* of that weight */
     int32_t tied_home;                /* the replica that owns it */
-    const int64_t *sum_bytes;   /* [depth][replicas]: gradients of a stage of the chain that the replica owns. NULL: all 1 */
-    const int64_t *value_bytes; /* [depth][replicas]: values of the same parameters. NULL: all 1 */
+    const int64_t *sum_bytes;   /* [stages of a column][replicas]: gradients of the stage that the replica owns. NULL: all 1 */
+    const int64_t *value_bytes; /* [stages of a column][replicas]: values of the same parameters. NULL: all 1 */
     int64_t piece_bytes;        /* upper limit of a slot between replicas, 0: 1 MiB */
     bool zero1;                 /* the owner alone steps and sends the values; else it sends the sums and every replica steps */
     int64_t stat_bytes;         /* of one worker's sums */
@@ -323,8 +335,9 @@ typedef struct qn_lowering {
     int64_t part_bytes; /* slots of the channels between workers whose shards meet; 0: no such channels */
     bool whole_links;   /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
                            k-th slice and the receivers make the whole from all of theirs (scatter/gather) */
-    /* Vocabulary shards: the last stage's output, one shard's statistics, its part of the gradient, its look-ups (also the sum of
-     * the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its probabilities. */
+    /* Vocabulary shards, alike in all columns: the last stage's output, one shard's statistics, its part of the gradient, its
+     * look-ups (also the sum of the look-ups and both gradients at the chain's ends). 0: 1. The stash of a side stage is its
+     * probabilities. */
     int64_t vocab_x_bytes, vocab_stats_bytes, vocab_dx_bytes, vocab_part_bytes;
     const qn_tiers *tiers; /* NULL: weights are where their stage is */
     bool opaque_pairs; /* an overlap pair waits for the inputs of both halves and sends the outputs of both at its end, as where

@@ -27,7 +27,10 @@ static void lower_fini(qni_lower *l)
 
 static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
-    const int32_t depth = (o->stages - o->sides) / qn_max32(o->columns, 1);
+    qn_status grid = qni_check_grid(qn_order_grid(o), err);
+    if (grid == QN_OK) grid = qni_check_algorithm(qn_order_grid(o), o->vocab, err);
+    if (grid != QN_OK) return grid;
+    const int32_t depth = qn_depth(qn_order_grid(o));
     const bool tied = how->step_tasks && !how->forward_only && how->tied_owner != QN_NONE && how->tied_replica != QN_NONE;
     if (how->depth < 0 || how->slot_bytes < 0 || how->stat_bytes < 0 || how->tied_bytes < 0 || how->part_bytes < 0)
         return QN_FAIL(err, QN_ERANGE, "lowering: depth, slot, stat, part and tied sizes may not be negative");
@@ -39,9 +42,6 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
     if (how->post_validate && how->step_tasks && (o->columns > o->shards || o->sides > 0 || how->tiers != NULL))
         return QN_FAIL(err, QN_EUNSUPPORTED,
                        "a post-validated step goes with one replica, without vocabulary shards and device memory");
-    qn_status grid = qni_check_sides(o->stages, o->columns, o->sides, o->vocab, err);
-    if (grid == QN_OK) grid = qni_check_grid(qn_order_grid(o), err);
-    if (grid != QN_OK) return grid;
     if (o->sides > 0 && o->backward_of != NULL)
         return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
@@ -85,7 +85,7 @@ static qn_status check_order(qni_lower *l, qn_err *err)
             list[n++] = (qni_compute){t->op, t->stage, t->item, w};
         }
     }
-    const qn_status st = qni_check_tasks(list, n, o->workers, qn_order_grid(o), o->sides, o->worker_of, o->backward_of, err);
+    const qn_status st = qni_check_tasks(list, n, o->workers, qn_order_grid(o), o->worker_of, o->backward_of, err);
     qn_free(list);
     return st;
 }

@@ -164,8 +164,8 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
         if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
         if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, back, 0);
         if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
-        if (s >= g.stages) { /* a side stage: only its probabilities are as in the chain */
-            for (int32_t m = 0; m < l->items; m++)
+        if (qn_is_side(g, s)) { /* only its probabilities are as in the chain */
+            for (int32_t m = qn_first_item(g, s); m < qn_first_item(g, s) + qn_items_each(g); m++)
                 l->stash[qni_cell(l, s, m)] =
                     qni_add_value(&l->b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->order->stash_bytes, s));
             continue;

@@ -10,7 +10,7 @@
  * The values that travel have the owner's number as item: PGRAD at the sender and where sums come back, TGRAD on its way in the
  * owner's arena, TPARAM at both ends (carried where received). Stages on one worker share values and hand gradients over in
  * place: of those on another worker one receives (qn_stepping_stage). */
-#include "lower.h"
+#include "lower_vocab.h"
 
 static int32_t stage_of(const qni_lower *l, int32_t replica, int32_t shard, int32_t s)
 {
@@ -43,6 +43,7 @@ static void add_sum(qni_lower *l, int32_t shard, int32_t s, int32_t r)
         if (q == r) continue;
         if (from == to) {
             qni_add_link(b, sum, QNI_IN, l->pgrad[other]);
+            qni_vocab_pgrads(l, sum, from, other);
             continue;
         }
         const int32_t sent = qni_add_value(b, QN_V_PGRAD, other, r, from, bytes),
@@ -62,7 +63,7 @@ void qni_lower_sums(qni_lower *l)
     const qn_grid g = qn_order_grid(l->order);
     if (qn_replicas(g) == 1) return;
     for (int32_t k = 0; k < g.shards; k++)
-        for (int32_t s = 0; s < qn_depth(g); s++)
+        for (int32_t s = 0; s < qn_column_stages(g); s++)
             for (int32_t r = 0; r < qn_replicas(g); r++) add_sum(l, k, s, r);
     for (int32_t s = 0; s < l->stages; s++)
         if (l->sum_task[s] != QN_NONE) l->last_add[s] = l->sum_task[s];
@@ -92,7 +93,7 @@ void qni_lower_sums_back(qni_lower *l)
     const qn_grid g = qn_order_grid(l->order);
     if (qn_replicas(g) == 1 || l->how->zero1) return;
     for (int32_t k = 0; k < g.shards; k++) {
-        for (int32_t s = 0; s < qn_depth(g); s++) {
+        for (int32_t s = 0; s < qn_column_stages(g); s++) {
             for (int32_t r = 0; r < qn_replicas(g); r++) {
                 const int32_t owner = stage_of(l, r, k, s);
                 const int64_t bytes = owned_bytes(l, l->how->value_bytes, s, r);

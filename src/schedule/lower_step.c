@@ -120,7 +120,7 @@ static void send_tied(qni_lower *l, int32_t opt, int32_t stage)
 void qni_lower_stage_done(qni_lower *l, int32_t task, int32_t stage)
 {
     const qn_grid g = qn_order_grid(l->order);
-    if (stage < g.stages && is_tied(l) && qn_chain_stage(g, stage) == l->how->tied_owner) send_tied(l, task, stage);
+    if (is_tied(l) && qn_chain_stage(g, stage) == l->how->tied_owner) send_tied(l, task, stage);
 }
 
 static void add_optimizer(qni_lower *l, int32_t w, int32_t result)

@@ -17,19 +17,22 @@
 #include "core/checked.h"
 
 struct qni_vocab {
-    int32_t chain, n;                   /* stages of the chain, shards */
-    int32_t first, last;                /* workers of the chain's ends */
-    int32_t *host;                      /* [workers]: its first shard, QN_NONE */
-    int32_t *act, *grad;                /* [workers * items] copies; at the writer's too */
-    int32_t *vin, *vin_in;              /* [n * items] at the shard, at the first stage */
-    int32_t *vdx, *vdx_in;              /* [n * items] at the shard, at the last stage */
-    int32_t *vstat;                     /* [n * workers * items] */
-    int32_t *x, *dy;                    /* [items] what the ends fold */
-    int32_t *pgrad;                     /* [n] of the look-ups */
-    int32_t *act_channel;               /* [workers] from the last stage */
-    int32_t *grad_channel;              /* [workers] from the first stage */
-    int32_t *vin_channel, *vdx_channel; /* [n] */
-    int32_t *vstat_channel;             /* [n * workers] */
+    qn_grid g;
+    int32_t n;             /* shards of each column */
+    int32_t *first, *last; /* [columns] workers of the chain's ends */
+    int32_t *host;         /* [columns * workers]: its first shard there, QN_NONE */
+    /* By item, which says the column: */
+    int32_t *act, *grad;   /* [workers * items] copies; at the writer's too */
+    int32_t *vin, *vin_in; /* [n * items] at the shard, at the first stage */
+    int32_t *vdx, *vdx_in; /* [n * items] at the shard, at the last stage */
+    int32_t *vstat;        /* [n * workers * items] */
+    int32_t *x, *dy;       /* [items] what the ends fold */
+    /* By column: */
+    int32_t *pgrad;                     /* [columns * n] of the look-ups */
+    int32_t *act_channel;               /* [columns * workers] from the last stage */
+    int32_t *grad_channel;              /* [columns * workers] from the first stage */
+    int32_t *vin_channel, *vdx_channel; /* [columns * n] */
+    int32_t *vstat_channel;             /* [columns * n * workers] */
 };
 
 static uint64_t tag_of(int32_t cls, int32_t stage, int32_t item)
@@ -37,9 +40,20 @@ static uint64_t tag_of(int32_t cls, int32_t stage, int32_t item)
     return (uint64_t)(uint32_t)cls << 48 | (uint64_t)(uint32_t)stage << 32 | (uint32_t)item;
 }
 
-static int32_t worker_of(const qni_lower *l, int32_t shard)
+/* With vocabulary shards a replica is one column. */
+static int32_t column_of(const qni_lower *l, int32_t item)
 {
-    return l->order->worker_of[l->vocab->chain + shard];
+    return item / qn_items_each(l->vocab->g);
+}
+
+static int32_t stage_of(const qni_lower *l, int32_t column, int32_t shard)
+{
+    return qn_stage_at(l->vocab->g, column, qn_depth(l->vocab->g) + shard);
+}
+
+static int32_t worker_of(const qni_lower *l, int32_t column, int32_t shard)
+{
+    return l->order->worker_of[stage_of(l, column, shard)];
 }
 
 static size_t at_worker(const qni_lower *l, int32_t w, int32_t m)
@@ -57,11 +71,38 @@ static size_t stat_at(const qni_lower *l, int32_t k, int32_t w, int32_t m)
     return at_worker(l, k * l->workers + w, m);
 }
 
-/* Who needs the statistics: holders of shards, and with algorithm 2 the last stage; forward only the last shard. */
-static bool wants_stats(const qni_lower *l, int32_t w)
+/* A column's entry for a worker; for a shard. */
+static size_t of_worker(const qni_lower *l, int32_t column, int32_t w)
 {
-    if (!l->training) return w == worker_of(l, l->vocab->n - 1);
-    return l->vocab->host[w] != QN_NONE || (l->order->vocab == 2 && w == l->vocab->last);
+    return (size_t)column * (size_t)l->workers + (size_t)w;
+}
+
+static size_t of_shard(const qni_lower *l, int32_t column, int32_t k)
+{
+    return (size_t)column * (size_t)l->vocab->n + (size_t)k;
+}
+
+static int32_t stat_channel(const qni_lower *l, int32_t column, int32_t k, int32_t to)
+{
+    return l->vocab->vstat_channel[of_shard(l, column, k) * (size_t)l->workers + (size_t)to];
+}
+
+/* The side stage whose name the copies of a worker have. */
+static int32_t label_of(const qni_lower *l, int32_t column, int32_t w)
+{
+    return stage_of(l, column, qn_max32(l->vocab->host[of_worker(l, column, w)], 0));
+}
+
+static bool has_shard(const qni_lower *l, int32_t column, int32_t w)
+{
+    return l->vocab->host[of_worker(l, column, w)] != QN_NONE;
+}
+
+/* Who needs the statistics: holders of shards, and with algorithm 2 the last stage; forward only the last shard. */
+static bool wants_stats(const qni_lower *l, int32_t column, int32_t w)
+{
+    if (!l->training) return w == worker_of(l, column, l->vocab->n - 1);
+    return has_shard(l, column, w) || (l->order->vocab == 2 && w == l->vocab->last[column]);
 }
 
 typedef struct vocab_bytes {
@@ -79,7 +120,9 @@ static vocab_bytes bytes_of(const qni_lower *l)
 
 bool qni_lower_forward_task(const qn_order *o, const qn_order_task *t)
 {
-    return t->op == QN_OP_F || t->op == QN_OP_VI || t->op == QN_OP_VS || (t->op == QN_OP_VT && t->stage == o->stages - 1);
+    const qn_grid g = qn_order_grid(o);
+    return t->op == QN_OP_F || t->op == QN_OP_VI || t->op == QN_OP_VS ||
+           (t->op == QN_OP_VT && qn_chain_stage(g, t->stage) == qn_column_stages(g) - 1);
 }
 
 /* ---- values */
@@ -89,50 +132,56 @@ static qn_status take_tables(qni_lower *l, qn_err *err)
     struct qni_vocab *v = qn_calloc(1, sizeof *v);
     l->vocab = v;
     if (v == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d vocabulary shards", l->order->sides);
+    v->g = qn_order_grid(l->order);
     v->n = l->order->sides;
-    v->chain = l->stages - v->n;
-    v->first = l->order->worker_of[0];
-    v->last = l->order->worker_of[v->chain - 1];
-    const size_t n = (size_t)v->n, W = (size_t)l->workers, M = (size_t)l->items;
-    int32_t **const table[] = {&v->host,  &v->act,         &v->grad,        &v->vin,          &v->vin_in,       &v->vdx,
-                               &v->x,     &v->dy,          &v->pgrad,       &v->act_channel,  &v->grad_channel, &v->vdx_in,
-                               &v->vstat, &v->vin_channel, &v->vdx_channel, &v->vstat_channel};
-    const size_t count[] = {W, W * M, W * M, n * M, n * M, n * M, M, M, n, W, W, n * M, n * W * M, n, n, n * W};
+    const size_t n = (size_t)v->n, W = (size_t)l->workers, M = (size_t)l->items, C = (size_t)v->g.columns;
+    int32_t **const table[] = {&v->first,       &v->last,        &v->host,         &v->act,         &v->grad,
+                               &v->vin,         &v->vin_in,      &v->vdx,          &v->vdx_in,      &v->x,
+                               &v->dy,          &v->pgrad,       &v->vstat,        &v->act_channel, &v->grad_channel,
+                               &v->vin_channel, &v->vdx_channel, &v->vstat_channel};
+    const size_t count[] = {C, C, C * W, W * M,     W * M, n * M, n * M, n * M, n * M,
+                            M, M, C * n, n * W * M, C * W, C * W, C * n, C * n, C * n * W};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         *table[i] = qn_malloc(count[i], sizeof(int32_t));
         if (*table[i] == NULL) return QN_FAIL(err, QN_ENOMEM, "plan of %d vocabulary shards", v->n);
         for (size_t k = 0; k < count[i]; k++) (*table[i])[k] = QN_NONE;
     }
-    for (int32_t k = v->n; k-- > 0;) v->host[worker_of(l, k)] = k;
+    for (int32_t c = 0; c < v->g.columns; c++) {
+        v->first[c] = l->order->worker_of[qn_stage_at(v->g, c, 0)];
+        v->last[c] = l->order->worker_of[qn_stage_at(v->g, c, qn_depth(v->g) - 1)];
+        for (int32_t k = v->n; k-- > 0;) v->host[of_worker(l, c, worker_of(l, c, k))] = k;
+    }
     return QN_OK;
 }
 
 void qni_vocab_fini(struct qni_vocab *v)
 {
     if (v == NULL) return;
-    int32_t *const table[] = {v->host,  v->act,         v->grad,        v->vin,          v->vin_in,       v->vdx,
-                              v->x,     v->dy,          v->pgrad,       v->act_channel,  v->grad_channel, v->vdx_in,
-                              v->vstat, v->vin_channel, v->vdx_channel, v->vstat_channel};
+    int32_t *const table[] = {v->first,  v->last,        v->host,         v->act,         v->grad,        v->vin,
+                              v->vin_in, v->vdx,         v->vdx_in,       v->x,           v->dy,          v->pgrad,
+                              v->vstat,  v->act_channel, v->grad_channel, v->vin_channel, v->vdx_channel, v->vstat_channel};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) qn_free(table[i]);
     qn_free(v);
 }
 
-static void add_channels(qni_lower *l)
+static void add_channels(qni_lower *l, int32_t c)
 {
     struct qni_vocab *v = l->vocab;
     for (int32_t w = 0; w < l->workers; w++) {
-        if (v->host[w] == QN_NONE) continue;
-        if (w != v->last) v->act_channel[w] = qni_lower_channel(l, v->last, w, QN_V_ACT, v->chain + v->host[w]);
-        if (w != v->first && l->training)
-            v->grad_channel[w] = qni_lower_channel(l, v->first, w, QN_V_GRAD, v->chain + v->host[w]);
+        if (!has_shard(l, c, w)) continue;
+        const size_t at = of_worker(l, c, w);
+        const int32_t label = label_of(l, c, w);
+        if (w != v->last[c]) v->act_channel[at] = qni_lower_channel(l, v->last[c], w, QN_V_ACT, label);
+        if (w != v->first[c] && l->training) v->grad_channel[at] = qni_lower_channel(l, v->first[c], w, QN_V_GRAD, label);
     }
     for (int32_t k = 0; k < v->n; k++) {
-        const int32_t w = worker_of(l, k);
-        if (w != v->first) v->vin_channel[k] = qni_lower_channel(l, w, v->first, QN_V_VIN, v->chain + k);
-        if (w != v->last && l->training) v->vdx_channel[k] = qni_lower_channel(l, w, v->last, QN_V_VDX, v->chain + k);
+        const int32_t w = worker_of(l, c, k), stage = stage_of(l, c, k);
+        const size_t at = of_shard(l, c, k);
+        if (w != v->first[c]) v->vin_channel[at] = qni_lower_channel(l, w, v->first[c], QN_V_VIN, stage);
+        if (w != v->last[c] && l->training) v->vdx_channel[at] = qni_lower_channel(l, w, v->last[c], QN_V_VDX, stage);
         for (int32_t to = 0; to < l->workers; to++) {
-            if (to != w && wants_stats(l, to))
-                v->vstat_channel[k * l->workers + to] = qni_lower_channel(l, w, to, QN_V_VSTAT, v->chain + k);
+            if (to != w && wants_stats(l, c, to))
+                v->vstat_channel[at * (size_t)l->workers + (size_t)to] = qni_lower_channel(l, w, to, QN_V_VSTAT, stage);
         }
     }
 }
@@ -150,21 +199,22 @@ static void add_item(qni_lower *l, int32_t m)
     struct qni_vocab *v = l->vocab;
     qni_builder *b = &l->b;
     const vocab_bytes size = bytes_of(l);
-    v->x[m] = qni_add_value(b, QN_V_ACT, 0, m, v->first, size.part);
-    if (l->training) v->dy[m] = qni_add_value(b, QN_V_GRAD, v->chain - 1, m, v->last, size.part);
+    const int32_t c = column_of(l, m), first = v->first[c], last = v->last[c];
+    v->x[m] = qni_add_value(b, QN_V_ACT, qn_stage_at(v->g, c, 0), m, first, size.part);
+    if (l->training) v->dy[m] = qni_add_value(b, QN_V_GRAD, qn_stage_at(v->g, c, qn_depth(v->g) - 1), m, last, size.part);
     for (int32_t w = 0; w < l->workers; w++) {
-        const int32_t label = v->chain + (v->host[w] == QN_NONE ? 0 : v->host[w]);
-        if (w == v->last || v->host[w] != QN_NONE) v->act[at_worker(l, w, m)] = qni_add_value(b, QN_V_ACT, label, m, w, size.x);
-        if (l->training && (w == v->first || v->host[w] != QN_NONE))
+        const int32_t label = label_of(l, c, w);
+        if (w == last || has_shard(l, c, w)) v->act[at_worker(l, w, m)] = qni_add_value(b, QN_V_ACT, label, m, w, size.x);
+        if (l->training && (w == first || has_shard(l, c, w)))
             v->grad[at_worker(l, w, m)] = qni_add_value(b, QN_V_GRAD, label, m, w, size.part);
     }
     for (int32_t k = 0; k < v->n; k++) {
-        const int32_t w = worker_of(l, k), stage = v->chain + k;
-        const size_t c = at_shard(l, k, m);
-        add_pair(l, &v->vin[c], &v->vin_in[c], QN_V_VIN, stage, m, w, v->first, size.part);
-        if (l->training) add_pair(l, &v->vdx[c], &v->vdx_in[c], QN_V_VDX, stage, m, w, v->last, size.dx);
+        const int32_t w = worker_of(l, c, k), stage = stage_of(l, c, k);
+        const size_t at = at_shard(l, k, m);
+        add_pair(l, &v->vin[at], &v->vin_in[at], QN_V_VIN, stage, m, w, first, size.part);
+        if (l->training) add_pair(l, &v->vdx[at], &v->vdx_in[at], QN_V_VDX, stage, m, w, last, size.dx);
         for (int32_t to = 0; to < l->workers; to++) {
-            if (to == w || wants_stats(l, to))
+            if (to == w || wants_stats(l, c, to))
                 v->vstat[stat_at(l, k, to, m)] = qni_add_value(b, QN_V_VSTAT, stage, m, to, size.stats);
         }
     }
@@ -176,27 +226,31 @@ qn_status qni_vocab_values(qni_lower *l, qn_err *err)
     const qn_status st = take_tables(l, err);
     if (st != QN_OK) return st;
     struct qni_vocab *v = l->vocab;
-    for (int32_t k = 0; k < v->n && l->training; k++) {
-        v->pgrad[k] = qni_add_value(&l->b, QN_V_PGRAD, v->chain + k, QN_NONE, worker_of(l, k), 0);
-        if (!l->how->step_tasks && !l->b.failed) l->b.value[v->pgrad[k]].carried = true;
+    for (int32_t c = 0; c < v->g.columns; c++) {
+        for (int32_t k = 0; k < v->n && l->training; k++) {
+            int32_t *p = &v->pgrad[of_shard(l, c, k)];
+            *p = qni_add_value(&l->b, QN_V_PGRAD, stage_of(l, c, k), QN_NONE, worker_of(l, c, k), 0);
+            if (!l->how->step_tasks && !l->b.failed) l->b.value[*p].carried = true;
+        }
+        add_channels(l, c);
     }
-    add_channels(l);
     for (int32_t m = 0; m < l->items; m++) add_item(l, m);
     return QN_OK;
 }
 
 /* ---- the chain's ends */
 
-/* A value goes from its writer's worker to all others that hold a copy. */
+/* A value goes from its writer's worker to all others that hold a copy. channel: of the item's column. */
 static void broadcast(qni_lower *l, int32_t producer, const int32_t *copy, const int32_t *channel, int32_t cls, int32_t from,
                       int32_t m)
 {
-    const struct qni_vocab *v = l->vocab;
+    const int32_t c = column_of(l, m);
     qni_add_link(&l->b, producer, QNI_OUT, copy[at_worker(l, from, m)]);
     for (int32_t w = 0; w < l->workers; w++) {
-        if (channel[w] != QN_NONE)
-            qni_lower_message(l, channel[w], producer, copy[at_worker(l, from, m)], copy[at_worker(l, w, m)],
-                              tag_of(cls, v->chain + v->host[w], m));
+        const int32_t to = channel[of_worker(l, c, w)];
+        if (to != QN_NONE)
+            qni_lower_message(l, to, producer, copy[at_worker(l, from, m)], copy[at_worker(l, w, m)],
+                              tag_of(cls, label_of(l, c, w), m));
     }
 }
 
@@ -204,36 +258,41 @@ void qni_vocab_forward(qni_lower *l, int32_t t, int32_t s, int32_t m)
 {
     struct qni_vocab *v = l->vocab;
     if (v == NULL) return;
-    if (s == 0) {
+    if (qn_first_in_column(v->g, s)) {
         for (int32_t k = 0; k < v->n; k++) qni_add_link(&l->b, t, QNI_IN, v->vin_in[at_shard(l, k, m)]);
         qni_add_link(&l->b, t, QNI_OUT, v->x[m]);
     }
-    if (s == v->chain - 1) broadcast(l, t, v->act, v->act_channel, QN_V_ACT, v->last, m);
+    if (qn_last_in_column(v->g, s)) broadcast(l, t, v->act, v->act_channel, QN_V_ACT, v->last[column_of(l, m)], m);
 }
 
 void qni_vocab_recompute(qni_lower *l, int32_t t, int32_t s, int32_t m)
 {
-    if (l->vocab != NULL && s == 0) qni_add_link(&l->b, t, QNI_IN, l->vocab->x[m]);
+    if (l->vocab != NULL && qn_first_in_column(l->vocab->g, s)) qni_add_link(&l->b, t, QNI_IN, l->vocab->x[m]);
 }
 
 void qni_vocab_backward(qni_lower *l, int32_t t, int32_t op, int32_t s, int32_t m)
 {
     struct qni_vocab *v = l->vocab;
-    if (v == NULL || op == QN_OP_W) return;
-    if (s == v->chain - 1) {
+    if (v == NULL) return;
+    if (qn_first_in_column(v->g, s) && l->how->recompute == QN_RECOMPUTE_PART) qni_add_link(&l->b, t, QNI_IN, v->x[m]);
+    if (op == QN_OP_W) return;
+    const int32_t c = column_of(l, m);
+    if (qn_last_in_column(v->g, s)) {
         for (int32_t k = 0; k < v->n; k++) qni_add_link(&l->b, t, QNI_IN, v->vdx_in[at_shard(l, k, m)]);
         for (int32_t k = 0; k < v->n && l->order->vocab == 2; k++)
-            qni_add_link(&l->b, t, QNI_IN, v->vstat[stat_at(l, k, v->last, m)]);
+            qni_add_link(&l->b, t, QNI_IN, v->vstat[stat_at(l, k, v->last[c], m)]);
         qni_add_link(&l->b, t, QNI_OUT, v->dy[m]);
     }
-    if (s == 0) broadcast(l, t, v->grad, v->grad_channel, QN_V_GRAD, v->first, m);
+    if (qn_first_in_column(v->g, s)) broadcast(l, t, v->grad, v->grad_channel, QN_V_GRAD, v->first[c], m);
 }
 
 void qni_vocab_pgrads(qni_lower *l, int32_t t, int32_t w, int32_t side)
 {
     struct qni_vocab *v = l->vocab;
-    for (int32_t k = 0; v != NULL && k < v->n; k++) {
-        if (side != QN_NONE ? v->chain + k == side : worker_of(l, k) == w) qni_add_link(&l->b, t, QNI_IN, v->pgrad[k]);
+    for (int32_t c = 0; v != NULL && c < v->g.columns; c++) {
+        for (int32_t k = 0; k < v->n; k++)
+            if (side != QN_NONE ? stage_of(l, c, k) == side : worker_of(l, c, k) == w)
+                qni_add_link(&l->b, t, QNI_IN, v->pgrad[of_shard(l, c, k)]);
     }
 }
 
@@ -242,24 +301,24 @@ void qni_vocab_pgrads(qni_lower *l, int32_t t, int32_t w, int32_t side)
 static void send_dx(qni_lower *l, int32_t t, int32_t k, int32_t m)
 {
     struct qni_vocab *v = l->vocab;
-    const size_t c = at_shard(l, k, m);
-    qni_add_link(&l->b, t, QNI_OUT, v->vdx[c]);
-    if (v->vdx_channel[k] != QN_NONE)
-        qni_lower_message(l, v->vdx_channel[k], t, v->vdx[c], v->vdx_in[c], tag_of(QN_V_VDX, v->chain + k, m));
+    const size_t at = at_shard(l, k, m);
+    const int32_t c = column_of(l, m), channel = v->vdx_channel[of_shard(l, c, k)];
+    qni_add_link(&l->b, t, QNI_OUT, v->vdx[at]);
+    if (channel != QN_NONE) qni_lower_message(l, channel, t, v->vdx[at], v->vdx_in[at], tag_of(QN_V_VDX, stage_of(l, c, k), m));
 }
 
 static void add_scores(qni_lower *l, int32_t t, int32_t k, int32_t m)
 {
     struct qni_vocab *v = l->vocab;
-    const int32_t w = worker_of(l, k), own = v->vstat[stat_at(l, k, w, m)];
+    const int32_t c = column_of(l, m), w = worker_of(l, c, k), stage = stage_of(l, c, k), own = v->vstat[stat_at(l, k, w, m)];
     qni_add_link(&l->b, t, QNI_IN, v->act[at_worker(l, w, m)]);
-    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[v->chain + k]);
-    qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, v->chain + k, m)]);
+    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[stage]);
+    qni_add_link(&l->b, t, QNI_OUT, l->stash[qni_cell(l, stage, m)]);
     qni_add_link(&l->b, t, QNI_OUT, own);
     for (int32_t to = 0; to < l->workers; to++) {
-        const int32_t channel = v->vstat_channel[k * l->workers + to];
+        const int32_t channel = stat_channel(l, c, k, to);
         if (channel != QN_NONE)
-            qni_lower_message(l, channel, t, own, v->vstat[stat_at(l, k, to, m)], tag_of(QN_V_VSTAT, v->chain + k, m));
+            qni_lower_message(l, channel, t, own, v->vstat[stat_at(l, k, to, m)], tag_of(QN_V_VSTAT, stage, m));
     }
     if (l->training && l->order->vocab == 2) send_dx(l, t, k, m);
 }
@@ -267,20 +326,21 @@ static void add_scores(qni_lower *l, int32_t t, int32_t k, int32_t m)
 static void add_gradients(qni_lower *l, int32_t t, int32_t k, int32_t m)
 {
     struct qni_vocab *v = l->vocab;
-    const int32_t w = worker_of(l, k);
+    const int32_t c = column_of(l, m), w = worker_of(l, c, k), stage = stage_of(l, c, k);
     for (int32_t j = 0; j < v->n; j++) qni_add_link(&l->b, t, QNI_IN, v->vstat[stat_at(l, j, w, m)]);
     if (!l->training) return;
     qni_add_link(&l->b, t, QNI_IN, v->act[at_worker(l, w, m)]);
-    qni_add_link(&l->b, t, QNI_IN, l->stash[qni_cell(l, v->chain + k, m)]);
-    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[v->chain + k]);
-    qni_add_link(&l->b, t, QNI_ACC, l->pgrad[v->chain + k]);
+    qni_add_link(&l->b, t, QNI_IN, l->stash[qni_cell(l, stage, m)]);
+    if (l->how->step_tasks) qni_add_link(&l->b, t, QNI_IN, l->param[stage]);
+    qni_add_link(&l->b, t, QNI_ACC, l->pgrad[stage]);
+    l->last_add[stage] = t;
     if (l->order->vocab == 1) send_dx(l, t, k, m);
 }
 
 void qni_vocab_task(qni_lower *l, const qn_order_task *o, int32_t w)
 {
     struct qni_vocab *v = l->vocab;
-    const int32_t k = o->stage - v->chain, m = o->item;
+    const int32_t k = qn_chain_stage(v->g, o->stage) - qn_depth(v->g), m = o->item, c = column_of(l, m);
     if (o->op == QN_OP_VS && l->how->step_tasks && !l->packed[o->stage]) {
         l->packed[o->stage] = true;
         qni_add_link(&l->b, qni_lower_comp(l, QN_OP_PACK, o->stage, QN_NONE, w), QNI_OUT, l->param[o->stage]);
@@ -289,8 +349,8 @@ void qni_vocab_task(qni_lower *l, const qn_order_task *o, int32_t w)
     switch (o->op) {
     case QN_OP_VI:
         qni_add_link(&l->b, t, QNI_OUT, v->vin[at_shard(l, k, m)]);
-        if (v->vin_channel[k] != QN_NONE)
-            qni_lower_message(l, v->vin_channel[k], t, v->vin[at_shard(l, k, m)], v->vin_in[at_shard(l, k, m)],
+        if (v->vin_channel[of_shard(l, c, k)] != QN_NONE)
+            qni_lower_message(l, v->vin_channel[of_shard(l, c, k)], t, v->vin[at_shard(l, k, m)], v->vin_in[at_shard(l, k, m)],
                               tag_of(QN_V_VIN, o->stage, m));
         break;
     case QN_OP_VS:
@@ -301,6 +361,7 @@ void qni_vocab_task(qni_lower *l, const qn_order_task *o, int32_t w)
         break;
     default:
         qni_add_link(&l->b, t, QNI_IN, v->grad[at_worker(l, w, m)]);
-        qni_add_link(&l->b, t, QNI_ACC, v->pgrad[k]);
+        qni_add_link(&l->b, t, QNI_ACC, v->pgrad[of_shard(l, c, k)]);
+        l->last_add[o->stage] = t;
     }
 }

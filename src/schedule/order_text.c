@@ -240,8 +240,8 @@ static qn_status read_order_text(qn_order **out, const char *text, size_t bytes,
     }
     memset(r.backward, 0xff, (size_t)n.stages * sizeof *r.backward);
     while (qni_scan_line(&r.scan)) QN_TRY(st, read_line(&r, err), out);
-    QN_TRY(st, qni_check_sides(n.stages, r.order->columns, r.order->sides, r.order->vocab, err), out);
     QN_TRY(st, qni_check_grid(qn_order_grid(r.order), err), out);
+    QN_TRY(st, qni_check_algorithm(qn_order_grid(r.order), r.order->vocab, err), out);
     QN_TRY(st, take_backward(&r, err), out);
     QN_TRY(st, qn_order_done(r.order, err), out);
     *out = r.order;

@@ -481,8 +481,8 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
     p->vocab = r->vocab;
     p->shards = r->shards;
     p->steps = r->steps;
-    QN_TRY(st, qni_check_sides(p->stages, p->columns, p->sides, p->vocab, err), out);
     QN_TRY(st, qni_check_grid(qn_plan_grid(p), err), out);
+    QN_TRY(st, qni_check_algorithm(qn_plan_grid(p), p->vocab, err), out);
     QN_TRY(st, qn_plan_finish(p, err), out);
     memcpy(p->arena_bytes, r->arena, (size_t)p->workers * sizeof *p->arena_bytes);
     memcpy(p->arena_limit, r->limit, (size_t)p->workers * sizeof *p->arena_limit);

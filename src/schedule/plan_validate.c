@@ -14,8 +14,8 @@
 static qn_status check_shape(const qn_plan *p, qn_err *err)
 {
     char name[QNI_NAME];
-    qn_status grid = qni_check_sides(p->stages, p->columns, p->sides, p->vocab, err);
-    if (grid == QN_OK) grid = qni_check_grid(qn_plan_grid(p), err);
+    qn_status grid = qni_check_grid(qn_plan_grid(p), err);
+    if (grid == QN_OK) grid = qni_check_algorithm(qn_plan_grid(p), p->vocab, err);
     if (grid != QN_OK) return grid;
     for (int32_t s = 0; s < p->stages; s++) {
         if (p->worker_of[s] < 0 || p->worker_of[s] >= p->workers)
@@ -90,8 +90,8 @@ static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
         if (qni_is_work(x->op)) list[first[x->step + 1]++] = (qni_compute){x->op, x->stage, x->item, x->worker};
     }
     for (int32_t k = 0; k < p->steps && st == QN_OK; k++)
-        st = qni_check_tasks(list + first[k], first[k + 1] - first[k], p->workers, qn_plan_grid(p), p->sides, p->worker_of,
-                             p->backward_of, err);
+        st = qni_check_tasks(list + first[k], first[k + 1] - first[k], p->workers, qn_plan_grid(p), p->worker_of, p->backward_of,
+                             err);
 out:
     qn_free(list);
     qn_free(first);

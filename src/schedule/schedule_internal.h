@@ -86,7 +86,8 @@ static inline int32_t qni_lane_index(const qn_plan *p, int32_t task)
 typedef struct qni_compute {
     int32_t op, stage, item, worker;
 } qni_compute;
-/* Columns divide the stages, shards the columns, replicas the items. Errors: QN_EINVAL (with numbers that work). */
+/* Columns divide the stages, shards the columns, replicas the items; a column has stages besides its sides. Errors: QN_EINVAL
+ * (with numbers that work), QN_ESCHEDULE (sides), QN_EUNSUPPORTED (vocabulary and tensor shards together). */
 qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
 /* Complete and in an order that makes sense within a worker: each F of a stage's items once; a training item has BW, or B and W,
  * once; F, R, B, W in this order; gradients added in ascending item order; the shards of a stage do the same tasks. Errors:
@@ -94,12 +95,12 @@ qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
 qn_status qni_check_compute(const qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
                             const int32_t *backward_of, qn_err *err) QN_MUST_USE;
 
-/* Vocabulary shards (check_vocab.c). sides: their number and algorithm. tasks: all of them, those of the chain by
- * qni_check_compute, those of the shards: VI, VS, VT, VJ once per item, VS before VT, gradients in ascending item order; reorders
- * the list. reads: what they and the chain's ends must read. Errors: QN_ESCHEDULE, QN_EINVAL, QN_EUNSUPPORTED, QN_ENOMEM. */
-qn_status qni_check_sides(int32_t stages, int32_t columns, int32_t sides, int32_t vocab, qn_err *err) QN_MUST_USE;
-qn_status qni_check_tasks(qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, int32_t sides,
-                          const int32_t *worker_of, const int32_t *backward_of, qn_err *err) QN_MUST_USE;
+/* Vocabulary shards (check_vocab.c). algorithm: its number. tasks: all of them, those of the chain by qni_check_compute, those of
+ * the shards: VI, VS, VT, VJ once per item, VS before VT, gradients in ascending item order; reorders the list. reads: what they
+ * and the chain's ends must read. Errors: QN_ESCHEDULE, QN_EINVAL, QN_EUNSUPPORTED, QN_ENOMEM. */
+qn_status qni_check_algorithm(qn_grid grid, int32_t vocab, qn_err *err) QN_MUST_USE;
+qn_status qni_check_tasks(qni_compute *task, int32_t tasks, int32_t workers, qn_grid grid, const int32_t *worker_of,
+                          const int32_t *backward_of, qn_err *err) QN_MUST_USE;
 qn_status qni_check_vocab_reads(const qn_plan *p, int32_t t, qn_err *err) QN_MUST_USE;
 
 /* --- graph: who must be complete before whom. Predecessors of a task: the one before it in its lane, its waits, a RECV's SEND,

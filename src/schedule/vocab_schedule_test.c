@@ -210,6 +210,67 @@ static void forward_only(void **unused)
     qn_order_close(o);
 }
 
+/* Every replica has shards of its own; orders of all of them lower, hold, and come back from their texts. */
+static void replicas_have_their_own_shards(void **unused)
+{
+    (void)unused;
+    qn_err err;
+    for (int32_t algorithm = 1; algorithm <= 2; algorithm++) {
+        for (int32_t P = 1; P <= 3; P++) {
+            for (int32_t R = 1; R <= 4; R *= 2) {
+                for (int32_t n = 1; n <= 4; n++) {
+                    qn_order *base = generate("1f1b", P, 3, algorithm, n, 1, 2), *o = NULL;
+                    assert_int_equal(qn_order_widen(&o, base, R, 1, 1, &err), QN_OK);
+                    const qn_grid g = qn_order_grid(o);
+                    assert_int_equal(qn_depth(g), P);
+                    assert_int_equal(g.sides, n);
+                    int32_t sides = 0;
+                    for (int32_t s = 0; s < o->stages; s++) sides += qn_is_side(g, s);
+                    assert_int_equal(sides, R * n);
+                    for (int step = 0; step < 2; step++) {
+                        qn_lowering how = rig_plain();
+                        how.step_tasks = step != 0;
+                        how.zero1 = n % 2 == 0;
+                        qn_plan *p = rig_lower(o, &how);
+                        assert_true(qn_token_game(p, 0));
+                        for (int32_t t = 0; t < p->tasks; t++)
+                            if (p->task[t].op >= QN_OP_VI && p->task[t].op <= QN_OP_VJ)
+                                assert_int_equal(qn_replica(g, p->task[t].stage), p->task[t].item / 3);
+                        qn_plan_close(p);
+                    }
+                    qn_order_close(base);
+                    qn_order_close(o);
+                }
+            }
+        }
+    }
+}
+
+/* A task of another replica's micro-batch, a chain's task on a shard: refused by name. */
+static void tasks_of_others_are_refused(void **unused)
+{
+    (void)unused;
+    static const struct {
+        qn_op op;
+        int32_t stage, item;
+        const char *wanted;
+    } wrong[] = {{QN_OP_VI, 3, 2, "stage 3 is of replica 0"},
+                 {QN_OP_F, 3, 0, "stage 3 is a vocabulary shard"},
+                 {QN_OP_VS, 1, 0, "the last 2 stages of each 4"}};
+    const qn_lowering how = rig_plain();
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        qn_err err = {0};
+        qn_order *base = generate("1f1b", 2, 2, 1, 2, 1, 2), *o = NULL;
+        qn_plan *p = NULL;
+        assert_int_equal(qn_order_widen(&o, base, 2, 1, 1, &err), QN_OK);
+        qn_order_push(o, o->worker_of[wrong[i].stage], wrong[i].op, wrong[i].stage, wrong[i].item);
+        assert_int_equal(qn_lower(&p, o, &how, &err), QN_ESCHEDULE);
+        if (strstr(err.text, wrong[i].wanted) == NULL) fail_msg("'%s' lacks '%s'", err.text, wrong[i].wanted);
+        qn_order_close(base);
+        qn_order_close(o);
+    }
+}
+
 /* An order with task i of worker w left out, moved or changed is refused with a sentence that names it. */
 static void refused(const qn_order *good, int32_t drop_op, int32_t twice_op, const char *wanted)
 {
@@ -247,11 +308,15 @@ static void what_cannot_be_is_refused(void **unused)
     refused(o, QN_OP_VT, QN_NONE, "VT 2.0 @0 is missing");
     refused(o, QN_OP_VJ, QN_NONE, "VJ 2.0 @0 is missing");
     refused(o, QN_NONE, QN_OP_VI, "VI 2.0 @0 occurs twice");
-    o->columns = 2;
+    o->columns = 2; /* of two stages each, both of them shards */
     const qn_lowering how = rig_plain();
     qn_plan *p = NULL;
+    assert_int_equal(qn_lower(&p, o, &how, &err), QN_ESCHEDULE);
+    assert_non_null(strstr(err.text, "2 vocabulary shards of 2 stages"));
+    o->shards = 2;
+    o->sides = 1;
     assert_int_equal(qn_lower(&p, o, &how, &err), QN_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "2 columns"));
+    assert_non_null(strstr(err.text, "2 tensor shards"));
     qn_order_close(o);
     qn_pattern pat = {.workers = 2, .items = 2, .chunks = 1, .vocab = 1};
     assert_int_equal(qn_generate(&none, "gpipe", &pat, &err), QN_EINVAL);
@@ -269,6 +334,8 @@ int main(void)
                                        cmocka_unit_test(gain_over_the_last_stage_alone),
                                        cmocka_unit_test(text_forms_come_back),
                                        cmocka_unit_test(forward_only),
+                                       cmocka_unit_test(replicas_have_their_own_shards),
+                                       cmocka_unit_test(tasks_of_others_are_refused),
                                        cmocka_unit_test(what_cannot_be_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

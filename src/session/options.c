@@ -60,7 +60,7 @@ static const qn_key train_keys[] = {
     KEY(INT, "chunks", T, chunks, "0", 0, 1024, NULL, "", "stages of a worker (0: the schedule's usual number)"),
     KEY(INT, "vocab-parallel", T, vocab_parallel, "0", 0, 2, NULL, "",
         "embedding and output layer cut over all workers: 1 two barriers, 2 one barrier and a dearer S (0: not; 1f1b, v-half)"),
-    KEY(INT, "vocab-shards", T, vocab_shards, "0", 0, 1024, NULL, "", "into so many shards (0: one per worker)"),
+    KEY(INT, "vocab-shards", T, vocab_shards, "0", 0, 1024, NULL, "", "into so many shards (0: one per worker of a replica)"),
     KEY(LIST, "cuts", T, cuts, NULL, 0, 0, NULL, "",
         "LAYER,... where stages begin: 0 embedding, 1 .. L blocks, L + 1 head (default: by cost)"),
     KEY(INT, "micro-batches", T, micro_batches, "4", 1, 65536, NULL, "", "micro-batches of a step"),

@@ -64,12 +64,13 @@ static qn_status spread(qni_subject *s, const qni_costs *costs, int32_t depth, i
 /* The sizes of one column for all of them. */
 static qn_status repeat_sizes(qni_subject *s, int32_t stages, qn_err *err)
 {
-    const int32_t chain = stages - (s->from.plan != NULL ? s->from.plan->sides : s->from.order->sides);
+    const qn_grid g = s->from.plan != NULL ? qn_plan_grid(s->from.plan) : qn_order_grid(s->from.order);
     for (int k = 0; k < QNI_SIZES && stages > s->depth; k++) {
         if (s->size[k] == NULL) continue;
         int64_t *wide = qn_calloc((size_t)stages, sizeof *wide);
         if (wide == NULL) return QN_FAIL(err, QN_ENOMEM, "sizes of %d stages", stages);
-        for (int32_t i = 0; i < stages; i++) wide[i] = i < chain ? s->size[k][i % s->depth] : 0; /* not said of shards */
+        for (int32_t i = 0; i < stages; i++)
+            wide[i] = qn_is_side(g, i) ? 0 : s->size[k][qn_chain_stage(g, i)]; /* not said of shards */
         qn_free(s->size[k]);
         s->size[k] = wide;
     }
@@ -96,7 +97,7 @@ static int32_t stages_per_worker(int32_t stages, int32_t workers)
 
 qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, const qni_costs *costs, int32_t fine, qn_err *err)
 {
-    *s = (qni_subject){.chunks = stages_per_worker(order->stages - order->sides, order->workers)};
+    *s = (qni_subject){.chunks = stages_per_worker(order->columns * qn_depth(qn_order_grid(order)), order->workers)};
     snprintf(s->name, sizeof s->name, "%s", name);
     s->from = (qni_schedule){.form = QN_FORM_ORDER, .order = order};
     const qn_status st = spread(s, costs, qn_depth(qn_order_grid(order)), fine, err);
@@ -163,7 +164,7 @@ static void set_plan_costs(qni_subject *s, const qni_costs *c)
     for (int32_t i = 0; i < s->plan->tasks; i++) {
         qn_task *t = &s->plan->task[i];
         if (s->cost != NULL && t->op >= QN_OP_F && t->op <= QN_OP_R)
-            t->cost = s->cost[t->stage % s->depth][t->op];
+            t->cost = s->cost[qn_chain_stage(qn_plan_grid(s->plan), t->stage)][t->op];
         else if (t->op >= QN_OP_VI && t->op <= QN_OP_VJ && c->tick[t->op] >= 0)
             t->cost = c->tick[t->op];
         else if (s->from.plan != NULL)
@@ -200,8 +201,8 @@ static void count_memory(qni_subject *s)
     const qn_plan *p = s->plan;
     for (int32_t w = 0; w < p->workers; w++) {
         int32_t mine = 0, columns = 0, last = QN_NONE;
-        for (int32_t i = 0; i < p->stages - p->sides; i++) {
-            if (p->worker_of[i] != w) continue;
+        for (int32_t i = 0; i < p->stages; i++) {
+            if (p->worker_of[i] != w || qn_is_side(qn_plan_grid(p), i)) continue;
             const int32_t column = qn_column(qn_plan_grid(p), i);
             columns += column != last;
             last = column;

@@ -116,10 +116,8 @@ static qn_status read_cuts(qni_train_run *r, qn_err *err)
 static qn_status default_cuts(qni_train_run *r, int64_t samples, int32_t stages, qn_err *err)
 {
     qn_model *sharded = NULL;
-    qn_model_config c = *qn_model_config_of(r->model);
     qn_status st = QN_OK;
-    c.vocab_shards = r->order->sides;
-    if (c.vocab_shards > 0) st = qn_model_open(&sharded, &c, err);
+    if (r->order->sides > 0) st = qn_model_open_vocab(&sharded, r->model, r->order->sides, err);
     if (st == QN_OK)
         st = qn_model_default_cuts(sharded != NULL ? sharded : r->model, samples, r->opt->context, stages, r->first_layer, err);
     qn_model_close(sharded);

@@ -55,8 +55,8 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
              o->micro_batches);
     add_fact(f, "workers", "%" PRId64 " with %" PRId64 " thread%s each", o->workers, o->threads, o->threads == 1 ? "" : "s");
     if (r->order->sides > 0)
-        add_fact(f, "schedule", "%s, %d stages, %d vocabulary shards", o->schedule, r->order->stages - r->order->sides,
-                 r->order->sides);
+        add_fact(f, "schedule", "%s, %d stages, %d vocabulary shards", o->schedule,
+                 r->order->columns * qn_depth(qn_order_grid(r->order)), r->order->sides);
     else
         add_fact(f, "schedule", "%s, %d stages", o->schedule, r->order->stages);
     if (o->post_validate)

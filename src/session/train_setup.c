@@ -31,8 +31,8 @@ static qn_status check_options(const qn_train_options *o, qn_err *err)
     if (o->vocab_shards > 0 && o->vocab_parallel == 0)
         return QN_FAIL(err, QN_EINVAL, "--vocab-shards %" PRId64 " needs --vocab-parallel 1 or 2", o->vocab_shards);
     if (o->vocab_parallel > 0 && o->tensor > 1)
-        return QN_FAIL(err, QN_EINVAL, "--vocab-parallel works on a single copy of the layers; leave --tensor %" PRId64 " out",
-                       o->tensor);
+        return QN_FAIL(err, QN_EINVAL,
+                       "--vocab-parallel and --tensor %" PRId64 " both cut the layers' ends; leave one of them out", o->tensor);
     if (o->tied && o->untied) return QN_FAIL(err, QN_EINVAL, "--tied and --untied exclude each other");
     if (o->kv_heads != 0 && o->arch == QN_ARCH_GPT2 && o->kv_heads != o->heads)
         return QN_FAIL(err, QN_EINVAL, "--kv-heads %" PRId64 " needs --arch llama; gpt2 has as many key heads as heads",

@@ -132,6 +132,8 @@ static inline qn_order *rig_put_together(qn_order *wide, int32_t workers)
     rig_ok(qn_order_open(&o, workers, wide->stages, wide->items, &err), &err);
     o->columns = wide->columns;
     o->shards = wide->shards;
+    o->sides = wide->sides;
+    o->vocab = wide->vocab;
     for (int32_t s = 0; s < wide->stages; s++) o->worker_of[s] = wide->worker_of[s] % workers;
     for (int32_t w = 0; w < wide->workers; w++)
         for (int32_t i = 0; i < wide->count[w]; i++)
