@@ -258,6 +258,11 @@ int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker)
     return atomic_load_explicit(&ex->worker[worker].high, memory_order_relaxed);
 }
 
+int64_t qn_executor_most_alive(const qn_executor *ex, int32_t worker)
+{
+    return atomic_load_explicit(&ex->worker[worker].most, memory_order_relaxed);
+}
+
 int64_t qn_executor_moved(const qn_executor *ex, int32_t worker, int32_t lane, int32_t cls)
 {
     for (int32_t i = 0; i < ex->asides; i++)

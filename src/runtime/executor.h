@@ -76,9 +76,12 @@ qn_ring_result qn_executor_put_begin(qn_executor *ex, int32_t channel, void **sl
 void qn_executor_put_publish(qn_executor *ex, int32_t channel, uint64_t tag, size_t bytes);
 qn_ring_result qn_executor_get(qn_executor *ex, int32_t channel, const void **slot, uint64_t *tag, size_t *bytes);
 void qn_executor_release(qn_executor *ex, int32_t channel);
-/* The most bytes of a worker's arena that were ever in use at once, by the lifetimes of the values as tasks begin and end: at
- * most plan->arena_bytes, and equal to it when all slots were in use together. */
+/* How far up a worker's arena was ever used: the end of the highest slot that a task was given since open. After one whole step
+ * it is plan->arena_bytes, whatever the timing: every value of a plan comes alive in every step. */
 int64_t qn_executor_high_water(const qn_executor *ex, int32_t worker);
+/* The most bytes of its values that were alive at once, from the start of a task that writes them to the end of the one that
+ * drops them. Depends on the timing, but never exceeds what qn_plan_live_bytes says. */
+int64_t qn_executor_most_alive(const qn_executor *ex, int32_t worker);
 /* Bytes of values of a class (qn_value_class) that the worker's lane (QN_LANE_UP, QN_LANE_DOWN) has moved since open. */
 int64_t qn_executor_moved(const qn_executor *ex, int32_t worker, int32_t lane, int32_t cls);
 

@@ -45,19 +45,24 @@ bool qni_delays(qni_worker *w)
 
 /* --- lifetimes and times */
 
+static void raise_to(_Atomic int64_t *mark, int64_t to)
+{
+    int64_t now = atomic_load_explicit(mark, memory_order_relaxed);
+    while (now < to && !atomic_compare_exchange_weak_explicit(mark, &now, to, memory_order_relaxed, memory_order_relaxed))
+        continue;
+}
+
 /* Workers without asides pay for no atomic addition. */
 static void count_bytes(qni_worker *home, int64_t bytes)
 {
-    int64_t now, high = atomic_load_explicit(&home->high, memory_order_relaxed);
+    int64_t now;
     if (home->shared) {
         now = atomic_fetch_add_explicit(&home->live, bytes, memory_order_relaxed) + bytes;
     } else {
         now = atomic_load_explicit(&home->live, memory_order_relaxed) + bytes;
         atomic_store_explicit(&home->live, now, memory_order_relaxed);
     }
-    while (high < now &&
-           !atomic_compare_exchange_weak_explicit(&home->high, &high, now, memory_order_relaxed, memory_order_relaxed))
-        continue;
+    raise_to(&home->most, now);
 }
 
 static void comes_alive(qni_worker *w, qn_span span)
@@ -69,6 +74,7 @@ static void comes_alive(qni_worker *w, qn_span span)
         if (p->value[v].offset == QN_NONE || p->value[v].worker != w->index || ex->alive[v]) continue;
         ex->alive[v] = true;
         count_bytes(&ex->worker[w->index], p->value[v].bytes);
+        raise_to(&ex->worker[w->index].high, p->value[v].offset + p->value[v].bytes);
     }
 }
 

@@ -40,7 +40,8 @@ typedef struct qni_worker {
     qni_lane lane[QN_LANES];
     char *arena;
     uint64_t exchanged;         /* messages that tasks have sent and taken themselves */
-    _Atomic int64_t live, high; /* bytes of the arena in use by lifetimes, and the most ever */
+    _Atomic int64_t live, most; /* bytes alive by lifetimes, and the most ever */
+    _Atomic int64_t high;       /* end of the highest slot of the arena that a task was ever given */
     bool shared;                /* asides count there, too */
     int32_t id;                 /* whose bell: worker, or workers + aside */
     uint64_t jitter;            /* state of its random delays */

@@ -199,6 +199,12 @@ static qn_status check_limits(const memory_check *m, const qni_graph *g, qn_err 
         else if (need[w] > p->arena_bytes[w])
             st = QN_FAIL(err, QN_ESCHEDULE, "worker %d has values up to byte %lld, beyond its arena of %lld bytes", w,
                          (long long)need[w], (long long)p->arena_bytes[w]);
+        else if (need[w] < p->arena_bytes[w])
+            st =
+                QN_FAIL(err, QN_ESCHEDULE,
+                        "worker %d has an arena of %lld bytes, but its values end at byte %lld: an arena is as large as what its "
+                        "run uses",
+                        w, (long long)p->arena_bytes[w], (long long)need[w]);
     }
     qn_free(need);
     return st;

@@ -12,7 +12,7 @@
 
 /* An activation goes down from worker 0 and up to worker 1, whose parameters come up in two chunks. */
 static const char HOP[] =
-    "quern-plan 1\nworkers 2\nstages 2\nitems 1\nplace 0 0\nplace 1 1\nbackward 1 0\narena 0 128\narena 1 256\n"
+    "quern-plan 1\nworkers 2\nstages 2\nitems 1\nplace 0 0\nplace 1 1\nbackward 1 0\narena 0 72\narena 1 192\n"
     "value 0 act 1.0 @0 bytes=64 at=0\n"
     "value 1 act 1.0 @0 bytes=64 carried host\n"
     "value 2 act 1.0 @1 bytes=64 at=0\n"

@@ -358,6 +358,10 @@ qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, qn_err
  * tasks. Errors: QN_ESCHEDULE, QN_ENOMEM. */
 qn_status qn_plan_validate(const qn_plan *p, qn_err *err) QN_MUST_USE;
 
+/* live[w]: the most bytes of worker w's values that can be alive at once, whatever the timing (plan_live.c). At most
+ * p->arena_bytes[w], which differs by the holes between slots. Errors: QN_ESCHEDULE (a deadlock), QN_ENOMEM. */
+qn_status qn_plan_live_bytes(int64_t *live, const qn_plan *p, qn_err *err) QN_MUST_USE;
+
 /* Fills wait spans and lane table from tasks and values; called by lowering and by the reader. */
 qn_status qn_plan_finish(qn_plan *p, qn_err *err) QN_MUST_USE;
 

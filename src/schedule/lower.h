@@ -86,8 +86,10 @@ typedef struct qni_slot {
     int32_t need[QN_LANES];
 } qni_slot;
 qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
-/* lower_slots_tight.c: the same, the largest slots first. Takes n * n steps. */
+/* lower_slots_tight.c: the same, the largest slots first. Takes n * n steps, some times over. */
 qn_status qni_colour_largest(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
+/* Whichever of the two takes less memory. */
+qn_status qni_colour_best(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
 struct qn_span_time;
 qn_status qni_lower_slots(qn_plan *p, const struct qn_span_time *time, qn_err *err) QN_MUST_USE;
 

@@ -135,20 +135,6 @@ static int64_t place_value(arena_state *a, int64_t bytes, int32_t need[QN_LANES]
     return at;
 }
 
-static int by_start(const void *pa, const void *pb)
-{
-    const interval *a = pa, *b = pb;
-    if (a->from != b->from) return a->from < b->from ? -1 : 1;
-    return (a->value > b->value) - (a->value < b->value);
-}
-
-static int by_end(const void *pa, const void *pb)
-{
-    const interval *a = pa, *b = pb;
-    if (a->until != b->until) return a->until < b->until ? -1 : 1;
-    return (a->value > b->value) - (a->value < b->value);
-}
-
 /* Comp tasks of the worker complete before time at (or_at: or then). Ends ascend along the lane. */
 static int64_t comp_complete(const qn_plan *p, const qn_span_time *time, int32_t w, int64_t at, bool or_at)
 {
@@ -210,29 +196,6 @@ static void set_interval(interval *x, const qn_plan *p, const qn_span_time *time
     }
 }
 
-/* Colours one worker's n intervals. ending: room for a copy of them. */
-static qn_status colour(qn_plan *p, interval *life, interval *ending, int32_t n, int32_t (*extra)[QN_LANES], qn_err *err)
-{
-    arena_state a = {0};
-    int32_t ended = 0;
-    for (int32_t i = 0; i < n; i++) ending[i] = life[i];
-    qsort(life, (size_t)n, sizeof *life, by_start);
-    qsort(ending, (size_t)n, sizeof *ending, by_end);
-    for (int32_t i = 0; i < n && !a.failed; i++) {
-        for (; ended < n && ending[ended].until <= life[i].from; ended++) {
-            const interval *e = &ending[ended];
-            const qn_task *dropper = &p->task[e->dropper];
-            put_free(&a, (segment){p->value[e->value].offset, p->value[e->value].bytes, e->until, dropper->lane,
-                                   qni_lane_index(p, qn_joint_last(p, e->dropper))});
-        }
-        qn_value *v = &p->value[life[i].value];
-        v->offset = place_value(&a, v->bytes, extra[life[i].writer]);
-    }
-    if (n > 0) p->arena_bytes[p->value[life[0].value].worker] = a.top;
-    qn_free(a.free);
-    return a.failed ? QN_FAIL(err, QN_ENOMEM, "slots of %d values", n) : QN_OK;
-}
-
 static int by_slot_start(const void *pa, const void *pb)
 {
     const qni_slot *const *a = pa, *const *b = pb;
@@ -271,6 +234,45 @@ qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
     return a.failed ? QN_FAIL(err, QN_ENOMEM, "slots of %d values", n) : QN_OK;
 }
 
+qn_status qni_colour_best(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
+{
+    enum { MOST = 2048 }; /* slots, for what takes n * n steps */
+    int64_t other = 0;
+    qn_status st = qni_colour_slots(slot, n, top, err);
+    if (st == QN_OK && n <= MOST) st = qni_colour_largest(slot, n, &other, err);
+    if (st != QN_OK || n > MOST) return st;
+    if (other >= *top) return qni_colour_slots(slot, n, top, err);
+    *top = other;
+    return QN_OK;
+}
+
+static int by_value(const void *pa, const void *pb)
+{
+    const interval *a = pa, *b = pb;
+    return (a->value > b->value) - (a->value < b->value);
+}
+
+/* Colours one worker's n intervals. slot: room for them. */
+static qn_status colour(qn_plan *p, interval *life, qni_slot *slot, int32_t n, int32_t (*extra)[QN_LANES], qn_err *err)
+{
+    qsort(life, (size_t)n, sizeof *life, by_value);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t last = qn_joint_last(p, life[i].dropper);
+        slot[i] = (qni_slot){.from = life[i].from,
+                             .until = life[i].until,
+                             .bytes = p->value[life[i].value].bytes,
+                             .drop_lane = p->task[last].lane,
+                             .drop_index = qni_lane_index(p, last)};
+    }
+    const qn_status st = qni_colour_best(slot, n, &p->arena_bytes[p->value[life[0].value].worker], err);
+    for (int32_t i = 0; i < n && st == QN_OK; i++) {
+        int32_t *need = extra[life[i].writer];
+        p->value[life[i].value].offset = slot[i].offset;
+        for (int32_t l = 0; l < QN_LANES; l++) need[l] = qn_max32(need[l], slot[i].need[l]);
+    }
+    return st;
+}
+
 static int by_worker(const void *pa, const void *pb)
 {
     const interval *a = pa, *b = pb;
@@ -280,12 +282,13 @@ static int by_worker(const void *pa, const void *pb)
 qn_status qni_lower_slots(qn_plan *p, const qn_span_time *time, qn_err *err)
 {
     qn_status st = QN_OK;
-    interval *life = qn_malloc((size_t)p->values, sizeof *life), *ending = qn_malloc((size_t)p->values, sizeof *ending);
+    interval *life = qn_malloc((size_t)p->values, sizeof *life);
+    qni_slot *slot = qn_malloc((size_t)p->values, sizeof *slot);
     int32_t *reader = qn_malloc((size_t)p->values, sizeof *reader),
             *last_reader = qn_calloc((size_t)p->channels, sizeof *last_reader);
     int32_t(*extra)[QN_LANES] = qn_malloc((size_t)p->tasks, sizeof *extra);
     int32_t n = 0;
-    if (life == NULL || ending == NULL || reader == NULL || last_reader == NULL || extra == NULL) {
+    if (life == NULL || slot == NULL || reader == NULL || last_reader == NULL || extra == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "slots of %d values", p->values);
         goto out;
     }
@@ -299,14 +302,14 @@ qn_status qni_lower_slots(qn_plan *p, const qn_span_time *time, qn_err *err)
     for (int32_t i = 0; i < n;) {
         const int32_t first = i, w = p->value[life[i].value].worker;
         while (i < n && p->value[life[i].value].worker == w) i++;
-        QN_TRY(st, colour(p, life + first, ending, i - first, extra, err), out);
+        QN_TRY(st, colour(p, life + first, slot, i - first, extra, err), out);
     }
     QN_TRY(st, qni_plan_finish(p, (const int32_t(*)[QN_LANES])extra, err), out);
 out:
     qn_free(extra);
     qn_free(last_reader);
     qn_free(reader);
-    qn_free(ending);
+    qn_free(slot);
     qn_free(life);
     return st;
 }

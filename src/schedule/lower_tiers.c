@@ -215,6 +215,7 @@ static void begin_stay(tiers *l, int32_t w, qni_stay *y)
     const int32_t pack = add_comp(l, QN_OP_PACK, y->stage, QN_NONE, w);
     for (int32_t c = 0; c < end - first; c++) qni_add_link(&l->b, pack, QNI_IN, y->value + c);
     qni_add_link(&l->b, pack, QNI_OUT, packed);
+    y->packed_from = 2 * (int64_t)l->pos[w] - 1;
 }
 
 static int32_t stay_values(const tiers *l, const qni_stay *y)
@@ -256,14 +257,21 @@ static void load_weights(tiers *l, int32_t w)
             if (!l->b.failed) l->load[l->loads++] = load;
         }
         const int64_t from = y->after < 0 ? 0 : 2 * (int64_t)tour->group[tour->visit[y->after].last].last + 2;
-        add_note(l, (note){.worker = w,
-                           .value = y->value,
-                           .count = stay_values(l, y),
-                           .dropper = y->forever ? QN_NONE : y->last,
-                           .from = from,
-                           .until = FOREVER,
-                           .until_group = QN_NONE,
-                           .until_visit = y->forever ? QN_NONE : y->until});
+        note stay = {.worker = w,
+                     .value = y->value,
+                     .count = n,
+                     .dropper = y->forever ? QN_NONE : y->last,
+                     .from = from,
+                     .until = y->forever || l->b.failed ? FOREVER : 2 * l->b.key[y->last] + 2,
+                     .until_group = QN_NONE,
+                     .until_visit = QN_NONE};
+        add_note(l, stay);
+        if (stay_values(l, y) > n) { /* the packed weights: from PACK on, or with the others where they outlast the step */
+            stay.value += n;
+            stay.count = 1;
+            if (!y->forever) stay.from = y->packed_from;
+            add_note(l, stay);
+        }
         for (int32_t v = 0; v < stay_values(l, y) && !l->b.failed; v++) {
             if (y->forever)
                 l->b.value[y->value + v].carried = true;
@@ -518,19 +526,6 @@ static int64_t aligned(int64_t bytes)
     return (bytes + 63) & ~(int64_t)63;
 }
 
-/* By the starts of the slots, or the largest first, whichever takes less memory. */
-static qn_status colour(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
-{
-    enum { MOST = 2048 }; /* slots, for what takes n * n steps */
-    int64_t other = 0;
-    qn_status st = qni_colour_slots(slot, n, top, err);
-    if (st == QN_OK && n <= MOST) st = qni_colour_largest(slot, n, &other, err);
-    if (st != QN_OK || n > MOST) return st;
-    if (other >= *top) return qni_colour_slots(slot, n, top, err);
-    *top = other;
-    return QN_OK;
-}
-
 /* Ends that were not known yet, offsets of all notes, and what they make tasks wait for. */
 static qn_status lay_slots(tiers *l, qn_plan *p, const int32_t *place, qn_err *err)
 {
@@ -563,13 +558,14 @@ static qn_status lay_slots(tiers *l, qn_plan *p, const int32_t *place, qn_err *e
             }
             list[n++] = i;
         }
-        QN_TRY(st, colour(slot, n, &p->arena_bytes[w], err), out);
+        QN_TRY(st, qni_colour_best(slot, n, &p->arena_bytes[w], err), out);
         for (int32_t i = 0; i < n; i++) {
-            int64_t at = slot[i].offset;
+            int64_t at = 0; /* within the slot */
             for (int32_t k = 0; k < l->note[list[i]].count; k++) {
                 qn_value *v = &p->value[l->note[list[i]].value + k];
-                v->offset = k > 0 ? aligned(at) : at;
-                at = v->offset + v->bytes;
+                at = k > 0 ? aligned(at) : at;
+                v->offset = slot[i].offset + at;
+                at += v->bytes;
                 memcpy(need[l->note[list[i]].value + k], slot[i].need, sizeof slot[i].need);
             }
         }

@@ -21,12 +21,12 @@ typedef struct qni_visit {
 
 typedef struct qni_stay {
     int32_t stage;
-    int32_t after; /* visit behind which it may be loaded, -1: from the start */
-    int32_t use;   /* first visit that needs it */
-    int32_t until; /* visit behind which it is gone */
-    int32_t value; /* its chunks, then its packed weights: builder ids, QN_NONE before the first use */
-    int32_t last;  /* builder task of its last use */
-    bool forever;  /* stays for the next step */
+    int32_t after;       /* visit behind which it may be loaded, -1: from the start */
+    int32_t use;         /* first visit that needs it */
+    int32_t value;       /* its chunks, then its packed weights: builder ids, QN_NONE before the first use */
+    int32_t last;        /* builder task of its last use */
+    int64_t packed_from; /* when PACK begins, in half steps of the comp lane */
+    bool forever;        /* stays for the next step */
 } qni_stay;
 
 typedef struct qni_tour { /* of one worker */

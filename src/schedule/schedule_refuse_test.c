@@ -178,6 +178,9 @@ static void refused_plans(void **state)
     p->arena_bytes[0]--;
     refuse_plan(p, "beyond its arena");
     p = good_plan();
+    p->arena_bytes[0]++;
+    refuse_plan(p, "an arena is as large as what its run uses");
+    p = good_plan();
     p->worker_of[1] = 0;
     refuse_plan(p, "but stage 1 is placed on worker 0");
 }
@@ -223,7 +226,7 @@ static void rendezvous_exchange(void **state)
 {
     (void)state;
     static const char head[] =
-        "quern-plan 1\nworkers 2\nstages 2\nitems 1\narena 0 9\narena 1 9\n"
+        "quern-plan 1\nworkers 2\nstages 2\nitems 1\narena 0 2\narena 1 2\n"
         "channel 0 act 0>1 edge=1 depth=0 slot=1\nchannel 1 stat 1>0 edge=0 depth=0 slot=1\n"
         "value 0 act 1.0 @0 bytes=1 at=0\nvalue 1 act 1.0 @1 bytes=1 at=0\nvalue 2 stat @1 bytes=1\nvalue 3 stat @0 bytes=1 "
         "carried\n"

@@ -89,7 +89,6 @@ static bool exchange(qni_tour *t, window_state *s, int32_t stages, int32_t after
 {
     for (int32_t p = 0; p < stages; p++) {
         if (s->here[p] == QN_NONE || s->wanted[p]) continue;
-        t->stay[s->here[p]].until = after;
         s->here[p] = QN_NONE;
     }
     for (int32_t v = after + 1; v < t->visits; v++) {
@@ -97,8 +96,7 @@ static bool exchange(qni_tour *t, window_state *s, int32_t stages, int32_t after
             const int32_t p = t->group[g].stage;
             if (!s->wanted[p] || s->here[p] != QN_NONE) continue;
             if (!qni_grow(&t->stay, &t->stay_cap, t->stays + 1, sizeof *t->stay)) return false;
-            t->stay[t->stays] =
-                (qni_stay){.stage = p, .after = after, .use = v, .until = t->visits - 1, .value = QN_NONE, .last = QN_NONE};
+            t->stay[t->stays] = (qni_stay){.stage = p, .after = after, .use = v, .value = QN_NONE, .last = QN_NONE};
             s->here[p] = t->stays++;
         }
     }

@@ -154,7 +154,7 @@ static void step_and_check(fake *f, uint64_t seed)
     assert_int_equal(f->ran, fake_tasks(p));
     check_trace(p, &trace);
     free(trace.time);
-    for (int32_t w = 0; w < p->workers; w++) assert_true(qn_executor_high_water(f->ex, w) <= p->arena_bytes[w]);
+    for (int32_t w = 0; w < p->workers; w++) assert_int_equal(qn_executor_high_water(f->ex, w), p->arena_bytes[w]);
 }
 
 static void run_everywhere(const qn_plan *p, uint64_t seed)

@@ -239,6 +239,8 @@ static inline rig_outcome rig_compute(const qn_model *m, qn_mode mode, const rig
     assert_non_null(out.state);
     rig_state(out.state, t, m, rig_element(mode), 0);
     out.memory = qn_trainer_memory(t);
+    for (int32_t w = 0; w < qn_trainer_plan(t)->workers && steps > 0; w++) /* what was predicted is what was used */
+        assert_int_equal(qn_trainer_high_water(t, w), qn_trainer_plan(t)->arena_bytes[w]);
     qn_trainer_close(t);
     return out;
 }
