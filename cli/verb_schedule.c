@@ -52,6 +52,24 @@ static qn_status act(char **out, int action, const qn_schedule_options *opt, con
     }
 }
 
+/* Words that stand alone: schedules to show, simulate or compare. */
+static bool take_names(qn_schedule_options *opt, int action, const qn_list *words, bool given)
+{
+    if (words->count == 0 || action == CHECK) return true;
+    if (action == COMPARE && opt->names.count == 0) {
+        opt->names = *words;
+        return true;
+    }
+    if ((action == SHOW || action == SIMULATE) && words->count == 1 && !given) {
+        opt->schedule = words->item[0];
+        return true;
+    }
+    fprintf(stderr, "quern: schedule %s: '%s' stands alone; %s\n", actions[action], words->item[words->count - 1],
+            action == SHOW || action == SIMULATE ? "one schedule was wanted"
+                                                 : "only show, simulate, compare and check take names");
+    return false;
+}
+
 static int run(const cli_verb *verb, int argc, char **argv)
 {
     int action = 0;
@@ -71,6 +89,10 @@ static int run(const cli_verb *verb, int argc, char **argv)
     const bool json = cli_take_json(&argc, argv);
     if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc, argv, &err) != QN_OK) return cli_fail(&err);
     const qn_list paths = qn_config_positional(config);
+    if (!take_names(&opt, action, &paths, qn_config_given(config, "schedule"))) {
+        qn_config_close(config);
+        return EXIT_USAGE;
+    }
     const int code = act(&text, action, &opt, &paths, json, &err) == QN_OK ? cli_print(text) : cli_fail(&err);
     qn_config_close(config);
     return code;
@@ -80,10 +102,10 @@ const cli_verb cli_schedule = {
     .name = "schedule",
     .summary = "list, show, check, simulate, compare and search pipeline schedules",
     .examples = "  quern schedule list\n"
-                "  quern schedule show --schedule interleaved --workers 4 --micro-batches 8\n"
+                "  quern schedule show interleaved --workers 4 --micro-batches 8\n"
                 "  quern schedule check mine.txt\n"
-                "  quern schedule simulate --schedule 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
-                "  quern schedule simulate --schedule mine.txt --cost-from runs/first --memory 2G --critical\n"
+                "  quern schedule simulate 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
+                "  quern schedule simulate mine.txt --cost-from runs/first --memory 2G --critical\n"
                 "  quern schedule compare --workers 4 --micro-batches 16 --memory 3 --html page.html\n"
                 "  quern schedule search --workers 4 --micro-batches 16 --cost F=3,B=4,W=2 --memory 3 --out mine.txt\n",
     .table = &qn_schedule_table,

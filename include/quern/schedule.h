@@ -17,14 +17,17 @@ typedef struct qn_schedule_options {
     int64_t workers, micro_batches, chunks;
     int64_t vocab_parallel, vocab_shards; /* passes of a vocabulary cut into shards, by algorithm 1 or 2 (0: none; shards 0: one
                                              per worker); in costs S and T are those of one shard */
-    const char *cost;      /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
-                              given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
-    const char *cost_from; /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
-    const char *sizes;     /* "act=1M,stash=4M,wstash=1M": bytes of a stage's values; NULL: not known */
-    const char *memory;    /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
-    double latency;        /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
-    int64_t depth;         /* slots of a channel */
-    int32_t recompute;     /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
+    int64_t group,
+        pieces;       /* interleaved: micro-batches per group (0: as workers); roundpipe, superpipe: stages in all (0: chunks) */
+    int32_t pairs;    /* overlap pairs of dualpipe and dualpipev: 0 two tasks, 1 as one call that runs both */
+    const char *cost; /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
+                         given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
+    const char *cost_from;   /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
+    const char *sizes;       /* "act=1M,stash=4M,wstash=1M": bytes of a stage's values; NULL: not known */
+    const char *memory;      /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
+    double latency;          /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
+    int64_t depth;           /* slots of a channel */
+    int32_t recompute;       /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
     const char *svg, *trace; /* files to write */
     const char *html;        /* compare: a page to write */
     int critical;            /* simulate: list the critical path */

@@ -82,8 +82,9 @@ typedef struct qn_pattern {
     int32_t window, window_group; /* superpipe: k and k' (piece_window.h); 0: all pieces stay, 1 at a time */
     int32_t vocab, sides;         /* vocabulary parallelism by algorithm 1 or 2 (0: none), in so many shards (0: P) */
     int64_t cost[QN_OPS]; /* ticks of one task of each op (SEND: of a message), where a generator wants them; 0: 1, SEND 0 */
-    int64_t stash_size;   /* what F leaves until B, in any unit; 0: 1. For generators that look at memory */
-    int64_t pending_size; /* what is left between B and W; 0: as much as stash_size */
+    const int64_t (*stage_cost)[QN_OPS]; /* [stages of the order] the same of each stage, for roundpipe's cuts; NULL: as cost */
+    int64_t stash_size;                  /* what F leaves until B, in any unit; 0: 1. For generators that look at memory */
+    int64_t pending_size;                /* what is left between B and W; 0: as much as stash_size */
 } qn_pattern;
 
 /* --- columns. A column is a copy of the chain, depth stages, and behind it `sides` side stages: its vocabulary shards. Stage s

@@ -190,6 +190,11 @@ static const qn_key schedule_keys[] = {
     KEY(INT, "vocab-parallel", T, vocab_parallel, "0", 0, 2, NULL, "",
         "with passes of a vocabulary cut over all workers, algorithm 1 or 2 (0: without; 1f1b, v-half)"),
     KEY(INT, "vocab-shards", T, vocab_shards, "0", 0, 1024, NULL, "", "into so many shards (0: one per worker)"),
+    KEY(INT, "group", T, group, "0", 0, 65536, NULL, "",
+        "interleaved: micro-batches that go round together (0: as many as workers)"),
+    KEY(INT, "pieces", T, pieces, "0", 0, 65536, NULL, "", "roundpipe, superpipe: stages in all (0: workers times chunks)"),
+    KEY(CHOICE, "pairs", T, pairs, "parts", 0, 0, "parts|opaque", "",
+        "dualpipe, dualpipev: a forward beside a backward as two tasks, or as one that waits for the inputs of both"),
     KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
         "F=1,B=2[,W=1][,S=1,T=1] time of a task, per stage 0:F=1,B=2;1-3:F=2,B=4, or a JSON or CSV file; B is the whole backward "
         "unless W "

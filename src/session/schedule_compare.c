@@ -19,6 +19,15 @@ static int64_t chunks_of(const char *name, int64_t v)
     return g->max_chunks > 0 && v > g->max_chunks ? g->max_chunks : v;
 }
 
+/* The smallest number that both divide, so that tasks of either are made of whole parts; beyond reason the larger of the two. */
+static int32_t common(int32_t a, int32_t b)
+{
+    enum { MOST = 96 };
+    int32_t x = a;
+    while (b > 0 && x % b != 0 && x <= MOST) x += a;
+    return x <= MOST ? x : qn_max32(a, b);
+}
+
 /* Those that are out come last. */
 static int by_makespan(const void *a, const void *b)
 {
@@ -47,7 +56,7 @@ static void people_table(qni_page *p, const qni_subject *s, int32_t n, int32_t f
         qni_page_add(p, "memory: the most of any worker, %s\n", s[0].in_bytes ? "bytes of arena" : "micro-batches held at once");
     if (finest > 1 && c->stages == 0)
         qni_page_add(
-            p, "times are those of one of a worker's %d chunks; a schedule with fewer chunks has tasks that cover more of them\n",
+            p, "times are those of one of %d parts of a worker; a schedule with fewer chunks has tasks that cover more of them\n",
             finest);
 }
 
@@ -206,7 +215,7 @@ qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool j
         const int32_t most_workers = named ? 0 : list[i].max_workers;
         if (most_workers > 0 && opt->workers > most_workers) continue; /* it will be out; its cut concerns nobody */
         const int64_t chunks = chunks_of(named ? opt->names.item[i] : list[i].name, opt->chunks);
-        if (chunks > finest) finest = (int32_t)chunks;
+        finest = common(finest, (int32_t)chunks);
     }
     for (int32_t i = 0; i < most; i++) {
         qni_subject *one = &s[n++]; /* also a half-open one is closed below */

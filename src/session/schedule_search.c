@@ -264,11 +264,12 @@ static qn_status nothing_fits(finder *f, qn_err *err)
     double best = 0;
     bool in_bytes = false;
     for (int32_t i = 0; i < f->published; i++) {
-        double least = 0;
+        double least = 0, own = qni_subject_memory(&f->s[i], NULL);
+        in_bytes = f->s[i].in_bytes;
+        if (best == 0 || own < best) best = own;
         if (!searchable(&f->s[i])) continue;
         const qn_status st = least_memory(&least, f, i, err);
         if (st != QN_OK) return st;
-        in_bytes = f->s[i].in_bytes;
         if (least > 0 && (best == 0 || least < best)) best = least;
     }
     return QN_FAIL(err, QN_EINVAL,

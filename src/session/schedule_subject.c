@@ -104,15 +104,19 @@ qn_status qni_subject_take(qni_subject *s, const char *name, qn_order *order, co
     return st == QN_OK ? repeat_sizes(s, order->stages, err) : st;
 }
 
-/* A memory limit in micro-batches as a number of stashes of a stage, for generators that look for the best within it. */
-static qn_status stash_limit(int32_t *limit, const qn_schedule_options *opt, int32_t chunks, qn_err *err)
+/* A memory limit in micro-batches as a number of stashes of a stage; one in bytes stays as it is. */
+static qn_status stash_limit(int32_t *limit, double *bytes, const qn_schedule_options *opt, const qni_costs *costs,
+                             int32_t chunks, qn_err *err)
 {
-    double micro_batches = 0;
+    double most = 0;
     *limit = 0;
-    if (opt->memory == NULL || opt->sizes != NULL || opt->cost_from != NULL) return QN_OK;
-    const qn_status st = qni_memory_parse(&micro_batches, opt->memory, err);
-    if (st == QN_OK && micro_batches > 0) *limit = (int32_t)fmax(1, fmin(micro_batches * chunks, 1 << 20));
-    return st;
+    const qn_status st = qni_memory_parse(&most, opt->memory, err);
+    if (st != QN_OK || most <= 0) return st;
+    if (sizes_said(costs))
+        *bytes = most;
+    else
+        *limit = (int32_t)fmax(1, fmin(most * chunks, 1 << 20));
+    return QN_OK;
 }
 
 qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, const qn_schedule_options *opt,
@@ -131,18 +135,36 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     }
     s->from.form = QN_FORM_ORDER;
     s->chunks = (int32_t)(chunks > 0 ? chunks : s->generator != NULL ? s->generator->usual_chunks : 1);
-    qn_pattern pattern = {.workers = (int32_t)opt->workers, .items = (int32_t)opt->micro_batches, .chunks = s->chunks};
-    const int64_t stages = opt->workers * s->chunks / (s->generator != NULL ? qn_generator_replicas(s->generator) : 1);
+    qn_pattern pattern = {.workers = (int32_t)opt->workers,
+                          .items = (int32_t)opt->micro_batches,
+                          .chunks = s->chunks,
+                          .group = (int32_t)opt->group};
+    const bool adaptive = s->generator != NULL && s->generator->generate == qn_gen_v_adaptive;
+    const bool pieces = s->generator != NULL && (s->generator->host_state || s->generator->max_workers == 1);
+    if (pieces) pattern.pieces = (int32_t)opt->pieces;
+    int64_t stages = opt->workers * s->chunks / (s->generator != NULL ? qn_generator_replicas(s->generator) : 1);
+    if (pattern.pieces > 0) stages = pattern.pieces;
     qn_status st = QN_OK;
-    if (stages >= 1 && stages <= 65536 && s->generator != NULL) st = spread(s, costs, (int32_t)stages, fine, err);
+    if (opt->vocab_shards > 0 && opt->vocab_parallel == 0)
+        return QN_FAIL(err, QN_EINVAL, "--vocab-shards %" PRId64 " needs --vocab-parallel 1 or 2", opt->vocab_shards);
+    const bool can = s->generator != NULL && qn_generator_can(s->generator, pattern.workers, pattern.items);
+    if (stages >= 1 && stages <= 65536 && can) st = spread(s, costs, (int32_t)stages, fine, err);
+    if (st == QN_EINVAL && err != NULL) {
+        char why[QN_ERR_TEXT];
+        snprintf(why, sizeof why, "%s", err->text);
+        return QN_FAIL(err, st, "%s: %.900s", name, why);
+    }
     if (st != QN_OK) return st;
+    if (pattern.pieces > 0 && pieces) s->chunks = stages_per_worker(pattern.pieces, pattern.workers);
+    if (s->generator != NULL && s->generator->host_state) pattern.stage_cost = (const int64_t(*)[QN_OPS])s->cost;
     for (int op = 0; op < QN_OPS; op++) pattern.cost[op] = s->cost == NULL || op > QN_OP_R ? usual_cost[op] : mean_cost(s, op);
     for (int op = QN_OP_VI; op <= QN_OP_VJ; op++) pattern.cost[op] = shard_cost(costs, op);
     pattern.vocab = (int32_t)opt->vocab_parallel;
     pattern.sides = (int32_t)opt->vocab_shards;
     pattern.cost[QN_OP_SEND] = costs->latency;
-    st = stash_limit(&pattern.limit, opt, s->chunks, err);
+    if (adaptive) st = stash_limit(&pattern.limit, &s->adapt, opt, costs, s->chunks, err);
     if (st != QN_OK) return st;
+    s->pattern = pattern;
     st = qn_generate(&s->from.order, name, &pattern, err);
     if (st != QN_OK) return st;
     return repeat_sizes(s, s->from.order->stages, err);
@@ -188,6 +210,7 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_er
                                                                              : QN_RECOMPUTE_FULL,
                              .recompute_late = opt != NULL && opt->recompute == 3,
                              .depth = opt != NULL ? (int32_t)opt->depth : 0,
+                             .opaque_pairs = opt != NULL && opt->pairs != 0,
                              .tied_owner = QN_NONE,
                              .tied_replica = QN_NONE};
     for (int k = 0; k < QNI_SIZES; k++) s->in_bytes = s->in_bytes || s->size[k] != NULL;
@@ -195,11 +218,44 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_er
     return qn_lower(&s->plan, o, &how, err);
 }
 
-/* Micro-batches that a worker holds at once: a stash of one of its k stages of a column is 1 / k of one. */
+static double most_bytes(const qn_plan *p)
+{
+    int64_t most = 0;
+    for (int32_t w = 0; w < p->workers; w++) most = qn_max64(most, p->arena_bytes[w]);
+    return (double)most;
+}
+
+/* v-adaptive and a limit in bytes: blocks that hold fewer and fewer stashes until one fits, or none holds less. */
+static qn_status adapt(qni_subject *s, const qn_schedule_options *opt, const qni_costs *costs, qn_err *err)
+{
+    qn_err refused = {.code = QN_OK};
+    qn_status st = QN_OK;
+    while (st == QN_OK && s->adapt > 0 && most_bytes(s->plan) > s->adapt) {
+        qn_order *less = NULL;
+        s->pattern.limit = (s->pattern.limit > 0 ? s->pattern.limit : 2 * s->pattern.workers) - 1;
+        if (s->pattern.limit < 1) break;
+        st = qn_generate(&less, s->name, &s->pattern, &refused);
+        if (st == QN_EINVAL) return QN_OK;
+        if (st != QN_OK) break;
+        qn_order_close(s->from.order);
+        s->from.order = less;
+        qn_plan_close(s->plan);
+        s->plan = NULL;
+        set_order_costs(s, costs);
+        st = make_plan(s, opt, err);
+    }
+    return st;
+}
+
+/* Micro-batches that a worker holds at once: a stash of one of its k stages of a column is 1 / k of one. Where backwards run on
+ * other workers than forwards no worker has stages of its own: a stash of one of S stages is then P / S, as much as it is of a
+ * worker's share elsewhere. */
 static void count_memory(qni_subject *s)
 {
     const qn_plan *p = s->plan;
-    for (int32_t w = 0; w < p->workers; w++) {
+    for (int32_t w = 0; w < p->workers && p->backward_of != NULL; w++)
+        s->memory[w] = s->in_bytes ? (double)p->arena_bytes[w] : (double)s->sum->peak[w] * p->workers / p->stages;
+    for (int32_t w = 0; w < p->workers && p->backward_of == NULL; w++) {
         int32_t mine = 0, columns = 0, last = QN_NONE;
         for (int32_t i = 0; i < p->stages; i++) {
             if (p->worker_of[i] != w || qn_is_side(qn_plan_grid(p), i)) continue;
@@ -245,6 +301,7 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     const int64_t latency = costs != NULL ? costs->latency : 0;
     if (costs != NULL && s->from.order != NULL) set_order_costs(s, costs);
     QN_TRY(st, make_plan(s, opt, err), out);
+    if (costs != NULL) QN_TRY(st, adapt(s, opt, costs, err), out);
     if (costs != NULL) set_plan_costs(s, costs);
     s->latency = latency;
     if (costs != NULL) snprintf(s->unit, sizeof s->unit, "%s", costs->unit);

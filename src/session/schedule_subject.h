@@ -14,6 +14,8 @@ typedef struct qni_subject {
     char name[96];
     const qn_generator *generator; /* NULL: from a file or found by search */
     qni_schedule from;
+    qn_pattern pattern; /* that the generator was asked for */
+    double adapt;       /* v-adaptive: bytes of a worker that its block is chosen for, 0: not by bytes */
     qn_plan *plan;
     int32_t chunks;           /* stages of a worker, rounded up */
     int32_t fine;             /* stages of the finest schedule it is compared with; its own otherwise */

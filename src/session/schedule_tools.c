@@ -47,6 +47,22 @@ static void add_comment(qni_page *p, const char *text)
     }
 }
 
+/* Flags that the one schedule asked for has no use for. */
+static qn_status check_flags(const qn_schedule_options *opt, qn_err *err)
+{
+    const qn_generator *g = qn_generator_find(opt->schedule);
+    const bool pieces = g != NULL && (g->host_state || g->max_workers == 1);
+    if (opt->pieces > 0 && !pieces)
+        return QN_FAIL(err, QN_EINVAL, "--pieces %" PRId64 ": roundpipe and superpipe are made of pieces; %s takes --chunks",
+                       opt->pieces, opt->schedule);
+    if (opt->group > 0 && (g == NULL || g->generate != qn_gen_interleaved))
+        return QN_FAIL(err, QN_EINVAL, "--group %" PRId64 " is for interleaved; %s has no groups of micro-batches", opt->group,
+                       opt->schedule);
+    if (opt->pairs != 0 && g != NULL && g->generate != qn_gen_dualpipe && g->generate != qn_gen_dualpipev)
+        return QN_FAIL(err, QN_EINVAL, "--pairs opaque: dualpipe and dualpipev have pairs; %s has none", opt->schedule);
+    return QN_OK;
+}
+
 qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t columns, qn_err *err)
 {
     qni_subject s = {.fine = 0};
@@ -54,6 +70,7 @@ qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t c
     qni_page p = {.text = NULL};
     char *order = NULL, *drawing = NULL;
     qn_status st;
+    QN_TRY(st, check_flags(opt, err), out);
     QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->cost_from, opt->latency, err), out);
     QN_TRY(st, qni_subject_open(&s, opt->schedule, opt->chunks, opt, &costs, 0, err), out);
     st = s.from.plan != NULL ? qn_plan_write(&order, s.from.plan, err) : qn_order_write(&order, s.from.order, err);
@@ -121,8 +138,11 @@ static void people_result(qni_page *p, const qni_subject *s, const qni_costs *c)
 {
     const qn_plan *plan = s->plan;
     char text[32];
-    qni_page_add(p, "%s: %d workers, %d stages, %d micro-batches, %d messages\n", s->name, plan->workers, plan->stages,
-                 plan->items, s->messages);
+    qni_page_add(p, "%s: %d worker%s, %d stage%s", s->name, plan->workers, plan->workers == 1 ? "" : "s",
+                 plan->stages - plan->sides, plan->stages - plan->sides == 1 ? "" : "s");
+    if (plan->sides > 0) qni_page_add(p, ", %d vocabulary shard%s", plan->sides, plan->sides == 1 ? "" : "s");
+    qni_page_add(p, ", %d micro-batch%s, %d message%s\n", plan->items, plan->items == 1 ? "" : "es", s->messages,
+                 s->messages == 1 ? "" : "s");
     qni_page_add(p, "makespan  %.10g%s%s\nbubble    %.2f %%\n", (double)s->sum->makespan / c->scale, c->unit[0] ? " " : "",
                  c->unit, s->sum->bubble * 100);
     qni_page_add(p, "exposed   %.10g  (shorter by this if messages took no time)\n\n", (double)s->exposed / c->scale);
@@ -185,6 +205,7 @@ qn_status qn_schedule_simulate(char **out, const qn_schedule_options *opt, bool 
     qni_page p = {.text = NULL};
     double limit;
     qn_status st;
+    QN_TRY(st, check_flags(opt, err), out);
     QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->cost_from, opt->latency, err), out);
     QN_TRY(st, qni_costs_sizes(&costs, opt->sizes, err), out);
     QN_TRY(st, qni_memory_parse(&limit, opt->memory, err), out);

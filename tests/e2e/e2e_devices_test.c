@@ -176,7 +176,7 @@ static void what_cannot_be_is_refused(void **state)
     refuse("--schedule superpipe --window two", "--window is 'two'", NULL);
     refuse("--window 2", "--window means something", "--device-memory");
     refuse("--optimizer-lag 1 --workers 2", "--optimizer-lag means something", "--device-memory");
-    refuse("--schedule superpipe --workers 2 --device-memory 16M", "at most 1 is possible", NULL);
+    refuse("--schedule superpipe --workers 2 --device-memory 16M", "superpipe with 2 workers: 1 is possible", NULL);
     for (int i = 0; columns[i] != NULL; i++) {
         char line[256];
         snprintf(line, sizeof(line), "--device-memory 16M %s", columns[i]);

@@ -208,8 +208,68 @@ static void causes_and_limits(void **state)
     char *page = file_text(in_root("page.html"));
     assert_non_null(strstr(page, "</svg>"));
     qn_free(page);
-    run_line("schedule compare --workers 4 --micro-batches 8 --memory 0.5");
+    run_line("schedule compare --workers 4 --micro-batches 8 --memory 0.25");
     must_say(2, "smallest limit", NULL);
+}
+
+/* Names alone, flags that only some schedules have a use for, and refusals that say which numbers work. */
+static void names_flags_and_ranges(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *says;
+        double makespan; /* 0: refused */
+    } cases[] = {
+        {"simulate dualpipe --workers 8 --micro-batches 20 --cost F=1,B=1,W=1", NULL, 63},
+        {"simulate dualpipe --workers 8 --micro-batches 20 --cost F=1,B=1,W=1 --pairs opaque", NULL, 66},
+        {"simulate 1f1b --workers 4 --micro-batches 8", NULL, 33},
+        {"simulate interleaved --workers 2 --micro-batches 6 --group 3", NULL, 0.5},
+        {"simulate roundpipe --workers 2 --micro-batches 6 --pieces 5", NULL, 0.5},
+        {"simulate 1f1b zb-v", "one schedule was wanted", 0},
+        {"simulate 1f1b --pairs opaque", "dualpipe and dualpipev have pairs", 0},
+        {"simulate 1f1b --group 4", "is for interleaved", 0},
+        {"simulate 1f1b --pieces 4", "made of pieces", 0},
+        {"simulate 1f1b --vocab-shards 3", "needs --vocab-parallel", 0},
+        {"simulate dualpipe --workers 3 --micro-batches 5", "for instance 4 and 8", 0},
+        {"simulate dualpipe --workers 4 --micro-batches 9", "for instance 4 and 10", 0},
+        {"simulate dualpipev --workers 4 --micro-batches 7",
+         "at least 8 micro-batches are needed (2 for each worker), or at most 3", 0},
+        {"simulate superpipe --workers 2", "superpipe with 2 workers: 1 is possible", 0},
+        {"simulate zb-v --workers 2 --cost 0-2:F=1,B=2", "zb-v: costs of 3 stages, but the schedule has 4", 0},
+        {"search 1f1b", "stands alone", 0},
+    };
+    for (size_t i = 0; i < QN_COUNT(cases); i++) {
+        run_line("schedule %s --json", cases[i].line);
+        if (cases[i].makespan == 0) {
+            must_say(2, cases[i].says, NULL);
+            continue;
+        }
+        must_be(0);
+        json_t *all = json_line(0);
+        if (cases[i].makespan >= 1) assert_true(json_at(all, "makespan") == cases[i].makespan);
+        json_decref(all);
+    }
+    run_line("schedule compare 1f1b zb-v --json");
+    must_be(0);
+    assert_non_null(strstr(last.out, "zb-v"));
+    assert_null(strstr(last.out, "gpipe"));
+    /* parts that all numbers of chunks are made of: nobody is left out for its chunks */
+    run_line("schedule compare --chunks 3 --workers 3 --micro-batches 6");
+    must_be(0);
+    assert_null(strstr(last.out, "a multiple of"));
+    /* a limit in bytes chooses v-adaptive's block, too */
+    double most[2];
+    for (int k = 0; k < 2; k++) {
+        run_line("schedule simulate v-adaptive --workers 4 --micro-batches 12 --cost F=3,B=4,W=2 --sizes "
+                 "act=1K,stash=100K,wstash=10K --memory %s --json",
+                 k ? "600K" : "10M");
+        must_be(0);
+        json_t *all = json_line(0);
+        most[k] = 0;
+        for (size_t w = 0; w < 4; w++) most[k] = fmax(most[k], array_at(all, "memory", w));
+        json_decref(all);
+    }
+    assert_true(most[0] > 600 * 1024 && most[1] <= 600 * 1024);
 }
 
 /* What search finds is a file that is valid, no longer than what is published, the same for a seed, and trains to the same bits.
@@ -273,8 +333,8 @@ static void search_finds_what_train_runs(void **state)
     json_t *timed = json_line(0);
     assert_true(json_at(timed, "makespan") > 0);
     json_decref(timed);
-    run_line("schedule search --workers 2 --micro-batches 4 --memory 0.5");
-    must_say(2, "smallest limit that would do is 1 micro", NULL);
+    run_line("schedule search --workers 2 --micro-batches 4 --memory 0.25");
+    must_say(2, "smallest limit that would do is 0.5 micro", NULL);
 }
 
 int main(void)
@@ -283,6 +343,7 @@ int main(void)
         cmocka_unit_test(bubbles_are_the_papers),
         cmocka_unit_test(the_contracts_example_works),
         cmocka_unit_test(causes_and_limits),
+        cmocka_unit_test(names_flags_and_ranges),
         cmocka_unit_test(search_finds_what_train_runs),
         cmocka_unit_test(what_show_writes_is_a_schedule),
         cmocka_unit_test(bad_files_say_which_tasks),

@@ -5,15 +5,10 @@
 #include "schedule/gen/gen.h"
 #include "schedule/gen/gen_parts.h"
 
-/* Pattern: workers P and items M both even, M >= 2P (the list's min_items), two chunks. At most P + 1 stashes of a stage. */
+/* Pattern: workers P and items M both even, M >= 2P (qn_generator_can), two chunks. At most P + 1 stashes of a stage. */
 qn_status qn_gen_dualpipe(qn_order *order, const qn_pattern *pat, qn_err *err)
 {
     const int32_t P = pat->workers, half = pat->items / 2;
-    if (P % 2 != 0 || pat->items % 2 != 0)
-        return QN_FAIL(err, QN_EINVAL,
-                       "dualpipe with %d workers and %d micro-batches: both must be even, for instance %d workers and %d "
-                       "micro-batches (at least 2 for each worker)",
-                       P, pat->items, P + P % 2, (P + P % 2) * 2 > pat->items ? (P + P % 2) * 2 : pat->items + pat->items % 2);
     order->columns = 2;
     for (int32_t w = 0; w < P; w++) {
         order->worker_of[w] = w;

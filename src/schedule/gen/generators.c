@@ -105,18 +105,42 @@ static qn_status check_sizes(const char *name, const qn_pattern *pat, qn_err *er
     return QN_OK;
 }
 
+static const char *many(int64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+static qn_status check_numbers(const qn_generator *g, const qn_pattern *pat, qn_err *err)
+{
+    const int32_t P = pat->workers, M = pat->items;
+    if (P < 1 || P > QN_MAX_WORKERS)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: 1 to %d are possible", g->name, P, QN_MAX_WORKERS);
+    if (g->max_workers > 0 && P > g->max_workers)
+        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: %d is possible%s", g->name, P, g->max_workers,
+                       g->generate == qn_gen_superpipe ? "; roundpipe goes round several" : "");
+    if (M < 1) return QN_FAIL(err, QN_EINVAL, "%s with %d micro-batches: at least 1 is needed", g->name, M);
+    if (qn_generator_can(g, P, M)) return QN_OK;
+    const int64_t even = P + P % 2, each = g->min_items;
+    if (qn_generator_replicas(g) > 1)
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "%s with %d worker%s and %d micro-batch%s: an even number of workers and an even number of micro-batches, at "
+            "least %lld for each worker, are possible, for instance %lld and %lld",
+            g->name, P, many(P), M, M == 1 ? "" : "es", (long long)each, (long long)even,
+            (long long)qn_max64(each * even, M + M % 2));
+    char fewer[64] = "";
+    if (M / each > 0) snprintf(fewer, sizeof fewer, ", or at most %lld worker%s", (long long)(M / each), many(M / each));
+    return QN_FAIL(err, QN_EINVAL,
+                   "%s with %d worker%s and %d micro-batch%s: at least %lld micro-batches are needed (%lld for each worker)%s",
+                   g->name, P, many(P), M, M == 1 ? "" : "es", (long long)each * P, (long long)each, fewer);
+}
+
 qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, qn_err *err)
 {
     const qn_generator *g = qn_generator_find(name);
     if (g == NULL) return unknown(name, err);
-    if (pat->workers < 1 || pat->workers > QN_MAX_WORKERS)
-        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: 1 to %d are possible", name, pat->workers, QN_MAX_WORKERS);
-    if (g->max_workers > 0 && pat->workers > g->max_workers)
-        return QN_FAIL(err, QN_EINVAL, "%s with %d workers: at most %d is possible", name, pat->workers, g->max_workers);
-    if (pat->items < 1) return QN_FAIL(err, QN_EINVAL, "%s with %d micro-batches: at least 1 is needed", name, pat->items);
-    if (pat->items < (int64_t)g->min_items * pat->workers)
-        return QN_FAIL(err, QN_EINVAL, "%s with %d workers and %d micro-batches: at least %lld micro-batches are needed", name,
-                       pat->workers, pat->items, (long long)g->min_items * pat->workers);
+    qn_status st = check_numbers(g, pat, err);
+    if (st != QN_OK) return st;
     if (pat->chunks < g->min_chunks || (g->max_chunks > 0 && pat->chunks > g->max_chunks))
         return QN_FAIL(err, QN_EINVAL, "%s with %d chunks per worker: %s %d %s", name, pat->chunks,
                        g->max_chunks > 0 ? "exactly" : "at least", g->min_chunks,
@@ -133,7 +157,7 @@ qn_status qn_generate(qn_order **out, const char *name, const qn_pattern *pat, q
     if (pat->group != 0 && pat->group < pat->workers)
         return QN_FAIL(err, QN_EINVAL, "%s with groups of %d micro-batches: at least as many as workers (%d) are needed, or 0",
                        name, pat->group, pat->workers);
-    qn_status st = check_sizes(name, pat, err);
+    st = check_sizes(name, pat, err);
     if (st != QN_OK) return st;
     if (pat->vocab != 0) return qni_generate_vocab(out, name, pat, err);
     qn_order *order = NULL;

@@ -5,8 +5,10 @@
 #include "schedule/gen/gen.h"
 #include "schedule/round_pipe.h"
 
-/* The slots of equal pieces, cut for the pattern's costs. slot [2 * pieces]: forward, then backward. */
-static qn_status cut_equal(int32_t *slot, int32_t pieces, const qn_pattern *pat, qn_err *err)
+/* The slots of pieces, cut for the pattern's costs, of each piece where they are known. slot [2 * pieces]: forward, then
+ * backward.
+ */
+static qn_status cut_by_cost(int32_t *slot, int32_t pieces, const qn_pattern *pat, qn_err *err)
 {
     const int64_t F = qn_max64(pat->cost[QN_OP_F], 1), R = pat->cost[QN_OP_R] > 0 ? pat->cost[QN_OP_R] : F;
     const int64_t split = qn_max64(pat->cost[QN_OP_B], 1) + qn_max64(pat->cost[QN_OP_W], 1);
@@ -19,7 +21,9 @@ static qn_status cut_equal(int32_t *slot, int32_t pieces, const qn_pattern *pat,
         st = QN_FAIL(err, QN_ENOMEM, "cuts of %d pieces", pieces);
         goto out;
     }
-    for (size_t i = 0; i < 3 * n; i++) cost[i] = time[i / n];
+    static const qn_op op[] = {QN_OP_F, QN_OP_R, QN_OP_BW};
+    for (size_t i = 0; i < 3 * n; i++)
+        cost[i] = pat->stage_cost != NULL ? qn_max64(pat->stage_cost[i % n][op[i / n]], 1) : time[i / n];
     const qn_round_layers in = {.layers = pieces,
                                 .workers = pat->workers,
                                 .items = pat->items,
@@ -84,7 +88,7 @@ qn_status qn_gen_roundpipe(qn_order *o, const qn_pattern *pat, qn_err *err)
     qn_status st = QN_OK;
     int32_t *slot = qn_malloc(2 * n, sizeof *slot), slots = 0;
     if (slot == NULL) return QN_FAIL(err, QN_ENOMEM, "slots of %d pieces", o->stages);
-    if (pat->forward_slot == NULL || pat->backward_slot == NULL) QN_TRY(st, cut_equal(slot, o->stages, pat, err), out);
+    if (pat->forward_slot == NULL || pat->backward_slot == NULL) QN_TRY(st, cut_by_cost(slot, o->stages, pat, err), out);
     QN_TRY(st, qn_order_split_backward(o, err), out);
     for (size_t s = 0; s < n && pat->forward_slot != NULL && pat->backward_slot != NULL; s++) {
         slot[s] = pat->forward_slot[s];
