@@ -163,8 +163,9 @@ int32_t qni_rmsnorm(qn_build *b, const char *label, int32_t x, int32_t w, double
 int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
 int32_t qni_scale(qn_build *b, const char *label, int32_t x, double factor);
 void qni_adapt(qn_build *b, const char *label, int32_t y, int32_t x, int32_t w); /* y += x w^T in place */
-/* The adapter of the product y = x w^T, where the model has one there; qni_linear asks for it (lora.c). */
-void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w);
+/* The adapter of the product y = x w^T, where the model has one there; products ask for it (lora.c). inputs: a shard holds a part
+ * of the inputs; else of the outputs. */
+void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w, bool inputs);
 qn_status qni_lora_check(const qn_model_config *c, qn_err *err) QN_MUST_USE;
 int32_t qni_attention(qn_build *b, const char *label, qn_ref q, qn_ref k, qn_ref v, int64_t H, int64_t K, int64_t D);
 int32_t qni_gelu(qn_build *b, const char *label, int32_t x);

@@ -130,13 +130,24 @@ qn_status qni_lora_check(const qn_model_config *c, qn_err *err)
         return QN_FAIL(err, QN_EINVAL, "a LoRA alpha of %g; a positive number is needed (often the rank, or twice the rank)",
                        l->alpha);
     if (l->targets == 0) return QN_FAIL(err, QN_EINVAL, "LoRA needs at least one target, such as q,v");
-    if (c->shards > 1)
-        return QN_FAIL(err, QN_EINVAL, "adapters on %d tensor shards are not supported; they need a model of one shard",
-                       c->shards);
     return QN_OK;
 }
 
-void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w)
+/* An adapter is cut as its product is. Where that holds a part of its outputs, so does B, and all of A is in every shard; where
+ * it holds a part of its inputs, so does A, and B is in every shard: the shards' outputs are summed with the product's. What
+ * every shard has sees a part of the gradient. */
+static void cut_adapter(qn_build *b, int32_t w, int32_t A, int32_t B, bool inputs)
+{
+    const qn_model_config *c = &b->m->config;
+    if (b->failed || c->shards == 1) return;
+    if (inputs)
+        (void)qni_cut_in(b, A);
+    else
+        (void)qni_cut_out(b, B, (int32_t)b->m->param[b->m->use[w].param].slice.runs);
+    b->m->param[b->m->use[inputs ? B : A].param].joined = true;
+}
+
+void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w, bool inputs)
 {
     const qn_model_config *c = &b->m->config;
     const qn_lora *l = &c->lora;
@@ -145,9 +156,11 @@ void qni_lora(qn_build *b, const char *label, int32_t x, int32_t y, int32_t w)
     snprintf(name, sizeof(name), "%s", b->m->param[b->m->use[w].param].name);
     if (!is_target(c, name)) return;
     *strstr(name, ".weight") = '\0';
-    const int64_t in = b->layer->value[x].width, out = b->layer->value[y].width;
+    const int64_t in = b->layer->value[x].width * (inputs ? c->shards : 1),
+                  out = b->layer->value[y].width * (inputs ? 1 : c->shards); /* of all shards */
     const int32_t A = qni_adapter(b, l->rank, in, QN_INIT_UNIFORM, "%s.lora_A.weight", name);
     const int32_t B = qni_adapter(b, out, l->rank, QN_INIT_ZERO, "%s.lora_B.weight", name);
+    cut_adapter(b, w, A, B, inputs);
     const int32_t keys = b->keys; /* the dropout of the layer stays what it is without adapters */
     snprintf(op, sizeof(op), "%.20s.A", label);
     int32_t v = qni_linear(b, op, x, l->rank, A, -1);

@@ -1,5 +1,6 @@
 /* Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): y = x W^T + (alpha / rank) (x A^T) B^T for chosen products of a block, W
- * frozen, A [rank, in] and B [out, rank] trained. Names are those of Hugging Face's peft.
+ * frozen, A [rank, in] and B [out, rank] trained. Names are those of Hugging Face's peft. In a tensor shard an adapter is cut as
+ * its product is: B by outputs, or A by inputs; the other matrix is whole in every shard.
  *
  *   short   LLaMA              GPT-2
  *   q       self_attn.q_proj   attn.c_attn, which holds q, k and v in one matrix: any of the three names all of it

@@ -61,6 +61,7 @@ typedef struct qn_param {
     bool decay;           /* weight decay applies (matrices) */
     bool adapter;         /* of LoRA: no part of the plain model's file */
     bool frozen;          /* never changes: no gradient, no moments */
+    bool joined;          /* whole in every shard, but each has a part of its gradient: the sum over the shards is the gradient */
     qn_init init;
     double init_std; /* UNIFORM: the bound */
     int64_t count;   /* elements */

@@ -50,6 +50,18 @@ void qni_homes_fini(qni_homes *h)
     *h = (qni_homes){0};
 }
 
+void *qni_homes_join(const qni_homes *h, int32_t stage, int32_t index, int64_t *count)
+{
+    const int32_t s = qn_chain_stage(h->grid, stage), r = qn_replica(h->grid, stage);
+    for (int32_t u = qn_shard(h->grid, stage); u < h->uses; u += h->shards) {
+        const int32_t p = qni_use_param(h, u);
+        if (h->use_chain[u] != s || qn_replica(h->grid, h->owner[p]) != r || !qni_homes_joined(h, p) || index-- > 0) continue;
+        *count = count_of(h, p);
+        return h->sum[r][u];
+    }
+    return NULL;
+}
+
 /* ---- values */
 
 typedef struct initial_job {

@@ -83,6 +83,14 @@ static inline int32_t qni_use_stage(const qni_homes *h, int32_t replica, int32_t
 /* Whether nothing but the value of the parameter exists. */
 bool qni_homes_frozen(const qni_homes *h, int32_t param);
 
+/* Whether shards have parts of the parameter's gradient, which JOIN adds up; and the index-th such gradient of what a stage owns
+ * in its replica, *count numbers, or NULL. */
+static inline bool qni_homes_joined(const qni_homes *h, int32_t param)
+{
+    return qni_home_param(h, param)->joined && !qni_homes_frozen(h, param);
+}
+void *qni_homes_join(const qni_homes *h, int32_t stage, int32_t index, int64_t *count);
+
 /* groups: G, a power of two that the replicas divide and that divides the items. Errors: QN_ENOMEM (with the bytes needed),
  * QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes. */
 qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, int32_t items, int32_t groups, bool zero1,

@@ -47,9 +47,10 @@ struct qni_joint {
     bool open, of_link; /* of_link: before the passes, nobody has asked for it */
     qn_meeting what;    /* of any member: sizes are the same for all */
     phase_kind phase;
-    cursor fold;   /* scatter: the piece of this worker's slices that is folded next */
-    int64_t piece; /* the most bytes of a shard's slice in a message */
-    uint64_t turn; /* phases of this task so far */
+    cursor fold;    /* scatter: the piece of this worker's slices that is folded next */
+    int64_t piece;  /* the most bytes of a shard's slice in a message */
+    uint64_t turn;  /* phases of this task so far */
+    int32_t arrays; /* of a JOIN: how many have been offered */
 };
 
 int64_t qni_part_bytes(int64_t bytes, int32_t shards)
@@ -433,24 +434,35 @@ static void begin_gather(const qni_shards *s, qni_joint *j, qn_executor *ex, int
     begin_meeting(s, j);
 }
 
-static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx)
+/* The members of a set on this worker, as they are before anything is done. */
+static int32_t begin_set(const qni_shards *s, qni_joint *j, int32_t task)
 {
     const int32_t first = qn_joint_first(s->plan, task);
     j->task = task;
     j->count = task - first + 1;
     j->turn = 0;
+    j->arrays = 0;
     j->open = j->of_link = false;
     for (int32_t i = 0; i < j->count; i++) {
         member *m = &j->member[i];
         m->joint = j;
         m->shard = qn_shard(qn_plan_grid(s->plan), s->plan->task[first + i].stage);
+        m->busy = m->offered = m->ready = false;
+    }
+    find_shards(s, j, first);
+    return first;
+}
+
+static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx)
+{
+    const int32_t first = begin_set(s, j, task);
+    for (int32_t i = 0; i < j->count; i++) {
+        member *m = &j->member[i];
         m->busy = true;
-        m->offered = m->ready = false;
         const qn_exchange x = {offer, m};
         qn_stage_set_exchange(s->set->stage[s->plan->task[first + i].stage], &x);
         m->pass = make(ctx, ex, first + i, &m->mb);
     }
-    find_shards(s, j, first);
     begin_gather(s, j, ex, first);
 }
 
@@ -469,6 +481,38 @@ qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_
         }
         if (!busy) break;
         if (!was_open) begin_meeting(s, j);
+        const qn_status st = meet(s, j, ex, err);
+        if (st != QN_OK) return st;
+    }
+    j->task = QN_NONE;
+    return QN_OK;
+}
+
+/* The next array of every member; false: there is none. */
+static bool offer_arrays(const qni_shards *s, qni_joint *j, qni_join_array *array, void *ctx)
+{
+    for (int32_t i = 0; i < j->count; i++) {
+        int64_t n = 0;
+        void *at = array(ctx, j->task - j->count + 1 + i, j->arrays, &n);
+        if (at == NULL) return false;
+        const qn_meeting what = {.kind = QN_MEET_SUM, .whole = at, .type = s->set->k->param, .rows = n, .width = 1};
+        (void)offer(&j->member[i], &what);
+    }
+    j->arrays++;
+    return true;
+}
+
+qn_status qni_shards_join(qni_shards *s, qn_executor *ex, int32_t task, qni_join_array *array, void *ctx, qn_err *err)
+{
+    if (qn_joint_last(s->plan, task) != task) return QN_OK; /* runs with the last */
+    qni_joint *j = s->joint[s->plan->task[task].worker];
+    if (j->task != task) (void)begin_set(s, j, task);
+    for (;;) {
+        if (!j->open) {
+            for (int32_t i = 0; i < j->count; i++) j->member[i].ready = false;
+            if (!offer_arrays(s, j, array, ctx)) break;
+            begin_meeting(s, j);
+        }
         const qn_status st = meet(s, j, ex, err);
         if (st != QN_OK) return st;
     }

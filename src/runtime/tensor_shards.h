@@ -54,4 +54,9 @@ typedef qn_pass qni_pass_of(void *ctx, qn_executor *ex, int32_t task, qn_mb *mb)
  * (another worker sent what does not belong here). */
 qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx, qn_err *err);
 
+/* Runs a JOIN: array is asked for the arrays of each member in turn, 0, 1, .. (alike in all members: *count numbers of the
+ * parameters' type) until it gives NULL; each becomes the sum over the shards. Errors: as qni_shards_run. */
+typedef void *qni_join_array(void *ctx, int32_t task, int32_t index, int64_t *count);
+qn_status qni_shards_join(qni_shards *s, qn_executor *ex, int32_t task, qni_join_array *array, void *ctx, qn_err *err);
+
 #endif

@@ -45,6 +45,7 @@ struct qn_trainer {
     double **inbox;     /* [workers]: sums as they came to worker 0; [0] is its own */
     double *loss;       /* [items] */
     int32_t tied_stage; /* whose TIE the plan has (shard 0's), or QN_NONE */
+    bool joins;         /* the plan has JOINs */
     int64_t step;       /* in progress */
     double lr;
     qni_speculation speculation; /* post-validated steps; else unused */

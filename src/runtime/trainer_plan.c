@@ -79,6 +79,8 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
                        .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
                        .whole_links = t->desc.whole_links};
+    for (int32_t p = 0; p < t->homes.params; p++) how.joins = how.joins || qni_homes_joined(&t->homes, p);
+    t->joins = how.joins;
     find_tie(t, &how);
     qni_vocab_sizes(&how, bytes + S, t->set.stages, &t->set, t->item_samples * t->desc.source->T, t->desc.order->vocab);
     const qn_status st = t->tiered ? lower_tiers(t, &how, err) : qn_lower(&t->plan, t->desc.order, &how, err);

@@ -195,7 +195,22 @@ static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
             x->cls == QN_V_TGRAD ? qn_executor_value(ex, v) : qni_homes_sums(&t->homes, x->stage, qn_replica(g, task->stage));
     }
     qni_homes_reduce(&t->homes, task->stage, from);
-    tie_within(t, task->stage); /* before the sums go back */
+    if (!t->joins) tie_within(t, task->stage); /* before the sums go back */
+}
+
+static void *array_to_join(void *ctx, int32_t task, int32_t index, int64_t *count)
+{
+    const qn_trainer *t = ctx;
+    return qni_homes_join(&t->homes, t->plan->task[task].stage, index, count);
+}
+
+/* The parts of gradients that shards have; each use of a shared weight by itself, wherever it is. */
+static qn_status run_join(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
+{
+    const qn_status st = qni_shards_join(&t->shards, ex, index, array_to_join, t, err);
+    if (st != QN_OK || qn_joint_last(t->plan, index) != index || qn_replicas(t->homes.grid) == 1) return st;
+    for (int32_t i = qn_joint_first(t->plan, index); i <= index; i++) tie_within(t, t->plan->task[i].stage);
+    return QN_OK;
 }
 
 /* Each sum is of one worker's and zero at all others, so that adding them changes no bit. */
@@ -268,6 +283,8 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     case QN_OP_SUM:
         run_sum(t, ex, task);
         return QN_OK;
+    case QN_OP_JOIN:
+        return run_join(t, ex, index, err);
     case QN_OP_TIE:
         run_tie(t, ex, task);
         return QN_OK;

@@ -43,8 +43,8 @@ bool qn_tasks_joint(const qn_plan *p, int32_t a, int32_t b)
     const qn_task *x = &p->task[a], *y = &p->task[b];
     const qn_grid g = qn_plan_grid(p);
     if (a == b) return true;
-    return p->shards > 1 && qni_is_compute(x->op) && x->op == y->op && x->item == y->item && x->step == y->step &&
-           x->stage >= 0 && y->stage >= 0 && qn_chain_stage(g, x->stage) == qn_chain_stage(g, y->stage) &&
+    return p->shards > 1 && qni_is_joint(x->op) && x->op == y->op && x->item == y->item && x->step == y->step && x->stage >= 0 &&
+           y->stage >= 0 && qn_chain_stage(g, x->stage) == qn_chain_stage(g, y->stage) &&
            qn_replica(g, x->stage) == qn_replica(g, y->stage);
 }
 

@@ -22,7 +22,7 @@
  * Step tasks, once per stage or worker: PACK packs a stage's weights; NORM sums squares of the worker's gradients and its losses;
  * FOLD (worker 0) folds all workers' sums in parameter order and decides; OPT steps a stage's parameters; SUM adds the other
  * replicas' gradients of what a stage owns into its own, as a tree; TIE adds a tied weight's other uses into its owner's
- * gradient.
+ * gradient; JOIN adds up, over the shards of a stage, the gradients of which each has a part.
  * GUESS adds a worker's sums to those of the workers before it; VALIDATE holds a stage's OPT, done on such a guess, against the
  * step's decision.
  * Tiers (a device's arena and the host's memory): LOAD brings a value from its host copy into an arena, OFFLOAD takes one out;
@@ -31,7 +31,7 @@
 #define QN_OP_LIST(X)                                                                                          \
     X(QN_OP_F, "F") X(QN_OP_B, "B") X(QN_OP_W, "W") X(QN_OP_BW, "BW") X(QN_OP_R, "R")                          \
     X(QN_OP_VI, "VI") X(QN_OP_VS, "VS") X(QN_OP_VT, "VT") X(QN_OP_VJ, "VJ")                                    \
-    X(QN_OP_PACK, "PACK") X(QN_OP_SUM, "SUM") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD")   \
+    X(QN_OP_PACK, "PACK") X(QN_OP_SUM, "SUM") X(QN_OP_JOIN, "JOIN") X(QN_OP_TIE, "TIE") X(QN_OP_NORM, "NORM") X(QN_OP_FOLD, "FOLD")   \
     X(QN_OP_OPT, "OPT") X(QN_OP_GUESS, "GUESS") X(QN_OP_VALIDATE, "VALIDATE") X(QN_OP_SEND, "SEND") X(QN_OP_RECV, "RECV")                                             \
     X(QN_OP_LOAD, "LOAD") X(QN_OP_OFFLOAD, "OFFLOAD") X(QN_OP_PCOPY, "PCOPY") X(QN_OP_GCOPY, "GCOPY")
 
@@ -279,10 +279,10 @@ static inline qn_grid qn_plan_grid(const qn_plan *p)
     return (qn_grid){p->stages, p->items, p->columns, p->shards, p->sides};
 }
 
-/* Joint tasks: one op of one item on all shards of a stage (columns.c). The shards exchange data while they run, so all members
- * start together, and every worker runs joint sets in the same order. Members on one worker stand next to each other in its lane;
- * what they do happens when the last of them is run: their values are held, and waited for, until it ends.
- * Are two tasks members of one set? A task is joint with itself; only compute tasks with shards > 1 are joint with others. */
+/* Joint tasks: one op of one item, or JOIN, on all shards of a stage (columns.c). The shards exchange data while they run, so all
+ * members start together, and every worker runs joint sets in the same order. Members on one worker stand next to each other in
+ * its lane; what they do happens when the last of them is run: their values are held, and waited for, until it ends. Are two
+ * tasks members of one set? A task is joint with itself; only compute tasks and JOIN with shards > 1 are joint with others. */
 bool qn_tasks_joint(const qn_plan *p, int32_t a, int32_t b);
 /* The last of the members of t's set that stand next to it in its lane: t itself where it is alone. */
 int32_t qn_joint_last(const qn_plan *p, int32_t t);
@@ -334,6 +334,7 @@ typedef struct qn_lowering {
     bool ahead; /* with post_validate: what other workers need of a stepped stage leaves behind OPT, not behind VALIDATE. For
                    plans that are chained */
     int64_t part_bytes; /* slots of the channels between workers whose shards meet; 0: no such channels */
+    bool joins;         /* shards have parts of some gradients: JOIN adds them up, once a step and stage */
     bool whole_links;   /* shards send all of their (equal) outputs on to the next stage; else, with part_bytes, shard k sends its
                            k-th slice and the receivers make the whole from all of theirs (scatter/gather) */
     /* Vocabulary shards, alike in all columns: the last stage's output, one shard's statistics, its part of the gradient, its

@@ -65,6 +65,9 @@ uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item);
 void qni_lower_sums(qni_lower *l);
 void qni_lower_sums_back(qni_lower *l);
 void qni_lower_replica_opt(qni_lower *l, int32_t opt, int32_t stage);
+/* lower_join.c: sums over the shards of a stage, after those over replicas and before TIE; nothing where no shard has a part of
+ * a gradient. */
+void qni_lower_joins(qni_lower *l);
 /* lower_validate.c: the step tasks from NORM on, for a post-validated step. */
 void qni_lower_validated(qni_lower *l);
 /* lower_step.c, for it. NORM of a worker, giving the value of its sums in *stat. FOLD on worker root of the sums stat[0 ..

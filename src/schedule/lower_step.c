@@ -140,6 +140,7 @@ void qni_lower_step(qni_lower *l)
 {
     const qn_grid g = qn_order_grid(l->order);
     if (l->how->post_validate) {
+        qni_lower_joins(l);
         for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
         qni_lower_validated(l);
         return;
@@ -150,6 +151,7 @@ void qni_lower_step(qni_lower *l)
         return;
     }
     qni_lower_sums(l);
+    qni_lower_joins(l);
     for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
     qni_lower_sums_back(l);
     for (int32_t w = 0; w < l->workers; w++) stat[w] = sums_for_fold(l, w);

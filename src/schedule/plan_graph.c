@@ -110,20 +110,17 @@ out:
 /* Joint tasks become one node, the first of them in the plan. */
 static qn_status join_shards(qni_graph *g, qn_err *err)
 {
-    enum { OPS = QN_OP_R + 1 };
     const qn_plan *p = g->plan;
-    const qn_grid grid = qn_plan_grid(p);
     if (p->shards < 2) return QN_OK;
-    const size_t cells = (size_t)p->steps * (size_t)p->stages * (size_t)p->items * OPS;
-    int32_t *last = qn_malloc(cells, sizeof *last); /* [steps, stages of shard 0, items, ops]: the last member so far */
+    const size_t cells = qni_joint_sets(p);
+    int32_t *last = qn_malloc(cells, sizeof *last); /* [sets]: the last member so far */
     if (last == NULL) return QN_FAIL(err, QN_ENOMEM, "graph of %d tasks", p->tasks);
     memset(last, 0xff, cells * sizeof *last);
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
-        if (!qni_is_compute(x->op) || x->stage < 0 || x->stage >= p->stages || x->item < 0 || x->item >= p->items) continue;
-        const int32_t stage = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
-        const size_t of_step = (size_t)x->step * (size_t)p->stages + (size_t)stage;
-        int32_t *at = &last[(of_step * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+        const bool item = x->op == QN_OP_JOIN || (x->item >= 0 && x->item < p->items);
+        if (!qni_is_joint(x->op) || x->stage < 0 || x->stage >= p->stages || !item) continue;
+        int32_t *at = &last[qni_joint_set(p, x)];
         if (*at != QN_NONE) {
             g->also[*at] = t;
             g->node[t] = g->node[*at];
@@ -140,7 +137,7 @@ static int32_t near_predecessors(int32_t out[3], const qni_graph *g, int32_t t)
     const qn_plan *p = g->plan;
     const qn_task *task = &p->task[t];
     int32_t n = 0;
-    const bool joint = qni_is_compute(task->op) && t > 0 && g->node[t - 1] == g->node[t];
+    const bool joint = qni_is_joint(task->op) && t > 0 && g->node[t - 1] == g->node[t];
     if (qni_lane_index(p, t) > 0 && !joint && !(g->free_recv && task->op == QN_OP_RECV)) out[n++] = t - 1;
     if (task->op == QN_OP_RECV && g->peer[t] != QN_NONE && g->node[t] == t) out[n++] = g->peer[t];
     if (g->frees[t] != QN_NONE) out[n++] = g->frees[t];
@@ -274,7 +271,7 @@ static int32_t node_blocked_by(int32_t *member, const char **why, const qni_grap
 
 static const char *together(const qn_plan *p, int32_t node)
 {
-    return qni_is_compute(p->task[node].op) ? "runs together with" : "meets";
+    return qni_is_joint(p->task[node].op) ? "runs together with" : "meets";
 }
 
 /* Follows who waits for whom until a node comes again, then tells that circle. seen: [tasks] zeros. */
@@ -376,7 +373,7 @@ void qni_graph_times(const qni_graph *g, qn_span_time *time, const qn_sim_option
         const int32_t t = g->order[i], pair = g->also[t];
         int64_t arrives = 0;
         const int64_t start = node_start(&arrives, g, time, opt, t);
-        if (pair != QN_NONE && qni_is_compute(p->task[t].op)) {
+        if (pair != QN_NONE && qni_is_joint(p->task[t].op)) {
             joint_times(g, time, cost, t, start);
             continue;
         }

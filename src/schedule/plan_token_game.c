@@ -5,8 +5,6 @@
 #include "schedule_internal.h"
 #include "trace.h"
 
-enum { OPS = QN_OP_R + 1 };
-
 typedef struct channel_state {
     int64_t pushed, popped;   /* slots */
     int32_t sender, receiver; /* tasks at the heads of their lanes that are in progress, or QN_NONE */
@@ -18,7 +16,7 @@ typedef struct game {
     int64_t *moved; /* [tasks]: slots of this message that went through */
     channel_state *channel;
     int32_t (*head)[QN_LANES];
-    bool *together; /* [steps * stages * items * ops], by the stage of shard 0: the joint set has begun */
+    bool *together; /* [sets] has begun */
     int32_t depth;
 } game;
 
@@ -35,7 +33,9 @@ static bool ready(const game *g, int32_t t)
 static bool at_hand(const game *g, int32_t t, int32_t stage)
 {
     const qn_plan *p = g->p;
-    const int32_t w = p->task[t].op == QN_OP_F ? p->worker_of[stage] : qn_backward_worker(p->worker_of, p->backward_of, stage);
+    const int32_t w = p->task[t].op == QN_OP_F || p->task[t].op == QN_OP_JOIN
+                          ? p->worker_of[stage]
+                          : qn_backward_worker(p->worker_of, p->backward_of, stage);
     const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
     for (int32_t i = g->head[w][QN_LANE_COMP]; i < count; i++) {
         const qn_task *x = &p->task[first + i];
@@ -51,10 +51,9 @@ static bool joint_begins(const game *g, int32_t t)
     const qn_plan *p = g->p;
     const qn_grid grid = qn_plan_grid(p);
     const qn_task *x = &p->task[t];
-    if (p->shards < 2 || !qni_is_compute(x->op)) return true;
+    if (p->shards < 2 || !qni_is_joint(x->op)) return true;
     const int32_t shard0 = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
-    const size_t of_step = (size_t)x->step * (size_t)p->stages + (size_t)shard0;
-    bool *begun = &g->together[(of_step * (size_t)p->items + (size_t)x->item) * OPS + (size_t)x->op];
+    bool *begun = &g->together[qni_joint_set(p, x)];
     for (int32_t k = 0; k < p->shards && !*begun; k++)
         if (!at_hand(g, t, shard0 + k * qn_depth(grid))) return false;
     *begun = true;
@@ -128,7 +127,7 @@ bool qn_token_game(const qn_plan *p, int32_t depth)
     g.moved = qn_calloc((size_t)p->tasks, sizeof *g.moved);
     g.channel = qn_calloc((size_t)p->channels, sizeof *g.channel);
     g.head = qn_calloc((size_t)p->workers, sizeof *g.head);
-    g.together = qn_calloc(p->shards < 2 ? 1 : (size_t)p->steps * (size_t)p->stages * (size_t)p->items * OPS, sizeof *g.together);
+    g.together = qn_calloc(p->shards < 2 ? 1 : qni_joint_sets(p), sizeof *g.together);
     if (g.done == NULL || g.moved == NULL || g.channel == NULL || g.head == NULL || g.together == NULL) goto out;
     for (int32_t c = 0; c < p->channels; c++) g.channel[c].sender = g.channel[c].receiver = QN_NONE;
     while (moved) {

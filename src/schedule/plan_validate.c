@@ -101,7 +101,7 @@ out:
 /* ---- step tasks: PACK before the stage's first task, OPT once and after its last, every stage or none, in each step */
 
 typedef struct stage_marks {
-    int32_t first, last, pack, opt; /* tasks */
+    int32_t first, last, pack, opt, join; /* tasks */
 } stage_marks;
 
 /* m: [steps * stages] */
@@ -112,8 +112,8 @@ static qn_status mark_stages(stage_marks *of_steps, const qn_plan *p, qn_err *er
         const qn_task *x = &p->task[t];
         stage_marks *m = of_steps + (size_t)x->step * (size_t)p->stages;
         char name[QNI_NAME], other[QNI_NAME];
-        const bool per_stage =
-            x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE || x->op == QN_OP_SUM || x->op == QN_OP_VALIDATE;
+        const bool per_stage = x->op == QN_OP_PACK || x->op == QN_OP_OPT || x->op == QN_OP_TIE || x->op == QN_OP_SUM ||
+                               x->op == QN_OP_JOIN || x->op == QN_OP_VALIDATE;
         if (per_stage && (x->stage < 0 || x->stage >= p->stages || (!tiers && p->worker_of[x->stage] != x->worker)))
             return QN_FAIL(err, QN_ESCHEDULE, "%s is not on its stage's worker", qn_task_text(name, sizeof name, p, t));
         if (qni_is_work(x->op)) {
@@ -121,9 +121,9 @@ static qn_status mark_stages(stage_marks *of_steps, const qn_plan *p, qn_err *er
                 m[x->stage].first = t;
             m[x->stage].last = t;
         }
-        if (x->op != QN_OP_PACK && x->op != QN_OP_OPT) continue;
+        if (x->op != QN_OP_PACK && x->op != QN_OP_OPT && x->op != QN_OP_JOIN) continue;
         if (tiers) continue; /* packed again wherever its weights have come to; order is that of the values */
-        int32_t *at = x->op == QN_OP_PACK ? &m[x->stage].pack : &m[x->stage].opt;
+        int32_t *at = x->op == QN_OP_PACK ? &m[x->stage].pack : x->op == QN_OP_OPT ? &m[x->stage].opt : &m[x->stage].join;
         if (*at != QN_NONE)
             return QN_FAIL(err, QN_ESCHEDULE, "%s occurs twice in a step, again after %s", qn_task_text(name, sizeof name, p, t),
                            qn_task_text(other, sizeof other, p, *at));
@@ -137,6 +137,15 @@ static qn_status check_stage(const qn_plan *p, int32_t s, const stage_marks *m, 
                              bool any_pack, qn_err *err)
 {
     char a[QNI_NAME], b[QNI_NAME];
+    const qn_grid g = qn_plan_grid(p);
+    const int32_t shard = s < g.stages ? qn_shard(g, s) : 0, partner = s - shard * qn_depth(g); /* of shard 0 */
+    const int32_t join = m[partner - s].join;
+    if ((m->join == QN_NONE) != (join == QN_NONE))
+        return QN_FAIL(err, QN_ESCHEDULE, "incomplete: JOIN %d has no partner JOIN %d: the %d shards of a stage join together",
+                       m->join != QN_NONE ? s : partner, m->join != QN_NONE ? partner : s, p->shards);
+    if (any_opt && m->join != QN_NONE && (m->join < m->last || m->join > m->opt))
+        return QN_FAIL(err, QN_ESCHEDULE, "%s stands outside of the time between the stage's last task and its OPT",
+                       qn_task_text(a, sizeof a, p, m->join));
     if (any_opt && m->opt == QN_NONE)
         return QN_FAIL(err, QN_ESCHEDULE, "incomplete: OPT %d is missing on worker %d", s, p->worker_of[s]);
     if (any_pack && m->pack == QN_NONE)

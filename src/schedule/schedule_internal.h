@@ -30,6 +30,25 @@ static inline bool qni_is_work(int32_t op)
     return qni_is_compute(op) || qni_is_vocab(op);
 }
 
+/* What all shards of a stage do together (qn_tasks_joint), and a number for each such set, below qni_joint_sets. */
+enum { QNI_JOINT_OPS = QN_OP_R + 2 };
+static inline bool qni_is_joint(int32_t op)
+{
+    return qni_is_compute(op) || op == QN_OP_JOIN;
+}
+static inline size_t qni_joint_sets(const qn_plan *p)
+{
+    return (size_t)p->steps * (size_t)p->stages * (size_t)p->items * QNI_JOINT_OPS;
+}
+static inline size_t qni_joint_set(const qn_plan *p, const qn_task *t)
+{
+    const qn_grid g = qn_plan_grid(p);
+    const int32_t stage = t->stage - qn_shard(g, t->stage) * qn_depth(g), item = t->op == QN_OP_JOIN ? 0 : t->item;
+    const int32_t op = t->op == QN_OP_JOIN ? QNI_JOINT_OPS - 1 : t->op;
+    const size_t of_step = (size_t)t->step * (size_t)p->stages + (size_t)stage;
+    return (of_step * (size_t)p->items + (size_t)item) * QNI_JOINT_OPS + (size_t)op;
+}
+
 /* --- growable text; a failed append sticks */
 typedef struct qni_text {
     char *at;

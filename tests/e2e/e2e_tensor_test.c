@@ -44,6 +44,28 @@ static void another_number_of_shards_is_near_and_goes_on(void **state)
     assert_true(fabs(val_loss("t4") / one - 1) < 1e-5);
 }
 
+/* Adapters on a base that the runs above have made. */
+static void adapters_are_saved_whole(void **state)
+{
+    static const char *const ways[][2] = {{"--tensor 1", "1"}, {"--tensor 2", "1"}, {"--tensor 2", "2"}, {"--tensor 2", "4"}};
+    static const char *const name[] = {"a1", "a2", "b2", "c2"};
+    char more[3 * PROGRAM_PATH];
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(ways); i++) {
+        run_line("train --data %s --init %s --out %s --lora-rank 2 --lora-targets all-linear --context 16 --batch 6 "
+                 "--micro-batches 3 --steps 8 "
+                 "--warmup 2 --save-every 4 --eval-every 4 --lr 1e-3 --schedule 1f1b --workers %s %s",
+                 text, in_root("t2"), in_root(name[i]), ways[i][1], ways[i][0]);
+        must_be(0);
+        if (i > 1) same_file("a2", name[i], "adapter_model.safetensors");
+    }
+    snprintf(more, sizeof(more), "%s", in_root("merged"));
+    run_line("convert --lora %s --out %s", in_root("a2"), more);
+    must_be(0);
+    assert_true(fabs(val_loss("a2") / val_loss("a1") - 1) < 1e-5);
+    assert_true(fabs(val_loss("merged") / val_loss("a1") - 1) < 1e-5);
+}
+
 static void numbers_of_shards_that_cannot_be(void **state)
 {
     (void)state;
@@ -59,6 +81,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_workers_writes_the_same_files),
         cmocka_unit_test(another_number_of_shards_is_near_and_goes_on),
+        cmocka_unit_test(adapters_are_saved_whole),
         cmocka_unit_test(numbers_of_shards_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, set_up, remove_root);

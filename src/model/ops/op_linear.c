@@ -76,11 +76,13 @@ static int32_t product(qn_build *b, const qn_op_kind *kind, const char *label, i
 int32_t qni_linear(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
 {
     const int32_t y = product(b, &linear, label, x, out, w, bias);
-    qni_lora(b, label, x, y, w);
+    qni_lora(b, label, x, y, w, false);
     return y;
 }
 
 int32_t qni_linear_part(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias)
 {
-    return product(b, &linear_part, label, x, out, w, bias);
+    const int32_t y = product(b, &linear_part, label, x, out, w, bias);
+    qni_lora(b, label, x, y, w, true);
+    return y;
 }
