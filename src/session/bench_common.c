@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "core/team.h"
 #include "model/cost.h"
+#include "round_cut.h"
 #include "schedule/gen/gen.h"
 
 static void read_random(const qn_source *s, int64_t step, int64_t sample, int32_t *inputs, int32_t *targets)
@@ -53,10 +54,10 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
 {
     qn_bench_options o = *given;
     choose(&o.layers, 12);
-    choose(&o.heads, pipeline ? 6 : 12);
-    choose(&o.width, pipeline ? 384 : 768);
-    choose(&o.context, pipeline ? 256 : 512);
-    choose(&o.vocab, pipeline ? 4096 : 50257);
+    choose(&o.heads, pipeline ? 4 : 12);
+    choose(&o.width, pipeline ? 256 : 768);
+    choose(&o.context, pipeline ? 128 : 512);
+    choose(&o.vocab, pipeline ? 2048 : 50257);
     choose(&o.batch, pipeline ? 16 : 4);
     choose(&o.micro_batches, pipeline ? 16 : 1);
     choose(&o.workers, pipeline ? 2 : 1);
@@ -77,8 +78,84 @@ static qn_status cut(qni_bench_run *b, const qn_bench_options *opt, bool even, q
     return QN_OK;
 }
 
-static qn_status open_run(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t vocab, bool even,
-                          int32_t traces, qn_err *err)
+/* Pieces that a device loads: RoundPipe's stages, or a layer each. room [2 * layers]. */
+static qn_status cut_pieces(qni_bench_run *b, qn_pattern *pat, int32_t *room, const qn_bench_options *opt,
+                            const qni_bench_how *how, bool round, qn_err *err)
+{
+    const int32_t L = qn_model_layers(b->model);
+    b->first_layer = qn_calloc((size_t)L + 1, sizeof(*b->first_layer));
+    if (b->first_layer == NULL) return QN_FAIL(err, QN_ENOMEM, "pieces of %d layers", L);
+    if (round && !how->layers) {
+        const qni_round_wish wish = {.model = b->model,
+                                     .samples = (opt->batch + opt->micro_batches - 1) / opt->micro_batches,
+                                     .T = opt->context,
+                                     .memory = how->memory,
+                                     .costs = how->costs};
+        return qni_round_cut(pat, b->first_layer, room, &wish, err);
+    }
+    pat->pieces = L;
+    for (int32_t i = 0; i <= L; i++) b->first_layer[i] = i;
+    for (int32_t i = 0; i < L; i++) {
+        room[i] = i;
+        room[L + i] = 2 * L - 2 - i;
+    }
+    if (!round) {
+        pat->window = how->tiers != NULL ? how->tiers->window : 0;
+        pat->window_group = how->tiers != NULL && pat->window > 0 ? how->tiers->replace : 0;
+        return QN_OK;
+    }
+    pat->forward_slot = room;
+    pat->backward_slot = room + L;
+    return QN_OK;
+}
+
+static qn_status open_order(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
+{
+    const qn_generator *g = qn_generator_find(how->schedule);
+    const int32_t usual = g != NULL ? g->usual_chunks : 1;
+    const bool round = g != NULL && g->host_state, pieces = round || (g != NULL && g->max_workers == 1);
+    int32_t *room = qn_calloc(2 * (size_t)qn_model_layers(b->model), sizeof(*room));
+    qn_pattern pattern = {.workers = (int32_t)opt->workers,
+                          .items = (int32_t)opt->micro_batches,
+                          .chunks = how->chunks > 0 ? how->chunks : usual,
+                          .cost = {[QN_OP_F] = how->vocab > 0 ? 1 : 0, [QN_OP_BW] = how->vocab > 0 ? 2 : 0},
+                          .vocab = how->vocab};
+    qn_status st = room != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "pieces");
+    if (st == QN_OK && pieces) st = cut_pieces(b, &pattern, room, opt, how, round, err);
+    if (st == QN_OK) st = qn_generate(&b->order, how->schedule, &pattern, err);
+    if (st == QN_OK && !pieces) st = cut(b, opt, how->even, err);
+    qn_free(room);
+    return st;
+}
+
+static qn_status open_trainer(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
+{
+    static const qn_trainer_tiers resident = {.replace = 1};
+    const qn_generator *g = qn_generator_find(how->schedule);
+    const bool tiered = how->tiers != NULL || g->host_state || g->max_workers == 1;
+    int64_t *limit = how->memory > 0 ? qn_calloc((size_t)opt->workers, sizeof(*limit)) : NULL;
+    if (how->memory > 0 && limit == NULL) return QN_FAIL(err, QN_ENOMEM, "limits");
+    for (int64_t w = 0; limit != NULL && w < opt->workers; w++) limit[w] = how->memory;
+    const qn_trainer_desc desc = {.model = b->model,
+                                  .order = b->order,
+                                  .first_layer = b->first_layer,
+                                  .mode = opt->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
+                                  .threads = (int32_t)opt->threads,
+                                  .source = b->source,
+                                  .hyper = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1.0},
+                                  .seed = 1,
+                                  .arena_limit = limit,
+                                  .tiers = !tiered              ? NULL
+                                           : how->tiers != NULL ? how->tiers
+                                                                : &resident,
+                                  .pin = true};
+    qn_team_pin_self(-1); /* threads that are not pinned inherit this */
+    const qn_status st = qn_trainer_open(&b->trainer, &desc, err);
+    qn_free(limit);
+    return st;
+}
+
+qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
 {
     qn_status st;
     memset(b, 0, sizeof(*b));
@@ -90,41 +167,16 @@ static qn_status open_run(qni_bench_run *b, const qn_bench_options *opt, const c
                                     .context = (int32_t)opt->context,
                                     .vocab = (int32_t)opt->vocab,
                                     .tied = opt->arch == QN_ARCH_GPT2};
-    const qn_generator *g = qn_generator_find(schedule);
-    const qn_pattern pattern = {.workers = (int32_t)opt->workers,
-                                .items = (int32_t)opt->micro_batches,
-                                .chunks = g != NULL ? g->usual_chunks : 1,
-                                .cost = {[QN_OP_F] = vocab > 0 ? 1 : 0, [QN_OP_BW] = vocab > 0 ? 2 : 0},
-                                .vocab = vocab};
-    b->source = (qn_source){.ops = &random_ops, .T = opt->context, .batch = opt->batch, .vocab = (int32_t)opt->vocab};
+    b->source = qn_calloc(1, sizeof(*b->source));
+    if (b->source == NULL) return QN_FAIL(err, QN_ENOMEM, "a source of tokens");
+    *b->source = (qn_source){.ops = &random_ops, .T = opt->context, .batch = opt->batch, .vocab = (int32_t)opt->vocab};
     QN_TRY(st, qn_model_open(&b->model, &config, err), out);
-    QN_TRY(st, qn_generate(&b->order, schedule, &pattern, err), out);
-    QN_TRY(st, cut(b, opt, even, err), out);
-    const qn_trainer_desc desc = {.model = b->model,
-                                  .order = b->order,
-                                  .first_layer = b->first_layer,
-                                  .mode = opt->dtype == 0 ? QN_MODE_F32 : QN_MODE_BF16,
-                                  .threads = (int32_t)opt->threads,
-                                  .source = &b->source,
-                                  .hyper = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1.0},
-                                  .seed = 1,
-
-                                  .pin = true};
-    QN_TRY(st, qn_trainer_open(&b->trainer, &desc, err), out);
-    QN_TRY(st, open_traces(b, traces, err), out);
+    QN_TRY(st, open_order(b, opt, how, err), out);
+    QN_TRY(st, open_trainer(b, opt, how, err), out);
+    QN_TRY(st, open_traces(b, how->traces, err), out);
 out:
     if (st != QN_OK) qni_bench_close(b);
     return st;
-}
-
-qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const char *schedule, int32_t traces, qn_err *err)
-{
-    return open_run(b, opt, schedule, 0, false, traces, err);
-}
-
-qn_status qni_bench_open_even(qni_bench_run *b, const qn_bench_options *opt, int32_t vocab, int32_t traces, qn_err *err)
-{
-    return open_run(b, opt, "1f1b", vocab, true, traces, err);
 }
 
 void qni_bench_close(qni_bench_run *b)
@@ -135,6 +187,7 @@ void qni_bench_close(qni_bench_run *b)
     qn_order_close(b->order);
     qn_model_close(b->model);
     qn_free(b->first_layer);
+    qn_free(b->source);
     memset(b, 0, sizeof(*b));
 }
 
@@ -206,4 +259,12 @@ void qni_line_end(qni_line *l, qn_line_fn *line, void *ctx)
 {
     if (l->json) put(l, "%s%s", "}", "");
     line(ctx, l->text);
+}
+
+void qni_line_claim(qni_line *l, double measured, double predicted, double wanted)
+{
+    qni_line_number(l, "ratio", measured);
+    if (isfinite(predicted)) qni_line_number(l, "predicted", predicted);
+    qni_line_number(l, "wanted_at_least", wanted);
+    qni_line_text(l, "reached", measured >= wanted ? "yes" : "no");
 }

@@ -5,10 +5,15 @@
 #include "bench_common.h"
 
 /* Tasks that sleep for some milliseconds (F 16, B 20, W 12 of a worker's share), median of opt->steps steps. workers,
- * micro_batches 0: 2 to 16, twice the workers. Errors: QN_ENOMEM, what the executor returns. */
+ * micro_batches 0: 1 to 16, twice the workers. Errors: QN_ENOMEM, what the executor returns. */
 qn_status qni_bench_sleepers(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
-/* Real training steps of every schedule but gpipe and 1f1b (which the caller measures), each against 1f1b. opt: without zeros. */
+/* Real training steps of every schedule that opt->only names (none: all), each against its simulation, one worker and 1f1b.
+ * opt: without zeros. */
 qn_status qni_bench_all_schedules(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
+/* The dossiers' ratios of plain pipelines on two workers: gpipe's and 1f1b's throughput, interleaved's and zb-h1's over 1f1b's.
+ */
+qn_status qni_bench_pipelines(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 #endif

@@ -149,7 +149,7 @@ qn_status qn_bench_train(const qn_bench_options *given, qn_line_fn *line, void *
     ceilings c = {.count = 0};
     double seconds;
     struct rusage usage;
-    qn_status st = qni_bench_open(&b, &opt, "1f1b", 1, err);
+    qn_status st = qni_bench_open(&b, &opt, &(qni_bench_how){.schedule = "1f1b", .traces = 1}, err);
     if (st != QN_OK) return st;
     QN_TRY(st, qni_bench_steps(&seconds, &b, 1, err), out);
     getrusage(RUSAGE_SELF, &usage); /* before the ceilings take memory of their own */

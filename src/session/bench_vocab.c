@@ -6,10 +6,12 @@
  * what can be gained at best, apart from filling and draining. */
 #include "bench_vocab.h"
 
-#include "bench_common.h"
+#include <math.h>
+
+#include "bench_race.h"
 #include "core/checked.h"
 
-enum { TRACES = 15, WAYS = 3 }; /* whole, algorithm 1, algorithm 2 */
+enum { WAYS = 3 }; /* whole, algorithm 1, algorithm 2 */
 
 static qn_bench_options sizes(const qn_bench_options *given)
 {
@@ -26,7 +28,7 @@ static qn_bench_options sizes(const qn_bench_options *given)
 /* Mean over workers of the time of those tasks, per micro-batch, as the median over the traces. */
 static double pass_time(const qni_bench_run *b, int32_t first_op, int32_t last_op)
 {
-    double each[TRACES];
+    double each[QNI_RACE_TRACES];
     for (int32_t i = 0; i < b->traces; i++) {
         const qn_trace *t = &b->trace[i];
         double sum = 0;
@@ -36,22 +38,6 @@ static double pass_time(const qni_bench_run *b, int32_t first_op, int32_t last_o
         each[i] = sum / t->plan->workers / t->plan->items;
     }
     return qni_median(each, b->traces);
-}
-
-static qn_status race(qni_bench_run run[WAYS], double seconds[WAYS], int32_t steps, qn_err *err)
-{
-    double each[WAYS][1000];
-    for (int32_t i = -1; i < steps; i++) {
-        for (int32_t j = 0; j < WAYS; j++) { /* in turn: a machine whose speed drifts slows all of them */
-            qn_step_result result;
-            qn_trace *trace = &run[j].trace[i < 0 ? 0 : i % run[j].traces];
-            const qn_status st = qn_trainer_step(run[j].trainer, i + 1, 1e-4, &result, trace, err);
-            if (st != QN_OK) return st;
-            if (i >= 0) each[j][i] = (double)result.ns * 1e-9;
-        }
-    }
-    for (int32_t j = 0; j < WAYS; j++) seconds[j] = qni_median(each[j], steps);
-    return QN_OK;
 }
 
 static void show(const qni_bench_run *b, int32_t algorithm, double whole_s, double seconds, const qn_bench_options *opt,
@@ -67,7 +53,7 @@ static void show(const qni_bench_run *b, int32_t algorithm, double whole_s, doub
     qni_line_number(&l, "share_of_output_layer", V / (chain + V));
     qni_line_number(&l, "output_layer_last_ms", whole_s * 1e3);
     qni_line_number(&l, "vocab_parallel_ms", seconds * 1e3);
-    qni_line_number(&l, "gain", whole_s / seconds);
+    qni_line_claim(&l, whole_s / seconds, NAN, 1.3);
     qni_line_number(&l, "ideal_gain", ideal);
     qni_line_number(&l, "gain_over_ideal", whole_s / seconds / ideal);
     qni_line_end(&l, line, ctx);
@@ -76,14 +62,15 @@ static void show(const qni_bench_run *b, int32_t algorithm, double whole_s, doub
 qn_status qni_bench_vocab(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
     const qn_bench_options opt = sizes(given);
-    qni_bench_run run[WAYS] = {{.traces = 0}};
-    double seconds[WAYS];
+    qni_racer way[WAYS] = {{.seconds = NULL}};
     qn_status st;
-    for (int32_t j = 0; j < WAYS; j++)
-        QN_TRY(st, qni_bench_open_even(&run[j], &opt, j, qn_min32(TRACES, (int32_t)opt.steps), err), out);
-    QN_TRY(st, race(run, seconds, (int32_t)opt.steps, err), out);
-    for (int32_t j = 1; j < WAYS; j++) show(&run[j], j, seconds[0], seconds[j], &opt, line, ctx);
+    for (int32_t j = 0; j < WAYS; j++) {
+        const qni_bench_how how = {.schedule = "1f1b", .even = true, .vocab = j};
+        QN_TRY(st, qni_racer_open(&way[j], &opt, &how, err), out);
+    }
+    QN_TRY(st, qni_race(way, WAYS, err), out);
+    for (int32_t j = 1; j < WAYS; j++) show(&way[j].run, j, way[0].step_s, way[j].step_s, &opt, line, ctx);
 out:
-    for (int32_t j = 0; j < WAYS; j++) qni_bench_close(&run[j]);
+    for (int32_t j = 0; j < WAYS; j++) qni_racer_close(&way[j]);
     return st;
 }

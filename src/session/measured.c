@@ -35,9 +35,13 @@ const qn_trace *qni_trace_median(const qn_trace *traces, int32_t n)
     return best;
 }
 
-static bool alike(const qn_task *a, const qn_task *b)
+/* Copies of one stage are alike when they move as many bytes of one class. */
+static bool alike(const qn_plan *p, const qn_task *a, const qn_task *b)
 {
-    return a->op == b->op && a->stage == b->stage && a->worker == b->worker;
+    if (a->op != b->op || a->stage != b->stage || a->worker != b->worker) return false;
+    if (a->op != QN_OP_LOAD && a->op != QN_OP_OFFLOAD) return true;
+    const qn_value *x = &p->value[p->ref[a->in.first]], *y = &p->value[p->ref[b->in.first]];
+    return x->cls == y->cls && x->bytes == y->bytes;
 }
 
 qn_status qni_measured_costs(int64_t *cost, const qn_trace *traces, int32_t n, qn_err *err)
@@ -50,7 +54,7 @@ qn_status qni_measured_costs(int64_t *cost, const qn_trace *traces, int32_t n, q
         if (cost[i] >= 0) continue;
         size_t count = 0;
         for (int32_t j = i; j < p->tasks; j++) {
-            for (int32_t k = 0; k < n && alike(&p->task[i], &p->task[j]); k++) {
+            for (int32_t k = 0; k < n && alike(p, &p->task[i], &p->task[j]); k++) {
                 const qn_span_time *t = &traces[k].time[j];
                 sample[count++] = t->end > t->start ? t->end - t->start : 0;
             }
@@ -58,7 +62,7 @@ qn_status qni_measured_costs(int64_t *cost, const qn_trace *traces, int32_t n, q
         qsort(sample, count, sizeof(*sample), by_size);
         const bool message = p->task[i].op == QN_OP_SEND || p->task[i].op == QN_OP_RECV;
         for (int32_t j = i; j < p->tasks; j++)
-            if (alike(&p->task[i], &p->task[j])) cost[j] = message ? 0 : sample[count / 2];
+            if (alike(p, &p->task[i], &p->task[j])) cost[j] = message ? 0 : sample[count / 2];
     }
     qn_free(sample);
     return QN_OK;

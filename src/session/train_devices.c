@@ -1,14 +1,11 @@
 /* Runs on workers with little memory: which settings go with them, and which pieces the model is cut into (RoundPipe,
  * arXiv:2604.27085; Superpipeline, arXiv:2410.08791). */
-#include <math.h>
 #include <string.h>
 
 #include "core/alloc.h"
-#include "core/checked.h"
 #include "core/compiler.h"
-#include "model/cost.h"
+#include "round_cut.h"
 #include "schedule/gen/gen.h"
-#include "schedule/round_pipe.h"
 #include "schedule_costs.h"
 #include "train_run.h"
 
@@ -55,94 +52,20 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
     return QN_OK;
 }
 
-/* --- costs and sizes of layers */
-typedef struct layers {
-    int32_t count;
-    int64_t *forward, *backward, *forward_bytes, *backward_bytes; /* [count] of one micro-batch */
-} layers;
-
-/* Weights count twice: as they are and packed for products. */
-static void measure(layers *l, const qni_train_run *r, int64_t samples)
-{
-    int64_t most = 0;
-    for (int32_t i = 0; i < l->count; i++) {
-        const qn_layer_flops f = qn_layer_cost(r->model, i, samples, r->opt->context);
-        l->forward[i] = qn_max64(f.forward, 1);
-        l->backward[i] = qn_max64(f.input + f.weight, 1);
-        most = qn_max64(most, l->backward[i]);
-    }
-    for (; most > 1000000; most /= 2)
-        for (int32_t i = 0; i < l->count; i++) {
-            l->forward[i] = qn_max64(l->forward[i] / 2, 1);
-            l->backward[i] = qn_max64(l->backward[i] / 2, 1);
-        }
-    for (int32_t u = 0; u < qn_model_uses(r->model); u++) {
-        const qn_use *use = qn_model_use(r->model, u);
-        const int64_t bytes = qn_model_param(r->model, use->param)->count * (int64_t)sizeof(float);
-        l->forward_bytes[use->layer] += 2 * bytes;
-        l->backward_bytes[use->layer] += (qn_model_param(r->model, use->param)->frozen ? 2 : 3) * bytes;
-    }
-}
-
-/* Measured times: of each layer where there are as many rows; else the whole's, spread over layers by their operations. */
-static qn_status measured(layers *l, const qni_train_run *r, qn_err *err)
-{
-    qni_costs c;
-    if (r->opt->cost == NULL && r->opt->cost_from == NULL) return QN_OK;
-    const qn_status st = qni_costs_parse(&c, r->opt->cost, r->opt->cost_from, -1, err);
-    if (st != QN_OK) return st;
-    double sum[2] = {0, 0}, time[2] = {(double)qn_max64(c.tick[QN_OP_F], 1), (double)qn_max64(c.tick[QN_OP_BW], 1)}, most = 1;
-    for (int32_t i = 0; i < l->count; i++) {
-        sum[0] += (double)l->forward[i];
-        sum[1] += (double)l->backward[i];
-    }
-    for (int32_t i = 0; i < c.stages; i++) most = fmax(most, (double)qn_max64(c.stage[i][QN_OP_F], c.stage[i][QN_OP_BW]));
-    most = fmax(most, fmax(time[0], time[1]));
-    for (int32_t i = 0; i < l->count; i++) {
-        const bool own = c.stages == l->count;
-        const double f = own ? (double)c.stage[i][QN_OP_F] : time[0] * (double)l->forward[i] / sum[0];
-        const double b = own ? (double)c.stage[i][QN_OP_BW] : time[1] * (double)l->backward[i] / sum[1];
-        l->forward[i] = qn_max64((int64_t)(1e6 * f / most), 1);
-        l->backward[i] = qn_max64((int64_t)(1e6 * b / most), 1);
-    }
-    qni_costs_fini(&c);
-    return QN_OK;
-}
-
 /* Stages from the partitioner; the pieces are what its two cuts leave whole. */
 static qn_status cut_round(qni_train_run *r, qn_pattern *pat, int32_t *room, qn_err *err)
 {
-    const int32_t L = qn_model_layers(r->model);
-    layers l = {.count = L, .forward = qn_calloc(4 * (size_t)L, sizeof(int64_t))};
-    int32_t *cut_room = qn_calloc(2 * (size_t)L, sizeof(*cut_room));
-    qn_round_cut cut = {.forward = cut_room, .backward = cut_room + L};
-    qn_status st = QN_OK;
-    if (l.forward == NULL || cut_room == NULL) {
-        st = QN_FAIL(err, QN_ENOMEM, "costs of %d layers", L);
-        goto out;
-    }
-    l.backward = l.forward + L;
-    l.forward_bytes = l.forward + 2 * L;
-    l.backward_bytes = l.forward + 3 * L;
-    measure(&l, r, (r->opt->batch + pat->items - 1) / pat->items);
-    QN_TRY(st, measured(&l, r, err), out);
-    const bool limited = r->device.memory > 0;
-    const qn_round_layers in = {.layers = L,
-                                .workers = pat->workers,
-                                .items = pat->items,
-                                .forward = l.forward,
-                                .recompute = l.forward,
-                                .backward = l.backward,
-                                .forward_bytes = limited ? l.forward_bytes : NULL,
-                                .backward_bytes = limited ? l.backward_bytes : NULL,
-                                .limit = r->device.memory};
-    QN_TRY(st, qn_round_partition(&cut, NULL, &in, err), out);
-    pat->pieces = qn_round_pieces(r->first_layer, room, room + L, &cut);
-    pat->forward_slot = room;
-    pat->backward_slot = room + L;
-out:
-    qn_free(l.forward);
-    qn_free(cut_room);
+    const qn_train_options *o = r->opt;
+    qni_costs c = {.stages = 0};
+    const bool measured = o->cost != NULL || o->cost_from != NULL;
+    const qni_round_wish wish = {.model = r->model,
+                                 .samples = (o->batch + pat->items - 1) / pat->items,
+                                 .T = o->context,
+                                 .memory = r->device.memory,
+                                 .costs = measured ? &c : NULL};
+    qn_status st = measured ? qni_costs_parse(&c, o->cost, o->cost_from, -1, err) : QN_OK;
+    if (st == QN_OK) st = qni_round_cut(pat, r->first_layer, room, &wish, err);
+    qni_costs_fini(&c);
     return st;
 }
 

@@ -1,0 +1,33 @@
+/* Several ways to do the same training step, measured in turn and held against the simulator. Internal to src/session. */
+#ifndef QN_SESSION_BENCH_RACE_H
+#define QN_SESSION_BENCH_RACE_H
+
+#include "bench_common.h"
+
+enum { QNI_RACE_TRACES = 15 }; /* of the last steps */
+
+typedef struct qni_racer {
+    qn_bench_options opt; /* without zeros */
+    qni_bench_how how;
+    qni_bench_run run;
+    double *seconds; /* [steps], sorted by judge */
+    /* By judge. */
+    double step_s;                                /* median */
+    double measured_ms, simulated_ms;             /* makespan of the median trace; simulated with the costs of the same steps */
+    double ratio_least, ratio_middle, ratio_most; /* measured / simulated over the traces */
+    double replayed; /* measured / simulated with each task as long as it was in that very step, median: the executor's own */
+    double bubble_measured, bubble_simulated;
+} qni_racer;
+
+/* opt, how: copied; how->traces is chosen. Errors: those of qni_bench_open. close accepts zeroes and what failed to open. */
+qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err) QN_MUST_USE;
+void qni_racer_close(qni_racer *r);
+
+/* opt->steps rounds in which each racer takes a step, so that a machine whose speed drifts slows all of them; the first step of
+ * each is not counted. Then judges all. */
+qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
+
+/* Costs of the plan's tasks in ns, as measured over the racer's traces [tasks]. Errors: QN_ENOMEM. */
+qn_status qni_racer_costs(int64_t *cost, const qni_racer *r, qn_err *err) QN_MUST_USE;
+
+#endif
