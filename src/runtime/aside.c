@@ -205,6 +205,7 @@ qni_lane_result qni_aside_round(qni_aside *a)
     qn_executor *ex = a->self.ex;
     qni_lane *lane = &ex->worker[a->self.index].lane[a->lane];
     if (qni_step_stopped(ex)) return QNI_LANE_CANCELLED;
+    qni_pass_over(ex, lane);
     if (qni_next(lane) == lane->end) {
         a->self.finished = true;
         return QNI_LANE_DONE;

@@ -131,6 +131,7 @@ qn_status qn_executor_open(qn_executor **out, const qn_executor_desc *desc, qn_e
     if (ex == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for an executor");
     ex->desc = *desc;
     ex->plan = p;
+    ex->steps = p->steps;
     ex->transport = desc->transport;
     qn_bell_init(&ex->done);
     atomic_init(&ex->first_failure, NULL);
@@ -199,6 +200,12 @@ qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err)
     }
     if (ex->unclean) return QN_FAIL(err, QN_ECANCELLED, "the step was cancelled");
     return QN_OK;
+}
+
+void qn_executor_set_steps(qn_executor *ex, int32_t steps)
+{
+    QN_ASSERT(steps >= 1 && steps <= ex->plan->steps);
+    ex->steps = steps;
 }
 
 void qn_executor_cancel(qn_executor *ex)

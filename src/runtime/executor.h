@@ -1,5 +1,5 @@
-/* The executor: runs any valid plan, step after step. It knows tasks, lanes, values and channels, and neither models nor
- * schedules' names.
+/* The executor: runs any valid plan, step after step (a step here may be a flight of optimizer steps). It knows tasks, lanes,
+ * values and channels, and neither models nor schedules' names.
  *
  * A lane is a resumable step: it ran a task, waits, is done, or failed. Two drivers move the same lanes:
  *
@@ -63,6 +63,8 @@ void qn_executor_close(qn_executor *ex); /* accepts NULL */
 /* Runs the whole plan once. trace: NULL, or plan->tasks times to fill, in ns since the step began. Errors: what a task returned,
  * QN_EPEER, QN_ECANCELLED (by qn_executor_cancel), QN_EINTERNAL (a lane can never move). */
 qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err) QN_MUST_USE;
+/* The next steps run tasks of the plan's first `steps` optimizer steps alone (1 to plan->steps; all from the start on). */
+void qn_executor_set_steps(qn_executor *ex, int32_t steps);
 /* Makes the running step give up as soon as the running tasks end; nothing when none runs. Any thread, also a signal handler. */
 void qn_executor_cancel(qn_executor *ex);
 

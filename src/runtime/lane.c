@@ -43,6 +43,15 @@ bool qni_delays(qni_worker *w)
     return false;
 }
 
+/* Nobody waits for those but tasks that are passed over, too. */
+void qni_pass_over(const qn_executor *ex, qni_lane *lane)
+{
+    int32_t next = qni_next(lane);
+    if (lane->open || next == lane->end || ex->plan->task[next].step < ex->steps) return;
+    while (next < lane->end && ex->plan->task[next].step >= ex->steps) next++;
+    atomic_store_explicit(&lane->next, next, memory_order_release);
+}
+
 /* --- lifetimes and times */
 
 static void raise_to(_Atomic int64_t *mark, int64_t to)
@@ -260,6 +269,7 @@ static qni_lane_result receive_pieces(qni_worker *w, qni_lane *lane)
 static qni_lane_result lane_step(qni_worker *w, qn_lane which)
 {
     qni_lane *lane = &w->lane[which];
+    qni_pass_over(w->ex, lane);
     if (qni_next(lane) == lane->end) return QNI_LANE_DONE;
     if (!lane->open && !qni_may_start(w->ex, &w->ex->plan->task[qni_next(lane)])) return QNI_LANE_WAITS;
     if (w->ex->desc.jitter != 0 && !lane->open && qni_delays(w)) return QNI_LANE_RAN;

@@ -70,6 +70,7 @@ struct qn_executor {
     const qn_transport *transport;
     qn_world *world;
     int32_t spins;
+    int32_t steps;      /* of the plan's optimizer steps that are run; the others' tasks are passed over */
     qni_worker *worker; /* [workers] */
     int32_t threads;    /* workers 1 .. threads have a thread */
     qni_aside *aside;   /* [asides] */
@@ -114,6 +115,8 @@ bool qni_delays(qni_worker *w);
 void qni_task_begins(qni_worker *w, int32_t task);
 void qni_task_ends(qni_worker *w, qni_lane *lane);
 qni_lane_result qni_run_task(qni_worker *w, qni_lane *lane);
+/* Passes over tasks of optimizer steps that are not run. */
+void qni_pass_over(const qn_executor *ex, qni_lane *lane);
 static inline int32_t qni_next(const qni_lane *lane)
 {
     return atomic_load_explicit(&lane->next, memory_order_relaxed); /* for who steps it */

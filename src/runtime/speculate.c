@@ -55,7 +55,9 @@ qn_status qni_speculation_init(qni_speculation *s, qni_homes *homes, const qn_hy
     s->kept = qn_calloc(S, sizeof(*s->kept));
     s->kept_bytes = qn_calloc(S, sizeof(*s->kept_bytes));
     s->wrong_of = qn_calloc(S, sizeof(*s->wrong_of));
-    if (s->guess == NULL || s->taken == NULL || s->kept == NULL || s->kept_bytes == NULL || s->wrong_of == NULL)
+    s->taken_of = qn_calloc(S, sizeof(*s->taken_of));
+    if (s->guess == NULL || s->taken == NULL || s->kept == NULL || s->kept_bytes == NULL || s->wrong_of == NULL ||
+        s->taken_of == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for the post-validation of %zu stages", S);
     return undo == QN_UNDO_COPY ? take_copies(s, err) : QN_OK;
 }
@@ -64,6 +66,7 @@ void qni_speculation_fini(qni_speculation *s)
 {
     for (int32_t i = 0; s->homes != NULL && s->kept != NULL && i < s->homes->set->stages; i++)
         if (s->kept[i] != NULL) qn_free_pages(s->kept[i], s->kept_bytes[i]);
+    qn_free(s->taken_of);
     qn_free(s->wrong_of);
     qn_free(s->kept_bytes);
     qn_free(s->kept);
@@ -88,35 +91,58 @@ void qni_speculation_step(qni_speculation *s, int32_t stage, int64_t step, doubl
 {
     const qni_verdict *v = &s->guess[qni_homes_worker(s->homes, stage)];
     s->taken[stage] = v->finding == QNI_GOOD;
-    s->wrong_of[stage] = 0;
     if (!s->taken[stage]) return;
+    s->taken_of[stage]++;
     if (s->undo == QN_UNDO_COPY) copy_state(s, stage, false);
     qni_update(s->homes, stage, QNI_UPDATE_KEEP, v, s->hyper, step, lr);
 }
 
-void qni_speculation_validate(qni_speculation *s, int32_t stage, const qni_verdict *v, int64_t step, double lr)
+bool qni_speculation_validate(qni_speculation *s, int32_t stage, const qni_verdict *v, int64_t step, double lr)
 {
     const qni_verdict *guess = &s->guess[qni_homes_worker(s->homes, stage)];
-    if (s->taken[stage] && v->finding == QNI_GOOD && v->grad_scale == guess->grad_scale) {
+    const bool taken = s->taken[stage];
+    s->taken[stage] = false;
+    if (taken && v->finding == QNI_GOOD && v->grad_scale == guess->grad_scale) {
         qni_clear_grads(s->homes, stage);
-        return;
+        return true;
     }
-    if (s->taken[stage]) {
-        s->wrong_of[stage] = 1;
+    if (taken) {
+        s->wrong_of[stage]++;
         if (s->undo == QN_UNDO_COPY)
             copy_state(s, stage, true);
         else
             qni_update(s->homes, stage, QNI_UPDATE_UNDO, guess, s->hyper, step, lr);
     }
     qni_optimize(s->homes, stage, v, s->hyper, step, lr);
+    return false;
+}
+
+static bool is_clipped(const qni_speculation *s, const qni_verdict *v)
+{
+    return v->finding != QNI_GOOD || (s->hyper->clip > 0.0 && v->norm > s->hyper->clip);
+}
+
+bool qni_speculation_ready(const qni_speculation *s)
+{
+    return s->hyper->clip <= 0.0 || s->streak == QNI_PATIENCE;
+}
+
+bool qni_speculation_agrees(const qni_speculation *s, const qni_verdict *v)
+{
+    return qni_speculation_ready(s) && !is_clipped(s, v);
+}
+
+void qni_speculation_begin(qni_speculation *s)
+{
+    for (int32_t i = 0; i < s->homes->set->stages; i++) s->taken[i] = false;
 }
 
 void qni_speculation_settle(qni_speculation *s, const qni_verdict *v)
 {
-    const bool clipped = v->finding != QNI_GOOD || (s->hyper->clip > 0.0 && v->norm > s->hyper->clip);
-    s->streak = clipped ? 0 : s->streak < QNI_PATIENCE ? s->streak + 1 : s->streak;
+    s->streak = is_clipped(s, v) ? 0 : s->streak < QNI_PATIENCE ? s->streak + 1 : s->streak;
     for (int32_t i = 0; i < s->homes->set->stages; i++) {
-        s->steps += s->taken[i];
+        s->steps += s->taken_of[i];
         s->wrong += s->wrong_of[i];
+        s->taken_of[i] = s->wrong_of[i] = 0;
     }
 }

@@ -224,12 +224,13 @@ qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order
 
 qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
 {
+    const int32_t each = p->values / p->steps; /* the same in every step of a flight */
     bool *seen = qn_calloc((size_t)p->values, sizeof(*seen));
     t->plan = p;
     t->host = qn_calloc((size_t)p->values, sizeof(void *));
     t->begins = qn_calloc((size_t)p->tasks, sizeof(*t->begins));
     size_t bytes = 0;
-    for (int32_t v = 0; v < p->values; v++)
+    for (int32_t v = 0; v < each; v++)
         if (p->value[v].host && (p->value[v].cls == QN_V_ACT || p->value[v].cls == QN_V_GRAD))
             bytes += (size_t)aligned(p->value[v].bytes);
     t->block_bytes = bytes;
@@ -239,11 +240,12 @@ qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
         return QN_FAIL(err, QN_ENOMEM, "the host needs %zu bytes for the inputs of stages", bytes);
     }
     char *at = t->block;
-    for (int32_t v = 0; v < p->values; v++) {
+    for (int32_t v = 0; v < each; v++) {
         if (!p->value[v].host || (p->value[v].cls != QN_V_ACT && p->value[v].cls != QN_V_GRAD)) continue;
         t->host[v] = at;
         at += aligned(p->value[v].bytes);
     }
+    for (int32_t v = each; v < p->values; v++) t->host[v] = t->host[v - each];
     for (int32_t i = 0; i < p->tasks; i++) {
         if (p->task[i].acc.count != 1) continue;
         const int32_t v = p->ref[p->task[i].acc.first];

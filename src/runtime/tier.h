@@ -73,7 +73,7 @@ typedef struct qni_tier_window {
 } qni_tier_window;
 qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order, qn_lowering how, const qni_tier_window *w,
                          qn_err *err) QN_MUST_USE;
-/* Takes the host copies of a plan's activations. Errors: QN_ENOMEM. */
+/* Takes the host copies of a plan's activations, also of a flight. Errors: QN_ENOMEM. */
 qn_status qni_tier_attach(qni_tier *t, const qn_plan *plan, qn_err *err) QN_MUST_USE;
 
 /* The stage of a compute or PACK task, bound to what the task's values are in the arena. A gradient that begins is cleared. */

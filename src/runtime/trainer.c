@@ -37,11 +37,11 @@ static bool needs_samples(const qn_trainer *t, int32_t worker)
 static qn_status take_workers(qn_trainer *t, qn_err *err)
 {
     const int32_t P = t->set.workers;
-    const size_t rows = (size_t)(t->desc.source->batch * t->desc.source->T);
+    const size_t rows = (size_t)(t->desc.source->batch * t->desc.source->T) * (size_t)(t->tiered ? t->most : 1);
     t->worker_bytes = (size_t)P * sizeof(*t->worker);
     t->worker = qn_alloc_pages(t->worker_bytes);
     t->inbox = qn_calloc((size_t)P, sizeof(*t->inbox));
-    t->loss = qn_calloc((size_t)t->desc.order->items, sizeof(*t->loss));
+    t->loss = qn_calloc((size_t)t->most * (size_t)t->desc.order->items, sizeof(*t->loss));
     bool room = t->worker != NULL && t->inbox != NULL && t->loss != NULL;
     for (int32_t w = 0; room && w < P; w++) {
         train_worker *at = &t->worker[w];
@@ -149,6 +149,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     if (t->desc.transport == NULL) t->desc.transport = qn_transport_find(desc->driver == QN_DRIVE_LOOP ? "self" : "thread");
     t->item_samples = (desc->source->batch + o->items - 1) / o->items;
     t->tiered = desc->tiers != NULL;
+    t->most = qn_max32(desc->flight, 1);
     host = qn_calloc((size_t)o->stages, sizeof(*host)); /* all stages on one worker: the host */
     st = host != NULL ? check_tiers(desc, err) : QN_FAIL(err, QN_ENOMEM, "no memory for %d stages", o->stages);
     if (st != QN_OK) goto out;
@@ -173,6 +174,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
     if (t->tiered) QN_TRY(st, open_tier(t, err), out);
     QN_TRY(st, qni_trainer_plan(t, err), out);
+    QN_TRY(st, qni_trainer_flights_open(t, err), out);
     QN_TRY(st, take_workers(t, err), out);
     if (desc->post_validate != QN_UNDO_NONE)
         QN_TRY(st, qni_speculation_init(&t->speculation, &t->homes, &t->desc.hyper, desc->post_validate, err), out);
@@ -200,7 +202,7 @@ void qn_trainer_close(qn_trainer *t)
     if (t->eval_open) qni_forward_fini(&t->eval);
     qn_executor_close(t->ex);
     qni_shards_fini(&t->shards);
-    qn_plan_close(t->plan);
+    qni_trainer_flights_close(t);
     qni_tier_fini(&t->tier);
     qni_lag_fini(&t->lag);
     free_workers(t);
@@ -211,63 +213,10 @@ void qn_trainer_close(qn_trainer *t)
     qn_free(t);
 }
 
-/* --- steps */
-static qn_status refusal(const qn_trainer *t, const qni_verdict *v, qn_err *err)
-{
-    const long long step = t->step + 1; /* counted from 1, as people do */
-    char what[160], where[160];
-    if (v->finding == QNI_NO_TARGETS)
-        return QN_FAIL(err, QN_EINVAL, "step %lld has no targets: nothing can be learned from it", step);
-    if (v->finding == QNI_BAD_LOSS)
-        snprintf(what, sizeof(what), "the loss of micro-batch %d is %g", (int)v->where, t->loss[v->where]);
-    else if (v->finding == QNI_BAD_GRADIENT)
-        snprintf(what, sizeof(what), "the gradient of '%s' is not finite", qni_home_param(&t->homes, (int32_t)v->where)->name);
-    else
-        snprintf(what, sizeof(what), "the norm of the gradient is not finite");
-    const int32_t p = qni_homes_not_finite(&t->homes);
-    if (p == QN_NONE)
-        snprintf(where, sizeof(where), "all parameters are finite, so a lower learning rate or clipping may help");
-    else
-        snprintf(where, sizeof(where), "parameter '%s' holds a number that is not finite", qni_home_param(&t->homes, p)->name);
-    return QN_FAIL(err, QN_ENONFINITE, "step %lld: %s; %s. Nothing was changed by this step", step, what, where);
-}
-
-qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace, qn_err *err)
-{
-    const int64_t began = qn_now_ns();
-    if (t->dirty) qni_homes_clear_grads(&t->homes);
-    if (t->dirty) qni_lag_restart(&t->lag);
-    t->dirty = true;
-    t->step = step;
-    t->lr = lr;
-    memset(t->loss, 0, (size_t)t->plan->items * sizeof(*t->loss));
-    for (int32_t w = 0; w < t->set.workers; w++) {
-        t->worker[w].read_step = -1;
-    }
-    if (t->tiered) qni_trainer_read(t, &t->worker[0]);
-    qni_shards_reset(&t->shards);
-    const qn_status st = qn_executor_step(t->ex, trace, err);
-    if (st != QN_OK) return st;
-    t->dirty = false;
-    qni_verdict v;
-    memcpy(&v, t->worker[0].result, sizeof(v));
-    if (t->desc.post_validate != QN_UNDO_NONE) qni_speculation_settle(&t->speculation, &v);
-    if (t->lag.h != NULL) qni_lag_note(&t->lag, &v, step, lr);
-    if (v.finding != QNI_GOOD) return refusal(t, &v, err);
-    *result =
-        (qn_step_result){.loss = v.loss / (double)v.tokens, .grad_norm = v.norm, .tokens = v.tokens, .ns = qn_now_ns() - began};
-    return QN_OK;
-}
-
+/* --- views of steps */
 qn_speculated qn_trainer_speculated(const qn_trainer *t)
 {
     return (qn_speculated){.steps = t->speculation.steps, .wrong = t->speculation.wrong};
-}
-
-void qn_trainer_cancel(qn_trainer *t)
-{
-    qn_executor_cancel(t->ex);
-    if (t->eval_open) qn_executor_cancel(t->eval.ex);
 }
 
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
@@ -305,7 +254,7 @@ qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_r
 /* --- views */
 const qn_plan *qn_trainer_plan(const qn_trainer *t)
 {
-    return t->plan;
+    return t->one;
 }
 
 static int64_t arenas_of(const qn_plan *p)

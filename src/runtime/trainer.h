@@ -56,6 +56,7 @@ typedef struct qn_trainer_desc {
     int64_t part_bytes; /* tensor shards: slots between workers whose shards meet, at least 8 for each shard; 0: chosen */
     bool whole_links;   /* tensor shards: stages send whole activations in every shard instead of a slice each */
     const qn_trainer_tiers *tiers; /* NULL: all state is resident */
+    int32_t flight;                /* the most steps without a barrier between them; 0: 1 */
     uint64_t jitter;               /* not 0: random delays before tasks, for tests */
 } qn_trainer_desc;
 
@@ -81,6 +82,14 @@ typedef struct qn_step_result {
  * NULL or as qn_executor_step. */
 qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result *result, qn_trace *trace,
                           qn_err *err) QN_MUST_USE;
+/* Steps first .. first + n - 1, lr[i] the learning rate of step first + i: the same results as n calls of qn_trainer_step, but up
+ * to desc.flight steps at a time follow each other without a barrier. What makes up for it: post-validated steps, whose decision
+ * travels while the next one warms up, an optimizer that lags, and loads of weights as soon as they are stepped. result: [n].
+ * *done: steps taken, of which results are there. Errors: those of qn_trainer_step, of step first + *done; a step that is refused
+ * ends the flight and changes nothing, and the steps before it are whole. trace: NULL, or [n], each of qn_trainer_plan, in ns
+ * since the first task of its step. */
+qn_status qn_trainer_flight(qn_trainer *t, int64_t first, int32_t n, const double *lr, qn_step_result *result, int32_t *done,
+                            qn_trace *trace, qn_err *err) QN_MUST_USE;
 /* Post-validation so far: stages stepped early, and of them taken back. */
 typedef struct qn_speculated {
     int64_t steps, wrong;
@@ -102,6 +111,7 @@ void qn_trainer_settle(qn_trainer *t);
 int64_t qn_trainer_high_water(const qn_trainer *t, int32_t worker);
 int64_t qn_trainer_moved(const qn_trainer *t, int32_t worker, int32_t lane, int32_t cls);
 
+/* Of one step. */
 const qn_plan *qn_trainer_plan(const qn_trainer *t);
 
 /* Memory by kind, in bytes, over all workers. */

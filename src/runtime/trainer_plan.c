@@ -46,8 +46,7 @@ static qn_status lower_tiers(qn_trainer *t, const qn_lowering *how, qn_err *err)
 {
     const qn_trainer_tiers *x = t->desc.tiers;
     const qni_tier_window w = {.window = x->window, .replace = x->replace, .lag = x->lag};
-    const qn_status st = qni_tier_lower(&t->plan, &t->tier, t->desc.order, *how, &w, err);
-    return st == QN_OK ? qni_tier_attach(&t->tier, t->plan, err) : st;
+    return qni_tier_lower(&t->plan, &t->tier, t->desc.order, *how, &w, err);
 }
 
 qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
@@ -76,6 +75,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .value_bytes = bytes + 4 * S + owned,
                        .zero1 = t->desc.zero1,
                        .post_validate = t->desc.post_validate != QN_UNDO_NONE,
+                       .ahead = t->most > 1,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
                        .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
                        .whole_links = t->desc.whole_links};

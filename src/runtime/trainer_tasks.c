@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "core/checked.h"
+#include "core/clock.h"
 #include "model/vocab.h"
 #include "trainer_internal.h"
 
@@ -26,26 +27,28 @@ static int64_t sample_count(const qn_trainer *t, int32_t item)
 }
 
 /* The step's samples, read by each worker that needs them before its first task. */
-void qni_trainer_read(qn_trainer *t, train_worker *w)
+void qni_trainer_read(qn_trainer *t, train_worker *w, int32_t k)
 {
     const qn_source *s = t->desc.source;
-    if (w->read_step == t->step) return;
-    w->read_step = t->step;
+    const int64_t step = t->step + k, at = t->tiered ? k * s->batch : 0;
+    if (w->read_step == step) return;
+    w->read_step = step;
     if (w->tokens == NULL) return;
-    for (int64_t i = 0; i < s->batch; i++) s->ops->read(s, t->step, i, w->tokens + i * s->T, w->targets + i * s->T);
+    for (int64_t i = 0; i < s->batch; i++) s->ops->read(s, step, i, w->tokens + (at + i) * s->T, w->targets + (at + i) * s->T);
 }
 
-static qn_mb micro_batch(const qn_trainer *t, const train_worker *w, int32_t item)
+/* Of step k of the flight. */
+static qn_mb micro_batch(const qn_trainer *t, const train_worker *w, int32_t item, int32_t k)
 {
-    const int64_t first = first_sample(t, item), T = t->desc.source->T;
+    const int64_t first = first_sample(t, item), T = t->desc.source->T, at = first + (t->tiered ? k * t->desc.source->batch : 0);
     return (qn_mb){.B = sample_count(t, item),
                    .T = T,
-                   .tokens = w->tokens != NULL ? w->tokens + first * T : NULL,
-                   .targets = w->targets != NULL ? w->targets + first * T : NULL,
+                   .tokens = w->tokens != NULL ? w->tokens + at * T : NULL,
+                   .targets = w->targets != NULL ? w->targets + at * T : NULL,
                    .seed = t->desc.seed,
-                   .step = (uint32_t)t->step,
+                   .step = (uint32_t)(t->step + k),
                    .first_sample = (uint32_t)first,
-                   .loss = &t->loss[item]};
+                   .loss = &t->loss[k * t->plan->items + item]};
 }
 
 /* --- tasks */
@@ -82,7 +85,7 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_stage *stage = stage_of(t, ex, index);
-    *mb = micro_batch(t, worker_of(t, task), task->item);
+    *mb = micro_batch(t, worker_of(t, task), task->item, task->step);
     const qni_ports io = ports_of(t, ex, task, mb);
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
@@ -100,7 +103,7 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     const qn_task *task = &p->task[index];
     qn_mb mb;
     if (task->op == QN_OP_W) {
-        mb = micro_batch(t, worker_of(t, task), task->item);
+        mb = micro_batch(t, worker_of(t, task), task->item, task->step);
         mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
         qn_stage_backward_weight(stage_of(t, ex, index), &mb, ports_of(t, ex, task, &mb).x, value_in(ex, p, task->in, QN_V_STASH),
                                  value_in(ex, p, task->in, QN_V_WSTASH));
@@ -122,7 +125,7 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
 /* Of a vocabulary shard, whose two gradients come at different times. */
 static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
 {
-    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item);
+    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item, task->step);
     const qn_grid g = qn_plan_grid(t->plan);
     qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
     if (task->op != QN_OP_VT && task->op != QN_OP_VJ) return;
@@ -131,9 +134,9 @@ static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
 }
 
 /* Targets of an item that count. */
-static int64_t targets_of(const qn_trainer *t, const train_worker *w, int32_t item)
+static int64_t targets_of(const qn_trainer *t, const train_worker *w, int32_t item, int32_t k)
 {
-    const qn_mb mb = micro_batch(t, w, item);
+    const qn_mb mb = micro_batch(t, w, item, k);
     int64_t n = 0;
     for (int64_t i = 0; i < mb.B * mb.T; i++) n += mb.targets[i] >= 0;
     return n;
@@ -147,10 +150,10 @@ static void tie_within(qn_trainer *t, int32_t stage)
 }
 
 /* Test hook: the first gradient of a stage. */
-static void spoil(qn_trainer *t, int32_t worker)
+static void spoil(qn_trainer *t, int32_t worker, int32_t k)
 {
     qni_homes *h = &t->homes;
-    for (int32_t u = 0; u < h->uses && t->spoil.value != 0.0 && t->spoil.step == t->step; u++) {
+    for (int32_t u = 0; u < h->uses && t->spoil.value != 0.0 && t->spoil.step == t->step + k; u++) {
         const int32_t stage = t->spoil.stage;
         if (qni_homes_worker(h, stage) != worker || qni_use_stage(h, 0, u) != stage) continue;
         if (h->element == sizeof(double))
@@ -161,19 +164,19 @@ static void spoil(qn_trainer *t, int32_t worker)
     }
 }
 
-static void run_norm(qn_trainer *t, int32_t worker)
+static void run_norm(qn_trainer *t, int32_t worker, int32_t k)
 {
     train_worker *w = &t->worker[worker];
     const int32_t items = t->plan->items;
     double *loss = w->sums + t->homes.params, *targets = loss + items;
     for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
         if (t->set.worker_of[s] == worker) tie_within(t, s);
-    spoil(t, worker);
+    spoil(t, worker, k);
     qni_norm(&t->homes, worker, w->sums);
     for (int32_t i = 0; i < items; i++) {
         const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
-        loss[i] = head ? t->loss[i] : 0.0;
-        targets[i] = head ? (double)targets_of(t, w, i) : 0.0;
+        loss[i] = head ? t->loss[k * items + i] : 0.0;
+        targets[i] = head ? (double)targets_of(t, w, i, k) : 0.0;
     }
 }
 
@@ -214,18 +217,19 @@ static qn_status run_join(qn_trainer *t, qn_executor *ex, int32_t index, qn_err 
 }
 
 /* Each sum is of one worker's and zero at all others, so that adding them changes no bit. */
-static void run_guess(qn_trainer *t, int32_t worker)
+static void run_guess(qn_trainer *t, int32_t worker, int32_t k)
 {
     train_worker *w = &t->worker[worker];
     const double *before = worker > 0 ? t->inbox[worker - 1] : NULL;
     int64_t tokens = 0;
     for (int64_t i = 0; i < t->sums_count; i++) w->partial[i] = before != NULL ? before[i] + w->sums[i] : w->sums[i];
-    for (int32_t i = 0; i < t->plan->items; i++) tokens += targets_of(t, w, i);
+    for (int32_t i = 0; i < t->plan->items; i++) tokens += targets_of(t, w, i, k);
     qni_speculation_guess(&t->speculation, worker, w->partial, tokens);
 }
 
-/* The decision: worker 0 has everybody's sums; in a post-validated step the last worker has them all in one. */
-static void run_fold(qn_trainer *t, int32_t worker)
+/* The decision: worker 0 has everybody's sums; in a post-validated step the last worker has them all in one. When the steps that
+ * follow would stand on something else, it ends the flight (speculate.h); nobody has acted on it yet. */
+static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
 {
     qni_verdict v;
     const double *sums[QN_MAX_WORKERS];
@@ -233,31 +237,43 @@ static void run_fold(qn_trainer *t, int32_t worker)
     for (int32_t w = 0; w < t->set.workers; w++) sums[w] = partial ? t->worker[worker].partial : t->inbox[w];
     qni_fold(&v, &t->homes, sums, t->plan->items, t->desc.hyper.clip);
     memcpy(t->worker[worker].result, &v, sizeof(v));
+    t->verdict[k] = v;
+    t->decided_ns[k] = qn_now_ns();
+    if (t->lag.h != NULL) qni_lag_note(&t->lag, &v, t->step + k, t->lr[k]);
+    if (k + 1 == t->steps || (partial ? qni_speculation_agrees(&t->speculation, &v) : v.finding == QNI_GOOD)) return;
+    t->ended = k;
+    qn_executor_cancel(ex);
 }
 
-static void run_opt(qn_trainer *t, const qn_task *task)
+static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
 {
+    const int64_t step = t->step + task->step;
+    const double lr = t->lr[task->step];
     if (t->desc.post_validate != QN_UNDO_NONE && task->op == QN_OP_OPT) {
-        qni_speculation_step(&t->speculation, task->stage, t->step, t->lr);
-        return;
+        qni_speculation_step(&t->speculation, task->stage, step, lr);
+        return QN_OK;
     }
     qni_verdict v;
     if (t->lag.h != NULL) {
         qni_lag_opt(&t->lag, task->stage, &t->desc.hyper);
-        return;
+        return QN_OK;
     }
     memcpy(&v, worker_of(t, task)->result, sizeof(v));
-    if (task->op == QN_OP_VALIDATE)
-        qni_speculation_validate(&t->speculation, task->stage, &v, t->step, t->lr);
-    else
-        qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, t->step, t->lr);
+    if (task->op == QN_OP_OPT) {
+        qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
+        return QN_OK;
+    }
+    if (qni_speculation_validate(&t->speculation, task->stage, &v, step, lr) || task->step + 1 == t->steps) return QN_OK;
+    return QN_FAIL(err, QN_EINTERNAL, "step %lld: stage %d guessed otherwise than was decided, but the next step has begun",
+                   (long long)step + 1, task->stage);
 }
 
 static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err)
 {
     qn_trainer *t = ctx;
     const qn_task *task = &t->plan->task[index];
-    if (!t->tiered) qni_trainer_read(t, &t->worker[task->worker]);
+    /* A decision on the step before may come while this worker's samples are those of the next one. */
+    if (!t->tiered && task->op != QN_OP_VALIDATE) qni_trainer_read(t, &t->worker[task->worker], task->step);
     switch (task->op) {
     case QN_OP_F:
     case QN_OP_R:
@@ -289,18 +305,17 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         run_tie(t, ex, task);
         return QN_OK;
     case QN_OP_NORM:
-        run_norm(t, task->worker);
+        run_norm(t, task->worker, task->step);
         return QN_OK;
     case QN_OP_GUESS:
-        run_guess(t, task->worker);
+        run_guess(t, task->worker, task->step);
         return QN_OK;
     case QN_OP_FOLD:
-        run_fold(t, task->worker);
+        run_fold(t, ex, task->worker, task->step);
         return QN_OK;
     case QN_OP_OPT:
     case QN_OP_VALIDATE:
-        run_opt(t, task);
-        return QN_OK;
+        return run_opt(t, task, err);
     default:
         return QN_FAIL(err, QN_EINTERNAL, "the plan holds a task of kind %d on the compute lane", task->op);
     }

@@ -89,7 +89,7 @@ static qn_status mark_moved(chain *c, qn_err *err)
 }
 
 /* The tasks of one kind of a lane in a step, at the lane's end. */
-static void place(chain *c, int64_t *key, const int32_t lane[2], int32_t step, bool lead, bool late)
+static void put(chain *c, int64_t *key, const int32_t lane[2], int32_t step, bool lead, bool late)
 {
     for (int32_t t = lane[0]; t < lane[0] + lane[1]; t++)
         if (c->lead[t] == lead && c->late[t] == late) c->b.key[(size_t)step * (size_t)c->p->tasks + (size_t)t] = (*key)++;
@@ -99,11 +99,11 @@ static void place_lane(chain *c, const int32_t lane[2])
 {
     int64_t key = 0;
     for (int32_t k = 0; k < c->steps; k++) {
-        place(c, &key, lane, k, true, false);
-        if (k > 0) place(c, &key, lane, k - 1, false, true);
-        place(c, &key, lane, k, false, false);
+        put(c, &key, lane, k, true, false);
+        if (k > 0) put(c, &key, lane, k - 1, false, true);
+        put(c, &key, lane, k, false, false);
     }
-    place(c, &key, lane, c->steps - 1, false, true);
+    put(c, &key, lane, c->steps - 1, false, true);
 }
 
 /* ---- what steps wait for: arenas */
@@ -370,11 +370,11 @@ static void add_waits(chain *c)
     }
 }
 
-static qn_status build(qn_plan **out, chain *c, qn_err *err)
+static qn_status build(qn_plan **out, chain *c, int32_t *place, qn_err *err)
 {
     const qn_plan *from = c->p;
     qn_plan *p = NULL;
-    qn_status st = qni_builder_plan(&p, &c->b, from->workers, from->stages, from->items, from->worker_of, NULL, err);
+    qn_status st = qni_builder_plan(&p, &c->b, from->workers, from->stages, from->items, from->worker_of, place, err);
     if (st != QN_OK) return st;
     p->steps = c->steps;
     p->columns = from->columns;
@@ -400,7 +400,7 @@ out:
     return st;
 }
 
-qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, qn_err *err)
+qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, int32_t *place, qn_err *err)
 {
     chain c = {.p = one, .steps = steps};
     qn_status st = QN_OK;
@@ -428,7 +428,7 @@ qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, qn_err
     }
     for (int32_t w = 0; w < one->workers; w++)
         for (int32_t l = 0; l < QN_LANES; l++) place_lane(&c, one->lane[w][l]);
-    st = build(out, &c, err);
+    st = build(out, &c, place, err);
 out:
     qni_builder_fini(&c.b);
     qn_free(c.lead);

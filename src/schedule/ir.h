@@ -353,8 +353,9 @@ qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how,
 
 /* --- a flight: the plan of so many steps of a one-step plan, with no barrier between them (chain.c). Task t of step k does what
  * task t of the one step does; value v of step k is number k * (values of one step) + v. Arenas are those of one step. The result
- * is validated. Errors: QN_EINVAL (no one-step plan; values that an arena keeps), QN_ERANGE, QN_ESCHEDULE, QN_ENOMEM. */
-qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, qn_err *err) QN_MUST_USE;
+ * is validated. place, when not NULL: [steps * tasks of one], the index of task t of step k in the result at k * tasks + t.
+ * Errors: QN_EINVAL (no one-step plan; values that an arena keeps), QN_ERANGE, QN_ESCHEDULE, QN_ENOMEM. */
+qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, int32_t *place, qn_err *err) QN_MUST_USE;
 
 /* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the
  * tasks. Errors: QN_ESCHEDULE, QN_ENOMEM. */

@@ -94,6 +94,7 @@ typedef struct rig_way {
     const qn_transport *counting; /* in place of transport, or NULL */
     qn_undo undo;                 /* post-validated steps */
     double clip;                  /* 0: as rig_hyper says; below 0: none */
+    int32_t flight;               /* the most steps without a barrier; 0: 1 */
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -180,6 +181,7 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .source = &rig_source,
                                .hyper = hyper,
                                .post_validate = way->undo,
+                               .flight = way->flight,
                                .seed = 5,
                                .transport = way->counting != NULL ? way->counting : qn_transport_find(way->transport),
                                .driver = strcmp(way->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
@@ -229,11 +231,15 @@ static inline rig_outcome rig_compute(const qn_model *m, qn_mode mode, const rig
     rig_outcome out = {.bytes = rig_state_bytes(m, rig_element(mode))};
     qn_err err;
     qn_trainer *t = rig_open(m, mode, way, items);
+    double lr[RIG_MOST_STEPS];
+    qn_step_result r[RIG_MOST_STEPS];
+    int32_t done;
+    for (int32_t step = 0; step < steps; step++) lr[step] = RIG_LR;
+    rig_ok(qn_trainer_flight(t, 0, steps, lr, r, &done, NULL, &err), &err);
+    assert_int_equal(done, steps);
     for (int32_t step = 0; step < steps; step++) {
-        qn_step_result r;
-        rig_ok(qn_trainer_step(t, step, RIG_LR, &r, NULL, &err), &err);
-        out.loss[step] = r.loss;
-        out.norm[step] = r.grad_norm;
+        out.loss[step] = r[step].loss;
+        out.norm[step] = r[step].grad_norm;
     }
     out.state = malloc(out.bytes);
     assert_non_null(out.state);
