@@ -82,7 +82,8 @@ static void make(meeting *m, int32_t P)
 {
     memset(m, 0, sizeof(*m));
     m->silent = -1;
-    m->plan = (qn_plan){.workers = P,
+    m->plan = (qn_plan){.steps = 1,
+                        .workers = P,
                         .stages = P,
                         .items = ITEMS,
                         .tasks = P * ITEMS,

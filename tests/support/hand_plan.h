@@ -71,7 +71,12 @@ static qn_plan *hand_chain(hand_plan *h, int32_t workers, int32_t items, int64_t
 {
     qn_plan *p = &h->plan;
     const size_t W = (size_t)workers, M = (size_t)items;
-    *p = (qn_plan){.workers = workers, .stages = workers, .items = items, .values = 2 * workers * items, .channels = workers - 1};
+    *p = (qn_plan){.steps = 1,
+                   .workers = workers,
+                   .stages = workers,
+                   .items = items,
+                   .values = 2 * workers * items,
+                   .channels = workers - 1};
     p->worker_of = calloc(W, sizeof(*p->worker_of));
     p->task = calloc(3 * W * M, sizeof(*p->task));
     p->lane = calloc(W, sizeof(*p->lane));
