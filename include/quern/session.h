@@ -35,6 +35,7 @@ typedef struct qn_train_options {
     double beta1, beta2, eps, weight_decay, clip, dropout;
     int64_t workers, threads; /* of all replicas; threads per worker */
     int64_t tensor;           /* t: shards of every layer */
+    int sequence_parallel;    /* shards keep slices of the rows outside of the cut products */
     int64_t data_parallel;    /* replicas; 0: 1 */
     int64_t grad_groups;      /* of gradient accumulation; 0: as many as replicas */
     int zero1;                /* moments and steps of a parameter in one replica */

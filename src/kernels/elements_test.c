@@ -186,26 +186,26 @@ static qn_rng_key key_of(const call *c)
 static void residual_forward(const call *c)
 {
     const qn_rng_key key = key_of(c);
-    c->k->residual_forward(c->ex, c->p[0], c->p[1], c->p[2], c->R, c->C, 0.3, &key);
+    c->k->residual_forward(c->ex, c->p[0], c->p[1], c->p[2], 0, c->R * c->C, c->C, 0.3, &key);
 }
 static void residual_plain(const call *c)
 {
-    c->k->residual_forward(c->ex, c->p[0], c->p[0], c->p[1], c->R, c->C, 0, NULL);
+    c->k->residual_forward(c->ex, c->p[0], c->p[0], c->p[1], 0, c->R * c->C, c->C, 0, NULL);
 }
 static void residual_backward(const call *c)
 {
     const qn_rng_key key = key_of(c);
-    c->k->residual_backward(c->ex, c->p[0], c->p[1], c->R, c->C, 0.3, &key);
+    c->k->residual_backward(c->ex, c->p[0], c->p[1], 0, c->R * c->C, c->C, 0.3, &key);
 }
 static void dropout(const call *c)
 {
     const qn_rng_key key = key_of(c);
-    c->k->dropout(c->ex, c->p[0], c->p[0], c->R, c->C, 0.1, &key);
+    c->k->dropout(c->ex, c->p[0], c->p[0], 0, c->R * c->C, c->C, 0.1, &key);
 }
 static void dropout_all(const call *c)
 {
     const qn_rng_key key = key_of(c);
-    c->k->dropout(c->ex, c->p[0], c->p[0], c->R, c->C, 1, &key);
+    c->k->dropout(c->ex, c->p[0], c->p[0], 0, c->R * c->C, c->C, 1, &key);
 }
 
 /* --- embedding: one addition a row, in the same order */
@@ -580,8 +580,8 @@ static void masks_agree(void **state)
     for (size_t s = 0; s < QN_COUNT(ISAS); s++) {
         const qn_kernels *k = table_of(ISAS[s], QN_MODE_F32);
         if (k == NULL) continue;
-        k->residual_forward(&teams.ex[1], y.p, a.p, a.f, B, N, 0.25, &key);
-        k->residual_backward(&teams.ex[2], d.p, a.f, B, N, 0.25, &key);
+        k->residual_forward(&teams.ex[1], y.p, a.p, a.f, 0, B * N, N, 0.25, &key);
+        k->residual_backward(&teams.ex[2], d.p, a.f, 0, B * N, N, 0.25, &key);
         assert_memory_equal(y.p, d.p, near_bytes(&y));
         int64_t dropped = 0;
         for (int64_t i = 0; i < B * N; i++) dropped += ((float *)y.p)[i] == 0;
@@ -589,6 +589,34 @@ static void masks_agree(void **state)
     }
     near_close(&a), near_close(&y), near_close(&d);
     near_teams_close(&teams);
+}
+
+/* Any range of elements is what the whole gives there, in all tables. */
+static void parts_of_samples_agree(void **state)
+{
+    (void)state;
+    enum { B = 3, N = 9001, ALL = B * N };
+    static const int64_t ranges[][2] = {{0, ALL},   {1, 1},       {3, 70},       {N - 2, 5},  {N, N},
+                                        {N + 6, N}, {4096, 8193}, {N + 4097, 0}, {ALL - 1, 1}};
+    const qn_rng_key key = {.seed = 77, .step = 2, .sample = 9};
+    const qn_exec ex = {0};
+    float *x = calloc(ALL, sizeof(*x)), *want = calloc(ALL, sizeof(*want)), *got = calloc(ALL, sizeof(*got));
+    assert_true(x != NULL && want != NULL && got != NULL);
+    for (int i = 0; i < ALL; i++) x[i] = (float)(1 + i % 97);
+    table_of("portable", QN_MODE_REF_F32)->residual_forward(&ex, want, x, x, 0, ALL, N, 0.25, &key);
+    for (size_t s = 0; s <= QN_COUNT(ISAS); s++) {
+        const qn_kernels *k = s == 0 ? table_of("portable", QN_MODE_REF_F32) : table_of(ISAS[s - 1], QN_MODE_F32);
+        for (size_t r = 0; k != NULL && r < QN_COUNT(ranges); r++) {
+            const int64_t first = ranges[r][0], n = ranges[r][1];
+            memset(got, 0, ALL * sizeof(*got));
+            k->residual_forward(&ex, got, x + first, x + first, first, n, N, 0.25, &key);
+            assert_memory_equal(got, want + first, (size_t)n * sizeof(*got));
+            assert_true(got[n < ALL ? n : 0] == 0 || n == ALL);
+            k->dropout(&ex, got, x + first, first, n, N, 0.25, &key);
+            for (int64_t i = 0; i < n; i++) assert_true(x[first + i] + got[i] == want[first + i]);
+        }
+    }
+    free(x), free(want), free(got);
 }
 
 /* Narrowing as qn_f32_to_bf16, for every upper half and the lower halves around each border. */
@@ -608,7 +636,7 @@ static void bf16_rounds_as_scalar(void **state)
         const qn_kernels *k = table_of(ISAS[s], QN_MODE_BF16);
         if (k == NULL) continue;
         const qn_exec ex = {0};
-        k->residual_backward(&ex, y, a, 1, N, 0, NULL);
+        k->residual_backward(&ex, y, a, 0, N, N, 0, NULL);
         for (uint32_t i = 0; i < N; i++) assert_int_equal(y[i], qn_f32_to_bf16(a[i]));
     }
     free(a), free(y);
@@ -640,6 +668,7 @@ int main(void)
         cmocka_unit_test(activations_at_extremes),
         cmocka_unit_test(sigmoid_is_accurate),
         cmocka_unit_test(masks_agree),
+        cmocka_unit_test(parts_of_samples_agree),
         cmocka_unit_test(bf16_rounds_as_scalar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

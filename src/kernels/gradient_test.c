@@ -230,22 +230,22 @@ static const qn_rng_key KEY = {.seed = 5, .step = 3, .sample = 2, .layer = 1, .o
 
 static void residual_f(trial *t)
 {
-    t->k->residual_forward(t->ex, t->y[0], t->x[0], t->x[1], 3, 14, 0.3, &KEY);
+    t->k->residual_forward(t->ex, t->y[0], t->x[0], t->x[1], 0, 42, 14, 0.3, &KEY);
 }
 static void residual_b(trial *t)
 {
     memcpy(t->g[0], t->dy[0], sizeof(t->g[0]));
-    t->k->residual_backward(t->ex, t->g[1], t->dy[0], 3, 14, 0.3, &KEY);
+    t->k->residual_backward(t->ex, t->g[1], t->dy[0], 0, 42, 14, 0.3, &KEY);
 }
 GRADIENT_TEST(residual, t->nx[0] = t->nx[1] = t->ny[0] = 42)
 
 static void dropout_f(trial *t)
 {
-    t->k->dropout(t->ex, t->y[0], t->x[0], 3, 14, 0.3, &KEY);
+    t->k->dropout(t->ex, t->y[0], t->x[0], 0, 42, 14, 0.3, &KEY);
 }
 static void dropout_b(trial *t)
 {
-    t->k->dropout(t->ex, t->g[0], t->dy[0], 3, 14, 0.3, &KEY);
+    t->k->dropout(t->ex, t->g[0], t->dy[0], 0, 42, 14, 0.3, &KEY);
 }
 GRADIENT_TEST(dropout, t->nx[0] = t->ny[0] = 42)
 

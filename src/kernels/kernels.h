@@ -191,13 +191,16 @@ typedef struct qn_kernels {
     void (*attention_cached)(const qn_exec *ex, void *o, const void *q, const void *k, const void *v, const qn_attention_shape *s,
                              const qn_cached_rows *rows, int64_t n, int64_t len, qn_dtype kv);
 
-    /* --- residual join with inverted dropout on the branch: y [B, n] res = a [B, n] res + drop(b [B, n] act); sample i of the
-     * call has key->sample + i. p = 0: a plain sum. y may be a. backward: db act = drop(dy res); da is dy itself. */
-    void (*residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t B, int64_t n, double p,
-                             const qn_rng_key *key);
-    void (*residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t B, int64_t n, double p, const qn_rng_key *key);
-    /* dropout on the residual stream itself (after the embedding): y, x [B, n] res, y may be x; it is its own backward. */
-    void (*dropout)(const qn_exec *ex, void *y, const void *x, int64_t B, int64_t n, double p, const qn_rng_key *key);
+    /* --- residual join with inverted dropout on the branch: y res = a res + drop(b act), for the elements first .. first +
+     * count - 1 of samples of n elements each (y, a, b: these alone); the sample of element e has key->sample + e / n. p = 0: a
+     * plain sum. y may be a. backward: db act = drop(dy res); da is dy itself. */
+    void (*residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t first, int64_t count, int64_t n,
+                             double p, const qn_rng_key *key);
+    void (*residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t first, int64_t count, int64_t n, double p,
+                              const qn_rng_key *key);
+    /* dropout on the residual stream itself (after the embedding): y, x res, y may be x; it is its own backward. */
+    void (*dropout)(const qn_exec *ex, void *y, const void *x, int64_t first, int64_t count, int64_t n, double p,
+                    const qn_rng_key *key);
 
     /* --- optimizer. sumsq: of n gradients, in double, fixed order. adamw: one pass over p, g, m, v [n] param; clears g, unless
      * it is to be kept. adamw_undo: what the same call with g kept did to p, m, v, backwards; up to rounding. */

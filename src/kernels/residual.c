@@ -7,22 +7,23 @@
 #include "core/rng.h"
 #include "dropout.h"
 
-/* Whether element e of sample i is kept; block holds the four words that e is one of, drawn when e enters them. */
-static bool keep(uint32_t block[4], const qn_rng_key *key, int64_t i, int64_t e, uint64_t limit)
+/* Whether element e of all samples is kept; block holds the four words that e is one of, drawn when e enters them, or starts. */
+static bool keep(uint32_t block[4], const qn_rng_key *key, int64_t e, int64_t n, bool starts, uint64_t limit)
 {
-    if (e % 4 == 0) {
+    const int64_t in = e % n;
+    if (in % 4 == 0 || starts) {
         qn_rng_key k = *key;
-        k.sample += (uint32_t)i;
-        qn_rng_block(block, &k, (uint32_t)(e / 4));
+        k.sample += (uint32_t)(e / n);
+        qn_rng_block(block, &k, (uint32_t)(in / 4));
     }
-    return block[e % 4] >= limit;
+    return block[in % 4] >= limit;
 }
 
 #include "reference.h"
 #else
 
-void QN_REF(residual_forward)(const qn_exec *ex, void *y_, const void *a_, const void *b_, int64_t B, int64_t n, double p,
-                              const qn_rng_key *key)
+void QN_REF(residual_forward)(const qn_exec *ex, void *y_, const void *a_, const void *b_, int64_t first, int64_t count,
+                              int64_t n, double p, const qn_rng_key *key)
 {
     (void)ex;
     QN_REAL *y = y_;
@@ -30,16 +31,18 @@ void QN_REF(residual_forward)(const qn_exec *ex, void *y_, const void *a_, const
     const uint64_t limit = qni_dropout_limit(p);
     const QN_REAL scale = (QN_REAL)qni_dropout_scale(p);
     uint32_t block[4];
-    for (int64_t i = 0; i < B; i++, y += n, a += n, b += n)
-        for (int64_t e = 0; e < n; e++) y[e] = a[e] + (limit == 0 ? b[e] : keep(block, key, i, e, limit) ? scale * b[e] : 0);
+    for (int64_t e = 0; e < count; e++)
+        y[e] = a[e] + (limit == 0 ? b[e] : keep(block, key, first + e, n, e == 0, limit) ? scale * b[e] : 0);
 }
 
-void QN_REF(residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t B, int64_t n, double p, const qn_rng_key *key)
+void QN_REF(residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t first, int64_t count, int64_t n, double p,
+                               const qn_rng_key *key)
 {
-    QN_REF(dropout)(ex, db, dy, B, n, p, key);
+    QN_REF(dropout)(ex, db, dy, first, count, n, p, key);
 }
 
-void QN_REF(dropout)(const qn_exec *ex, void *y_, const void *x_, int64_t B, int64_t n, double p, const qn_rng_key *key)
+void QN_REF(dropout)(const qn_exec *ex, void *y_, const void *x_, int64_t first, int64_t count, int64_t n, double p,
+                     const qn_rng_key *key)
 {
     (void)ex;
     QN_REAL *y = y_;
@@ -47,8 +50,8 @@ void QN_REF(dropout)(const qn_exec *ex, void *y_, const void *x_, int64_t B, int
     const uint64_t limit = qni_dropout_limit(p);
     const QN_REAL scale = (QN_REAL)qni_dropout_scale(p);
     uint32_t block[4];
-    for (int64_t i = 0; i < B; i++, y += n, x += n)
-        for (int64_t e = 0; e < n; e++) y[e] = limit == 0 ? x[e] : keep(block, key, i, e, limit) ? scale * x[e] : 0;
+    for (int64_t e = 0; e < count; e++)
+        y[e] = limit == 0 ? x[e] : keep(block, key, first + e, n, e == 0, limit) ? scale * x[e] : 0;
 }
 
 #endif

@@ -142,7 +142,7 @@ int32_t qni_value(qn_build *b, int64_t width, qn_elem elem)
 {
     qn_layer *l = b->layer;
     QN_ASSERT(l->values < QN_LAYER_VALUES);
-    l->value[l->values] = (qn_value){.width = width, .elem = elem};
+    l->value[l->values] = (qn_value){.width = width, .elem = elem, .sliced = b->sliced};
     return l->values++;
 }
 
@@ -151,8 +151,8 @@ qn_op *qni_op(qn_build *b, const qn_op_kind *kind, const char *label)
     qn_layer *l = b->layer;
     QN_ASSERT(l->ops < QN_LAYER_OPS);
     qn_op *op = &l->op[l->ops++];
-    *op = (qn_op){.kind = kind, .key = b->keys};
-    b->keys += !kind->sums_forward && !kind->sums_backward;
+    *op = (qn_op){.kind = kind, .key = b->keys, .sliced = b->sliced};
+    b->keys += !kind->of_shards;
     const int n = snprintf(op->name, sizeof(op->name), "%d.%s", (int)b->index, label);
     QN_ASSERT(n > 0 && (size_t)n < sizeof(op->name));
     return op;

@@ -16,9 +16,10 @@ qn_layer_flops qn_layer_cost(const qn_model *m, int32_t layer, int64_t B, int64_
     for (int32_t o = 0; o < l->ops; o++) {
         if (l->op[o].kind->flops == NULL) continue;
         const qn_op_flops f = l->op[o].kind->flops(&l->op[o], B, T);
-        sum.forward += f.forward;
-        if (walked) sum.input += f.input;
-        if (qni_op_learns(m, &l->op[o])) sum.weight += f.weight;
+        const int64_t parts = l->op[o].sliced ? m->config.shards : 1; /* a slice of the rows */
+        sum.forward += f.forward / parts;
+        if (walked) sum.input += f.input / parts;
+        if (qni_op_learns(m, &l->op[o])) sum.weight += f.weight / parts;
     }
     return sum;
 }

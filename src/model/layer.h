@@ -29,6 +29,7 @@ typedef enum qn_elem { QN_ELEM_RES, QN_ELEM_ACT } qn_elem;
 typedef struct qn_value {
     int64_t width; /* elements per row */
     qn_elem elem;
+    bool sliced; /* only the rows of the shard's slice */
 } qn_value;
 
 /* Columns column .. of a value; its row stride is the value's width. */
@@ -45,7 +46,8 @@ typedef struct qn_op_run {
     const qn_exec *ex;
     const struct qn_op *op;
     const qn_mb *mb;
-    int64_t B, T, R;
+    int64_t B, T, R; /* R: rows of the operation, all of the item or those of the shard's slice, from row `first` of it on */
+    int64_t first;
     const int32_t *pos; /* [R] position of each row in its sample */
     double dropout;     /* 0 outside training */
     qn_rng_key key;     /* of this item, layer and operation */
@@ -89,9 +91,10 @@ typedef struct qn_op_kind {
     bool passes_stream;                         /* the gradient of input 0 is the gradient of output 0: a residual join */
     bool is_product;                            /* has a linear: sizes C = size[0], O = size[1]; use 0 is its matrix */
     bool drops;                                 /* real is its dropout, applied in training alone */
-    bool sums_forward;                          /* output 0 is summed over the shards before the operation's forward runs */
-    bool sums_backward;                         /* the same for the gradient of input 0, before backward_input */
-    bool has_cache;                             /* keeps keys and values when inferring: size[1] * size[2] columns each */
+    bool of_shards;                             /* only shards have it */
+    qn_meet meets, meets_back; /* before forward and backward_input runs (op_shard.c). SUM: output 0, the gradient of input 0, in
+                                  place; else between input 0 and output 0, or their gradients */
+    bool has_cache;            /* keeps keys and values when inferring: size[1] * size[2] columns each */
     qn_op_flops (*flops)(const struct qn_op *op, int64_t B, int64_t T);
     size_t (*scratch)(const struct qn_op *op, const qn_kernels *k, qn_linear *lin, const qn_stage_limits *limits,
                       int32_t threads);
@@ -101,6 +104,7 @@ typedef struct qn_op {
     const qn_op_kind *kind;
     char name[32]; /* "2.attention" */
     int32_t key;   /* its number in the random key: operations that only shards have do not count */
+    bool sliced;   /* works on the rows of the shard's slice */
     int32_t ins, outs, uses;
     qn_ref in[QN_OP_INS], out[QN_OP_OUTS];
     int32_t use[QN_OP_USES]; /* -1: none */
@@ -136,6 +140,7 @@ typedef struct qn_build {
     qn_layer *layer;
     int32_t index; /* of the layer in the chain */
     int32_t keys;  /* operations of the layer that count in the random key */
+    bool sliced;   /* values and operations from here on have the rows of the shard's slice alone */
     bool failed;
 } qn_build;
 
@@ -171,10 +176,11 @@ int32_t qni_attention(qn_build *b, const char *label, qn_ref q, qn_ref k, qn_ref
 int32_t qni_gelu(qn_build *b, const char *label, int32_t x);
 int32_t qni_swiglu(qn_build *b, const char *label, int32_t gate, int32_t up);
 int32_t qni_residual(qn_build *b, const char *label, int32_t a, int32_t branch, double dropout);
-/* The way into products that hold a part of their outputs: the gradient of x is summed over the shards. In place. */
-void qni_shard_in(qn_build *b, const char *label, int32_t x);
-/* A product that holds a part of its inputs: the outputs are summed over the shards, then the bias is added, once. With one shard
- * it is qni_linear. */
+/* The way into products that hold a part of their outputs; returns what they read. The gradient of x is summed over the shards;
+ * where x has a slice of the rows, all are gathered. */
+int32_t qni_shard_in(qn_build *b, const char *label, int32_t x);
+/* A product that holds a part of its inputs: the outputs are summed over the shards (to the shard's slice of the rows, with
+ * sequence parallelism), then the bias is added, once. With one shard it is qni_linear. */
 int32_t qni_linear_sum(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);
 /* Its first half, for op_shard.c: this shard's inputs, no bias in the outputs yet. */
 int32_t qni_linear_part(qn_build *b, const char *label, int32_t x, int64_t out, int32_t w, int32_t bias);

@@ -80,10 +80,23 @@ static qn_status check_vocab_shards(const qn_model_config *c, qn_err *err)
     return QN_OK;
 }
 
+/* Each shard sees its rows alone: what is whole in all of them and used there has a part of its gradient in each. */
+static void mark_joined(qn_model *m)
+{
+    for (int32_t i = 0; i < m->layers; i++) {
+        const qn_layer *l = &m->layer[i];
+        for (int32_t o = 0; o < l->ops; o++)
+            for (int32_t u = 0; l->op[o].sliced && l->op[o].kind->backward_weight != NULL && u < l->op[o].uses; u++)
+                if (l->op[o].use[u] >= 0) m->param[m->use[l->op[o].use[u]].param].joined = true;
+    }
+}
+
 static qn_status check_shards(const qn_model_config *c, qn_err *err)
 {
     char fit[128];
     size_t used = 0;
+    if (c->sequence && c->shards == 1)
+        return QN_FAIL(err, QN_EINVAL, "sequence parallelism cuts the rows between tensor shards: it needs at least 2 of them");
     if (c->shards >= 1 && c->shards <= QN_MAX_SHARDS && shards_fit(c, c->shards)) {
         if (c->shard >= 0 && c->shard < c->shards) return QN_OK;
         return QN_FAIL(err, QN_EINVAL, "shard %d of %d: shards go from 0 to %d", c->shard, c->shards, c->shards - 1);
@@ -133,6 +146,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
         b.layer = &m->layer[i];
         b.index = i;
         b.keys = 0;
+        b.sliced = c.sequence;
         (void)qni_value(&b, c.width, QN_ELEM_RES); /* value 0: the stream that enters */
         qni_layer_builder(&c, i)(&b);
     }
@@ -140,6 +154,7 @@ qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *e
         st = QN_FAIL(err, QN_ENOMEM, "no memory for the parameter table of a model of %d layers", c.layers);
         goto out;
     }
+    mark_joined(m);
     for (int32_t i = 0; c.lora.rank > 0 && i < m->params; i++) m->param[i].frozen = !m->param[i].adapter;
     *out = m;
     m = NULL;
@@ -148,11 +163,12 @@ out:
     return st;
 }
 
-qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, qn_err *err)
+qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, bool sequence, qn_err *err)
 {
     qn_model_config c = whole->config;
     c.shards = shards;
     c.shard = shard;
+    c.sequence = sequence;
     const qn_status st = qn_model_open(out, &c, err);
     for (int32_t p = 0; st == QN_OK && p < whole->params; p++) (*out)->param[p].frozen = whole->param[p].frozen;
     return st;

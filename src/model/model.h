@@ -39,6 +39,7 @@ typedef struct qn_model_config {
     qn_lora lora;
     int32_t vocab_shards;  /* n >= 1: the vocabulary is cut into n shards, one side layer each (model/vocab.h); 0: whole */
     int32_t shards, shard; /* t >= 1 tensor shards (0: 1), and which of them this model is, 0 .. t - 1 */
+    bool sequence;         /* outside of the cut products each shard holds a slice of the rows (sequence parallelism) */
 } qn_model_config;
 
 enum { QN_MAX_VOCAB_SHARDS = 1024 };
@@ -82,12 +83,17 @@ typedef struct qn_model qn_model;
  * With shards = t > 1 it is one of t shard models (Megatron-LM's tensor parallelism, Narayanan et al. 2021, arXiv:2104.04473):
  * query, key, value, gate and up products hold 1/t of their outputs (whole heads), the two products that lead back to the stream
  * 1/t of their inputs. Norms, embedding and head are whole in every shard, with identical gradients. Chain, parameter indices and
- * names are those of t = 1. */
+ * names are those of t = 1.
+ *
+ * With sequence (Korthikanti et al. 2022, arXiv:2205.05198) the residual stream, norms, joins, embedding and head have only the
+ * rows of the shard's slice (qn_shard_slice of the item's rows); the way into the cut products gathers them, the way out scatters
+ * the sum. The gradients of what is used there are parts (qn_param.joined), and so is the loss. For training and evaluation. */
 qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *err) QN_MUST_USE;
 void qn_model_close(qn_model *m);
 /* Shard `shard` of `shards` of a whole model: its configuration with these numbers, and what is frozen in it. Errors: as
  * qn_model_open. */
-qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, qn_err *err) QN_MUST_USE;
+qn_status qn_model_open_shard(qn_model **out, const qn_model *whole, int32_t shards, int32_t shard, bool sequence,
+                              qn_err *err) QN_MUST_USE;
 /* A whole model with its vocabulary cut into shards (model/vocab.h), and what is frozen in it. Errors: as qn_model_open. */
 qn_status qn_model_open_vocab(qn_model **out, const qn_model *whole, int32_t shards, qn_err *err) QN_MUST_USE;
 
@@ -120,8 +126,8 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
 /* --- a stage: the layers first .. first + count - 1 of the chain (count may be 0), ready to run on one worker */
 typedef struct qn_stage qn_stage;
 
-/* What backward makes again instead of keeping it, of a layer: all but its input, or the results of a group of operations. Those of
- * norms and activations are made again where they are read, asked for or not. */
+/* What backward makes again instead of keeping it, of a layer: all but its input, or the results of a group of operations. Those
+ * of norms and activations are made again where they are read, asked for or not. */
 enum { QN_AGAIN_ATTENTION = 1, QN_AGAIN_NORM = 2, QN_AGAIN_ACTIVATION = 4, QN_AGAIN_ALL = 8 };
 
 typedef struct qn_stage_limits {
@@ -136,7 +142,7 @@ typedef struct qn_stage_limits {
 
 /* Bytes that the runtime must give. All are known before start; the plan adds them up. */
 typedef struct qn_stage_need {
-    size_t act_bytes;     /* a bundle's payload at the stage's input and output (the residual stream) */
+    size_t act_bytes;     /* a bundle's payload at the stage's input and output (the residual stream, or the shard's slice) */
     size_t stash_bytes;   /* F to B, per item in flight: what backward needs besides the stage's input x */
     size_t rstash_bytes;  /* R to the end of backward, per item, when values are made again early; else 0 */
     size_t wstash_bytes;  /* B to W, per item, when they are separate tasks */
@@ -261,7 +267,8 @@ typedef struct qn_pass {
     char *scratch; /* private: taken by the first step, returned by the last */
     size_t mark;
     bool begun;
-    bool waits; /* the last step found the other shards not there yet: step again later */
+    int32_t made; /* private: operations before this one are done making again what the one at the cursor reads */
+    bool waits;   /* the last step found the other shards not there yet: step again later */
 } qn_pass;
 bool qn_pass_step(qn_pass *p);
 const char *qn_pass_name(const qn_pass *p); /* "" after the last; lives as long as the model */

@@ -230,7 +230,8 @@ static qn_op_run resolve(const qn_pass *p)
     const bool training = p->kind == PASS_FORWARD || p->kind == PASS_RECOMPUTE || walks_back(p);
     qn_op_run r = {.k = s->k, .ex = s->ex, .op = op, .mb = p->mb, .B = p->mb->B, .T = p->mb->T, .lin = so->lin};
     r.R = r.B * r.T;
-    r.pos = (const int32_t *)(const void *)p->scratch;
+    if (op->sliced) r.R = qni_stream_rows(s, r.R, &r.first);
+    r.pos = (const int32_t *)(const void *)p->scratch + r.first;
     r.dropout = training && (op->kind->drops) ? op->real : 0.0;
     r.key = (qn_rng_key){.seed = p->mb->seed,
                          .step = p->mb->step,
@@ -266,7 +267,9 @@ static qn_op_run resolve(const qn_pass *p)
 static void copy_stream(const qn_pass *p, void *to, const void *from)
 {
     const qn_stage *s = p->stage;
-    const size_t bytes = (size_t)(p->mb->B * p->mb->T * s->m->config.width) * elem_bytes(s, QN_ELEM_RES);
+    int64_t first;
+    const int64_t rows = qni_stream_rows(s, p->mb->B * p->mb->T, &first);
+    const size_t bytes = (size_t)(rows * s->m->config.width) * elem_bytes(s, QN_ELEM_RES);
     const bool ends = to == NULL || from == NULL; /* an empty stage before the embedding or after the head */
     if (bytes > 0 && !ends && to != from) memcpy(to, from, bytes);
 }
@@ -307,16 +310,52 @@ static void begin(qn_pass *p)
         copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
 }
 
-/* What the operation at the cursor is the first to read of what is made again where it is read. */
-static void make_again(qn_pass p)
+/* Whether what the operation needs from the other shards is there. back: for its backward. */
+static bool shards_are_here(const qn_pass *p, const qn_op_run *r, bool back)
 {
-    const stage_layer *sl = &p.stage->layer[p.layer];
-    const int32_t reader = p.op, way = p.kind == PASS_WEIGHT ? QNI_WAY_W : p.wstash == NULL ? QNI_WAY_BW : QNI_WAY_B;
-    for (p.op = 0; p.op < sl->layer->ops; p.op++) {
-        if (!sl->op[p.op].cheap || sl->op[p.op].remake[way] != reader) continue;
-        const qn_op_run r = resolve(&p);
+    const qn_stage *s = p->stage;
+    const qn_op_kind *kind = r->op->kind;
+    const qn_meet meets = back ? kind->meets_back : kind->meets;
+    if (meets == QN_MEET_NONE || r->B * r->T == 0) return true;
+    void *in = back ? r->din[0] : r->in[0], *out = back ? r->dout[0] : r->out[0];
+    const qn_value *value = &s->layer[p->layer].layer->value[r->op->out[0].value];
+    const bool act = (back ? kind->grad_elem : value->elem) == QN_ELEM_ACT;
+    qn_meeting what = {.kind = meets, .type = act ? s->k->act : s->k->res, .rows = r->B * r->T, .width = value->width};
+    if (meets == QN_MEET_SUM) { /* elements, not rows: the slices are as even as can be */
+        what.whole = back ? in : out;
+        what.rows *= what.width;
+        what.width = 1;
+    } else { /* the slice is on the outer side */
+        const bool inwards = kind->meets == QN_MEET_GATHER;
+        what.mine = inwards ? in : out;
+        what.whole = inwards ? out : in;
+    }
+    QN_ASSERT(s->exchange.meet != NULL);
+    return s->exchange.meet(s->exchange.ctx, &what);
+}
+
+/* What the operation at the cursor is the first to read of what is made again where it is read. False: other shards have to come
+ * first. */
+static bool make_again(qn_pass *p)
+{
+    const stage_layer *sl = &p->stage->layer[p->layer];
+    const int32_t way = p->kind == PASS_WEIGHT ? QNI_WAY_W : p->wstash == NULL ? QNI_WAY_BW : QNI_WAY_B;
+    for (qn_pass at = *p; p->made < sl->layer->ops; p->made++) {
+        if (!sl->op[p->made].cheap || sl->op[p->made].remake[way] != p->op) continue;
+        at.op = p->made;
+        const qn_op_run r = resolve(&at);
+        if (!shards_are_here(p, &r, false)) return false;
         r.op->kind->forward(&r);
     }
+    return true;
+}
+
+/* All that the operation at the cursor waits for. */
+static bool is_ready(qn_pass *p)
+{
+    if (goes_back(p) && !make_again(p)) return false;
+    const qn_op_run r = resolve(p);
+    return p->kind == PASS_WEIGHT || shards_are_here(p, &r, goes_back(p));
 }
 
 static void run_op(const qn_pass *p)
@@ -328,7 +367,6 @@ static void run_op(const qn_pass *p)
         kind->forward(&r);
         return;
     }
-    if (walks_back(p)) make_again(*p);
     switch (p->kind) {
     case PASS_FORWARD:
     case PASS_RECOMPUTE:
@@ -353,24 +391,6 @@ static void run_op(const qn_pass *p)
     }
 }
 
-/* Whether what this operation needs from the other shards is there. */
-static bool shards_are_here(const qn_pass *p)
-{
-    const qn_stage *s = p->stage;
-    const qn_op *op = &s->layer[p->layer].layer->op[p->op];
-    const bool sums = goes_back(p) ? p->kind == PASS_BACKWARD && op->kind->sums_backward : op->kind->sums_forward;
-    if (!sums) return true;
-    const qn_op_run r = resolve(p);
-    const int64_t n = r.R * r.ld_out[0];
-    const qn_meeting what = {.kind = QN_MEET_SUM,
-                             .whole = goes_back(p) ? r.din[0] : r.out[0],
-                             .type = goes_back(p) ? s->k->res : s->k->act,
-                             .rows = n,
-                             .width = 1};
-    QN_ASSERT(s->exchange.meet != NULL);
-    return n == 0 || s->exchange.meet(s->exchange.ctx, &what);
-}
-
 bool qn_pass_step(qn_pass *p)
 {
     if (p->stage->count == 0) {
@@ -380,9 +400,10 @@ bool qn_pass_step(qn_pass *p)
     if (!p->begun) begin(p);
     if (!at_end(p)) {
         fit_scratch(p);
-        p->waits = !shards_are_here(p);
+        p->waits = !is_ready(p);
         if (p->waits) return true;
         run_op(p);
+        p->made = 0;
         p->op += goes_back(p) ? -1 : 1;
         settle(p);
     }

@@ -99,7 +99,15 @@ typedef struct qni_life {
 qni_life qni_no_life(size_t bytes);
 void qni_life_touch(qni_life *v, int32_t op);
 size_t qni_place_lives(qni_life *v, int32_t n);
-size_t qni_value_bytes(const qn_stage *s, int64_t width, qn_elem elem);
+/* Bytes of a value for the most rows it may have; elem: its own, or that of its gradient. */
+size_t qni_value_bytes(const qn_stage *s, const qn_value *v, qn_elem elem);
+/* The rows that this stage's stream has of so many of an item: all, or those of the shard's slice, from *first on. */
+static inline int64_t qni_stream_rows(const qn_stage *s, int64_t rows, int64_t *first)
+{
+    const qn_model_config *c = &s->m->config;
+    *first = 0;
+    return c->sequence ? qn_shard_slice(c->shards, c->shard, rows, first) : rows;
+}
 
 /* stage_again.c. kept: on entry what backward reads, on return what F keeps of it and for it; marks what is made again. */
 void qni_mark_again(stage_layer *sl, bool *kept, unsigned again);

@@ -72,7 +72,7 @@ static size_t lay_transients(const qn_stage *s, stage_layer *sl, size_t base)
 {
     const qn_layer *l = sl->layer;
     qni_life v[QN_LAYER_VALUES];
-    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, l->value[i].elem));
+    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, &l->value[i], l->value[i].elem));
     for (int32_t o = 0; o < l->ops; o++) {
         if (!sl->op[o].redo) continue;
         for (int32_t i = 0; i < l->op[o].ins; i++) qni_life_touch(&v[l->op[o].in[i].value], o);
@@ -117,7 +117,7 @@ size_t qni_place_again(const qn_stage *s, stage_layer *sl, qn_arena *wstash, qn_
         stage_value *value = &sl->value[v];
         value->back = value->wback = value->train.at == QN_AT_SCRATCH ? (qn_place){QN_AT_NONE, 0} : value->train;
         if (!value->remade) continue;
-        const size_t bytes = qni_value_bytes(s, l->value[v].width, l->value[v].elem);
+        const size_t bytes = qni_value_bytes(s, &l->value[v], l->value[v].elem);
         if (s->limits.again_early) {
             push(&value->back, QN_AT_RSTASH, rstash, bytes);
             value->wback = value->back;

@@ -46,19 +46,19 @@ static size_t price(const qn_stage *s, const stage_layer *sl, const qn_op *op, c
         const int32_t v = op->in[i].value;
         if (v == 0 || kept[v] || sl->value[v].cheap) continue;
         if (sl->value[v].remade) return SIZE_MAX;
-        bytes += qni_value_bytes(s, sl->layer->value[v].width, sl->layer->value[v].elem);
+        bytes += qni_value_bytes(s, &sl->layer->value[v], sl->layer->value[v].elem);
     }
     return bytes;
 }
 
-void qni_mark_cheap(const qn_stage *s, stage_layer *sl, bool *kept)
+static void mark(const qn_stage *s, stage_layer *sl, bool *kept)
 {
     const qn_layer *l = sl->layer;
     for (int32_t o = 0; o < l->ops; o++) {
         const qn_op *op = &l->op[o];
         if (!op->kind->cheap) continue;
         const int32_t v = op->out[0].value;
-        const size_t bytes = qni_value_bytes(s, l->value[v].width, l->value[v].elem);
+        const size_t bytes = qni_value_bytes(s, &l->value[v], l->value[v].elem);
         if (!kept[v] || v == l->output || !is_free(sl, o, v) || price(s, sl, op, kept) >= bytes) continue;
         for (int32_t i = 0; i < op->ins; i++)
             if (op->in[i].value != 0 && !sl->value[op->in[i].value].cheap) kept[op->in[i].value] = true;
@@ -66,6 +66,13 @@ void qni_mark_cheap(const qn_stage *s, stage_layer *sl, bool *kept)
         sl->value[v].cheap = true;
         sl->op[o].cheap = true;
     }
+}
+
+/* Twice: what the first round would keep for making another value again may itself be cheap (a norm before a gather). */
+void qni_mark_cheap(const qn_stage *s, stage_layer *sl, bool *kept)
+{
+    mark(s, sl, kept);
+    mark(s, sl, kept);
 }
 
 /* Whether the operation's backward reads the value, in B and W together, B, or W. */

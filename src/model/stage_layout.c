@@ -15,9 +15,11 @@ static size_t elem_bytes(const qn_stage *s, qn_elem elem)
     return qn_dtype_bytes(elem == QN_ELEM_ACT ? s->k->act : s->k->res);
 }
 
-size_t qni_value_bytes(const qn_stage *s, int64_t width, qn_elem elem)
+size_t qni_value_bytes(const qn_stage *s, const qn_value *v, qn_elem elem)
 {
-    return (size_t)(s->rows * width) * elem_bytes(s, elem); /* qn_stage_open bounds the rows, qn_model_open the widths */
+    const int32_t t = s->m->config.shards;
+    const int64_t rows = v->sliced ? (s->rows + t - 1) / t : s->rows; /* no item and no shard has more */
+    return (size_t)(rows * v->width) * elem_bytes(s, elem); /* qn_stage_open bounds the rows, qn_model_open the widths */
 }
 
 static size_t largest(size_t a, size_t b)
@@ -91,7 +93,7 @@ static bool writes(const qn_op *op, const bool *kept)
 static size_t layout_scratch_values(const qn_stage *s, const qn_layer *l, stage_value *value, bool infer, size_t base)
 {
     qni_life v[QN_LAYER_VALUES];
-    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, l->value[i].elem));
+    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, &l->value[i], l->value[i].elem));
     for (int32_t o = 0; o < l->ops; o++) {
         for (int32_t i = 0; i < l->op[o].ins; i++) qni_life_touch(&v[l->op[o].in[i].value], o);
         for (int32_t i = 0; i < l->op[o].outs; i++) qni_life_touch(&v[l->op[o].out[i].value], o);
@@ -137,7 +139,7 @@ static size_t layout_train_values(qn_stage *s, qn_arena *stash)
         for (int32_t v = 1; v < l->values; v++) {
             if (!kept[v]) continue;
             sl->value[v].train = (qn_place){QN_AT_STASH, stash->used};
-            qn_arena_push(stash, 1, qni_value_bytes(s, l->value[v].width, l->value[v].elem), 1);
+            qn_arena_push(stash, 1, qni_value_bytes(s, &l->value[v], l->value[v].elem), 1);
             qn_arena_push(stash, 1, 0, ALIGN);
         }
         for (int32_t o = 0; o < l->ops; o++) {
@@ -228,7 +230,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     qni_life v[2 * QN_LAYER_VALUES], *const again = v + l->values; /* gradients; values that are made again where they are read */
     mark_stream(stream, l);
     set_add_flags(sl, stream, elem);
-    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, elem[i]));
+    for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, &l->value[i], elem[i]));
     for (int32_t o = 0; o < l->ops; o++) { /* lives run backwards: from the value's readers to its writer */
         const qn_op *op = &l->op[o];
         for (int32_t i = 0; i < op->ins; i++) qni_life_touch(&v[op->in[i].value], o);
@@ -244,7 +246,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     }
     for (int32_t i = 0; i < l->values; i++) {
         if (stream[i]) v[i] = qni_no_life(0);
-        again[i] = qni_no_life(qni_value_bytes(s, l->value[i].width, l->value[i].elem));
+        again[i] = qni_no_life(qni_value_bytes(s, &l->value[i], l->value[i].elem));
     }
     qni_time_cheap(sl, again);
     const size_t bytes = qni_place_lives(v, 2 * l->values);
@@ -317,7 +319,8 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
     qn_arena stash = QN_ARENA_PROBE, wstash = QN_ARENA_PROBE, rstash = QN_ARENA_PROBE, packed = QN_ARENA_PROBE,
              cache = QN_ARENA_PROBE;
     size_t values = 0, total = 0;
-    s->need.act_bytes = qni_value_bytes(s, s->m->config.width, QN_ELEM_RES);
+    const qn_value stream = {.width = s->m->config.width, .elem = QN_ELEM_RES, .sliced = s->m->config.sequence};
+    s->need.act_bytes = qni_value_bytes(s, &stream, stream.elem);
     bool fits = qn_align_size(&s->values_offset, (size_t)s->rows * sizeof(int32_t), ALIGN);
     if (s->limits.train) {
         values = layout_train_values(s, &stash);

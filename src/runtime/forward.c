@@ -120,7 +120,7 @@ static size_t actual_bytes(void *ctx, int32_t value)
     const qn_value *v = &f->plan->value[value];
     if (f->plan->sides > 0 && v->item != QN_NONE) return qni_vocab_actual(f->set, f->plan, v, f->length[v->item]);
     if (f->tiered && v->cls == QN_V_PARAM) return qni_forward_tier_actual(f, value);
-    return v->cls == QN_V_ACT ? (size_t)qni_stage_set_act_bytes(f->set, f->length[v->item]) : (size_t)v->bytes;
+    return v->cls == QN_V_ACT ? (size_t)qni_stage_set_act_bytes(f->set, v->stage, f->length[v->item]) : (size_t)v->bytes;
 }
 
 static void *no_home(void *ctx, int32_t value, size_t *bytes)
@@ -139,7 +139,7 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
     qn_status st = bytes != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for %d stages", S);
     if (st == QN_OK) st = forward_order(&order, f->set, f->items, err);
     for (int32_t i = 0; st == QN_OK && i < S; i++) {
-        bytes[i] = qni_stage_set_act_bytes(f->set, f->T);
+        bytes[i] = qni_stage_set_act_most(f->set, f->T);
         bytes[S + i] = f->infer ? 0 : (int64_t)qn_stage_need_of(f->set->stage[i])->stash_bytes;
     }
     qn_lowering how = {.act_bytes = bytes,
@@ -148,7 +148,8 @@ static qn_status make_plan(qni_forward *f, qn_err *err)
                        .step_tasks = true,
                        .tied_owner = QN_NONE,
                        .tied_replica = QN_NONE,
-                       .part_bytes = qni_part_bytes(qni_stage_set_act_bytes(f->set, f->T), f->set->shards)};
+                       .part_bytes = qni_part_bytes(qni_stage_set_act_most(f->set, f->T), f->set->shards),
+                       .whole_links = f->set->sequence};
     if (st == QN_OK) qni_vocab_sizes(&how, bytes + S, S, f->set, f->T, 1);
     if (st == QN_OK) st = qn_lower(&f->plan, order, &how, err);
     qn_order_close(order);

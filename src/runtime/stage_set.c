@@ -77,10 +77,13 @@ static qn_status open_workers(qn_stage_set *s, const qn_stage_set_desc *d, qn_er
 static qn_status open_parts(qn_stage_set *s, qn_err *err)
 {
     qn_status st = QN_OK;
+    if (s->shards == 1 && s->sequence)
+        return QN_FAIL(err, QN_EINVAL, "sequence parallelism cuts the rows between tensor shards: it needs at least 2 of them");
     if (s->shards == 1) return QN_OK;
     s->part = qn_calloc((size_t)s->shards, sizeof(*s->part));
     if (s->part == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for %d shards", s->shards);
-    for (int32_t k = 0; st == QN_OK && k < s->shards; k++) st = qn_model_open_shard(&s->part[k], s->model, s->shards, k, err);
+    for (int32_t k = 0; st == QN_OK && k < s->shards; k++)
+        st = qn_model_open_shard(&s->part[k], s->model, s->shards, k, s->sequence, err);
     return st;
 }
 
@@ -128,6 +131,7 @@ qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err
     *s = (qn_stage_set){.model = d->model,
                         .limits = d->limits,
                         .unpacked = d->unpacked,
+                        .sequence = d->sequence,
                         .columns = qn_max32(d->columns, 1),
                         .shards = qn_max32(d->shards, 1)};
     qn_status st = check_cut(d, err);
@@ -182,8 +186,16 @@ void qni_stage_set_reset_scratch(qn_stage_set *s)
     for (int32_t w = 0; w < s->workers * s->shards; w++) qn_arena_release(&s->scratch[w], 0);
 }
 
-int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows)
+int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int32_t stage, int64_t rows)
 {
+    int64_t first;
+    if (s->sequence) rows = qn_shard_slice(s->shards, qn_shard(qni_stage_set_grid(s, 1), stage), rows, &first);
+    return rows * qn_model_config_of(s->model)->width * (int64_t)qn_dtype_bytes(s->k->res);
+}
+
+int64_t qni_stage_set_act_most(const qn_stage_set *s, int64_t rows)
+{
+    if (s->sequence) rows = (rows + s->shards - 1) / s->shards;
     return rows * qn_model_config_of(s->model)->width * (int64_t)qn_dtype_bytes(s->k->res);
 }
 

@@ -18,6 +18,7 @@ typedef struct qn_stage_set {
     int32_t workers, stages, columns, shards;
     int32_t chain; /* stages of the chain; vocabulary shards are the stages behind it, and count as such in a column's depth */
     bool unpacked;
+    bool sequence;        /* shards have slices of the stream's rows */
     int32_t *worker_of;   /* [stages] */
     int32_t *first_layer; /* [depth + 1] */
     qn_stage_limits limits;
@@ -47,6 +48,7 @@ typedef struct qn_stage_set_desc {
     int32_t workers, stages, threads;
     bool unpacked;           /* no memory for packed weights: the set only says what stages need (tiers) */
     int32_t columns, shards; /* copies of the chain, and shards of each replica; 0: 1 */
+    bool sequence;           /* sequence parallelism between the shards */
     qn_mode mode;
     qn_weights weights; /* OWN unless the stages only infer */
     qn_stage_limits limits;
@@ -65,8 +67,9 @@ void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const 
 /* Scratch that passes left behind when they were given up. */
 void qni_stage_set_reset_scratch(qn_stage_set *s);
 
-/* Bytes of the residual stream for so many rows. */
-int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int64_t rows);
+/* Bytes of the residual stream at a stage for so many rows of an item; and the most that any stage has for at most so many. */
+int64_t qni_stage_set_act_bytes(const qn_stage_set *s, int32_t stage, int64_t rows);
+int64_t qni_stage_set_act_most(const qn_stage_set *s, int64_t rows);
 /* Sums over all workers, for the account of memory. */
 int64_t qni_stage_set_packed(const qn_stage_set *s);
 int64_t qni_stage_set_scratch(const qn_stage_set *s);

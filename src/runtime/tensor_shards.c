@@ -17,7 +17,8 @@ typedef struct member {
     qn_mb mb;
     bool busy, offered, ready; /* offered: waits with its numbers; ready: the meeting is over, the pass may go on */
     int32_t shard;
-    char *whole, *mine; /* of the meeting: see qn_meeting; mine is this shard's slice, wherever it is */
+    double loss, *loss_of; /* of its rows, and where the loss of all goes, where shards have slices */
+    char *whole, *mine;    /* of the meeting: see qn_meeting; mine is this shard's slice, wherever it is */
 } member;
 
 typedef struct cursor { /* goes through the pieces of some shards' slices, shard by shard */
@@ -51,6 +52,7 @@ struct qni_joint {
     int64_t piece;  /* the most bytes of a shard's slice in a message */
     uint64_t turn;  /* phases of this task so far */
     int32_t arrays; /* of a JOIN: how many have been offered */
+    bool losses;    /* are still to be summed */
 };
 
 int64_t qni_part_bytes(int64_t bytes, int32_t shards)
@@ -82,6 +84,7 @@ qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set,
     }
     for (int32_t t = 0; t < plan->tasks; t++) {
         const qn_task *x = &plan->task[t];
+        s->trains = s->trains || x->op == QN_OP_B || x->op == QN_OP_BW;
         if (x->op == QN_OP_RECV && plan->channel[x->channel].slices > 1) s->gather[plan->ref[x->out.first]] = true;
     }
     const qn_grid g = qn_plan_grid(plan);
@@ -453,6 +456,13 @@ static int32_t begin_set(const qni_shards *s, qni_joint *j, int32_t task)
     return first;
 }
 
+/* Does the head of a column compute a loss in this task? */
+static bool has_loss(const qni_shards *s, const qn_task *t)
+{
+    const bool computes = s->trains ? t->op == QN_OP_B || t->op == QN_OP_BW : t->op == QN_OP_F;
+    return computes && s->set->sequence && qn_last_in_column(qn_plan_grid(s->plan), t->stage);
+}
+
 static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx)
 {
     const int32_t first = begin_set(s, j, task);
@@ -462,8 +472,23 @@ static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t ta
         const qn_exchange x = {offer, m};
         qn_stage_set_exchange(s->set->stage[s->plan->task[first + i].stage], &x);
         m->pass = make(ctx, ex, first + i, &m->mb);
+        m->loss = 0;
+        m->loss_of = m->mb.loss;
+        if (s->set->sequence) m->mb.loss = &m->loss;
     }
+    j->losses = has_loss(s, &s->plan->task[task]);
     begin_gather(s, j, ex, first);
+}
+
+/* The losses of all slices, like any sum. */
+static void offer_losses(qni_joint *j)
+{
+    for (int32_t i = 0; i < j->count; i++) {
+        member *m = &j->member[i];
+        const qn_meeting what = {.kind = QN_MEET_SUM, .whole = &m->loss, .type = QN_F64, .rows = 1, .width = 1};
+        (void)offer(m, &what);
+    }
+    j->losses = false;
 }
 
 qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx, qn_err *err)
@@ -479,11 +504,13 @@ qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_
             while (m->busy && !m->offered) m->busy = qn_pass_step(&m->pass);
             busy |= m->busy;
         }
-        if (!busy) break;
+        if (!busy && !j->open && j->losses) offer_losses(j);
+        if (!busy && !j->open) break;
         if (!was_open) begin_meeting(s, j);
         const qn_status st = meet(s, j, ex, err);
         if (st != QN_OK) return st;
     }
+    for (int32_t i = 0; has_loss(s, &s->plan->task[task]) && i < j->count; i++) *j->member[i].loss_of += j->member[i].loss;
     j->task = QN_NONE;
     return QN_OK;
 }

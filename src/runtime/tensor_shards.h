@@ -35,6 +35,7 @@ typedef struct qni_shards {
     qni_joint **joint; /* [workers] what a worker runs now */
     int64_t *sums;     /* [workers] how often its shards met, over all steps */
     int64_t *sent;     /* [workers] bytes it sent to other workers */
+    bool trains;       /* the plan has backwards */
     bool *gather;      /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
 } qni_shards;
 
@@ -50,8 +51,8 @@ void qni_shards_reset(qni_shards *s);
 
 /* The pass of one task; mb: where its micro-batch may be kept until it ends. */
 typedef qn_pass qni_pass_of(void *ctx, qn_executor *ex, int32_t task, qn_mb *mb);
-/* Runs an F, R, B or BW of the plan, for fns.run: nothing but for the last member on this worker. Errors: QN_EAGAIN, QN_EINTERNAL
- * (another worker sent what does not belong here). */
+/* Runs an F, R, B, W or BW of the plan, for fns.run: nothing but for the last member on this worker. Errors: QN_EAGAIN,
+ * QN_EINTERNAL (another worker sent what does not belong here). */
 qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx, qn_err *err);
 
 /* Runs a JOIN: array is asked for the arrays of each member in turn, 0, 1, .. (alike in all members: *count numbers of the

@@ -162,6 +162,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                    .unpacked = t->tiered,
                                    .columns = o->columns,
                                    .shards = o->shards,
+                                   .sequence = desc->sequence,
                                    .threads = desc->threads,
                                    .mode = desc->mode,
                                    .limits = {.B = t->item_samples,

@@ -54,6 +54,7 @@ typedef struct qn_trainer_desc {
     qn_sim_faults faults;
     bool pin;
     int64_t part_bytes; /* tensor shards: slots between workers whose shards meet, at least 8 for each shard; 0: chosen */
+    bool sequence;      /* tensor shards: outside of the cut products each has a slice of the rows (sequence parallelism) */
     bool whole_links;   /* tensor shards: stages send whole activations in every shard instead of a slice each */
     const qn_trainer_tiers *tiers; /* NULL: all state is resident */
     int32_t flight;                /* the most steps without a barrier between them; 0: 1 */

@@ -78,7 +78,7 @@ qn_status qni_trainer_plan(qn_trainer *t, qn_err *err)
                        .ahead = t->most > 1,
                        .stat_bytes = t->sums_count * (int64_t)sizeof(double),
                        .part_bytes = t->desc.part_bytes > 0 ? t->desc.part_bytes : qni_part_bytes(bytes[0], t->set.shards),
-                       .whole_links = t->desc.whole_links};
+                       .whole_links = t->desc.whole_links || t->desc.sequence};
     for (int32_t p = 0; p < t->homes.params; p++) how.joins = how.joins || qni_homes_joined(&t->homes, p);
     t->joins = how.joins;
     find_tie(t, &how);

@@ -91,6 +91,9 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
     mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
     if (part) return qn_pass_recompute(stage, mb, io.x, value_in(ex, p, task->in, QN_V_STASH));
+    if (task->op == QN_OP_W)
+        return qn_pass_backward_weight(stage, mb, io.x, value_in(ex, p, task->in, QN_V_STASH),
+                                       value_in(ex, p, task->in, QN_V_WSTASH));
     if (task->op == QN_OP_F || task->op == QN_OP_R)
         return qn_pass_forward(stage, mb, io.y, io.x, value_in(ex, p, task->out, QN_V_STASH));
     return qn_pass_backward(stage, mb, io.dx, io.dy, io.x, value_in(ex, p, task->in, QN_V_STASH),
@@ -102,22 +105,16 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_mb mb;
-    if (task->op == QN_OP_W) {
-        mb = micro_batch(t, worker_of(t, task), task->item, task->step);
-        mb.rstash = value_in(ex, p, task->in, QN_V_RSTASH);
-        qn_stage_backward_weight(stage_of(t, ex, index), &mb, ports_of(t, ex, task, &mb).x, value_in(ex, p, task->in, QN_V_STASH),
-                                 value_in(ex, p, task->in, QN_V_WSTASH));
-        qni_homes_added(&t->homes, task->stage, task->item);
-        return QN_OK;
-    }
-    if (p->shards > 1) {
+    if (p->shards > 1 && (task->op != QN_OP_W || t->set.sequence)) { /* W meets nobody else otherwise */
         const qn_status st = qni_shards_run(&t->shards, ex, index, pass_of, t, err);
         if (st != QN_OK || qn_joint_last(p, index) != index) return st; /* its part comes with the last one's */
     } else {
         qn_pass pass = pass_of(t, ex, index, &mb);
         while (qn_pass_step(&pass)) continue;
     }
-    for (int32_t i = qn_joint_first(p, index); task->op == QN_OP_BW && i <= index; i++)
+    if (task->op != QN_OP_BW && task->op != QN_OP_W) return QN_OK;
+    const bool alone = task->op == QN_OP_W && !t->set.sequence;
+    for (int32_t i = alone ? index : qn_joint_first(p, index); i <= index; i++)
         qni_homes_added(&t->homes, p->task[i].stage, task->item);
     return QN_OK;
 }
@@ -366,7 +363,7 @@ static size_t actual_bytes(void *ctx, int32_t value)
     if (t->plan->sides > 0 && v->item != QN_NONE)
         return qni_vocab_actual(&t->set, t->plan, v, sample_count(t, v->item) * t->desc.source->T);
     if (v->cls != QN_V_ACT && v->cls != QN_V_GRAD) return (size_t)v->bytes;
-    return (size_t)qni_stage_set_act_bytes(&t->set, sample_count(t, v->item) * t->desc.source->T);
+    return (size_t)qni_stage_set_act_bytes(&t->set, v->stage, sample_count(t, v->item) * t->desc.source->T);
 }
 
 qn_task_fns qni_trainer_fns(const qn_trainer *t)

@@ -233,7 +233,7 @@ static void run_moving(rig *r, void *arg)
         k->gelu_backward(&r->ex, b[0], b[1], b[2], n);
         break;
     case 5:
-        k->residual_forward(&r->ex, b[0], b[1], b[2], r->opt->batch, r->opt->context * r->C, 0, &key);
+        k->residual_forward(&r->ex, b[0], b[1], b[2], 0, r->opt->batch * r->opt->context * r->C, r->opt->context * r->C, 0, &key);
         break;
     default:
         k->adamw(&r->ex, b[0], b[1], b[2], b[3], n, &hyper);

@@ -53,6 +53,10 @@ static const qn_key train_keys[] = {
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
     KEY(INT, "tensor", T, tensor, "1", 1, 64, NULL, "",
         "shards of every layer; as many workers as divide both it and --workers share a stage"),
+    KEY(BOOL, "sequence-parallel", T, sequence_parallel, NULL, 0, 0, NULL, "",
+        "with --tensor: between attention and MLP a shard keeps its slice of the tokens alone, so that all activations fall by "
+        "the "
+        "number of shards"),
     KEY(TEXT, "schedule", T, schedule, "1f1b", 0, 0, NULL, "", "a name (quern schedule list) or a FILE"),
     KEY(TEXT, "cost", T, cost, NULL, 0, 0, NULL, "",
         "F=1,B=2,W=1 or a FILE: times that the schedule is made for (default: the model's operations)"),

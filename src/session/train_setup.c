@@ -33,6 +33,9 @@ static qn_status check_options(const qn_train_options *o, qn_err *err)
     if (o->vocab_parallel > 0 && o->tensor > 1)
         return QN_FAIL(err, QN_EINVAL,
                        "--vocab-parallel and --tensor %" PRId64 " both cut the layers' ends; leave one of them out", o->tensor);
+    if (o->sequence_parallel && o->tensor < 2)
+        return QN_FAIL(err, QN_EINVAL,
+                       "--sequence-parallel cuts the tokens between the shards of a layer: it needs --tensor 2 or more");
     if (o->tied && o->untied) return QN_FAIL(err, QN_EINVAL, "--tied and --untied exclude each other");
     if (o->kv_heads != 0 && o->arch == QN_ARCH_GPT2 && o->kv_heads != o->heads)
         return QN_FAIL(err, QN_EINVAL, "--kv-heads %" PRId64 " needs --arch llama; gpt2 has as many key heads as heads",
@@ -178,6 +181,7 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .first_layer = r->first_layer,
         .groups = (int32_t)o->grad_groups,
         .zero1 = o->zero1 != 0,
+        .sequence = o->sequence_parallel != 0,
         .recompute = r->recompute.how,
         .recompute_late = r->recompute.late,
         .again = r->recompute.again,
@@ -318,6 +322,7 @@ qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
     json_object_foreach(saved, name, value)
     {
         if (respread && strcmp(name, "cuts") == 0) continue; /* they were for other stages */
+        if (qn_config_given(config, "tensor") && strcmp(name, "sequence-parallel") == 0) continue; /* said anew with it */
         bool skip = qn_config_given(config, name) || !json_is_string(value);
         for (size_t i = 0; i < QN_COUNT(own); i++) skip |= strcmp(own[i], name) == 0;
         if (skip || json_string_length(value) == 0) continue;

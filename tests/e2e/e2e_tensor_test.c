@@ -44,6 +44,24 @@ static void another_number_of_shards_is_near_and_goes_on(void **state)
     assert_true(fabs(val_loss("t4") / one - 1) < 1e-5);
 }
 
+/* Slices of the tokens: the same files for any number of workers, near the run without them, and gone on with otherwise. */
+static void slices_of_the_tokens(void **state)
+{
+    (void)state;
+    train("s2", "--tensor 2 --sequence-parallel", "1", "1f1b", "thread");
+    train("other", "--tensor 2 --sequence-parallel", "4", "zb-h1", "thread");
+    same_file("s2", "other", "model.safetensors");
+    same_file("s2", "other", "quern/optimizer.safetensors");
+    const double one = val_loss("t1");
+    assert_true(fabs(val_loss("s2") / one - 1) < 1e-5);
+    char path[PROGRAM_PATH];
+    snprintf(path, sizeof(path), "%s/checkpoints/step-00000008", in_root("s2"));
+    assert_int_equal(qn_remove_tree(path, NULL), QN_OK);
+    run_line("train --resume --out %s --tensor 1 --workers 2", in_root("s2"));
+    must_be(0);
+    assert_true(fabs(val_loss("s2") / one - 1) < 1e-5);
+}
+
 /* Adapters on a base that the runs above have made. */
 static void adapters_are_saved_whole(void **state)
 {
@@ -71,6 +89,8 @@ static void numbers_of_shards_that_cannot_be(void **state)
     (void)state;
     run_line("train --data %s --out %s --heads 4 --tensor 3 --workers 2", text, in_root("bad"));
     must_say(2, "3 tensor shards", "these do: 1, 2, 4");
+    run_line("train --data %s --out %s --sequence-parallel", text, in_root("bad"));
+    must_say(2, "--sequence-parallel", "it needs --tensor 2 or more");
     run_line("train --data %s --out %s --tensor 0", text, in_root("bad"));
     must_be(2);
     assert_int_equal(qn_path_exists(in_root("bad")), 0);
@@ -81,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_workers_writes_the_same_files),
         cmocka_unit_test(another_number_of_shards_is_near_and_goes_on),
+        cmocka_unit_test(slices_of_the_tokens),
         cmocka_unit_test(adapters_are_saved_whole),
         cmocka_unit_test(numbers_of_shards_that_cannot_be),
     };

@@ -91,6 +91,7 @@ typedef struct rig_way {
     bool together;        /* all replicas on the workers of the first */
     int64_t part_bytes;   /* slots between workers whose shards meet; 0: chosen */
     bool whole_links;
+    bool sequence;
     const qn_transport *counting; /* in place of transport, or NULL */
     qn_undo undo;                 /* post-validated steps */
     double clip;                  /* 0: as rig_hyper says; below 0: none */
@@ -178,6 +179,7 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .threads = way->threads,
                                .part_bytes = way->part_bytes,
                                .whole_links = way->whole_links,
+                               .sequence = way->sequence,
                                .source = &rig_source,
                                .hyper = hyper,
                                .post_validate = way->undo,

@@ -65,14 +65,15 @@ typedef struct job {
     void *y;
     const float *a; /* the sum's other part; backward: NULL */
     const void *x;
-    int64_t n, units; /* elements and units of a sample */
-    int64_t all;      /* units */
+    int64_t first, count; /* elements of all samples; y, a and x begin with the first of them */
+    int64_t n, units;     /* elements and units of a sample */
+    int64_t all;          /* units */
     uint64_t limit;
     float scale;
     qn_rng_key key;
 } job;
 
-/* The elements of unit u: they start `first` elements into a sample that starts at `at`. */
+/* Elements first .. end - 1 of a sample; element e is number at + e of the arrays. */
 typedef struct span {
     int64_t at, first, end;
     qn_rng_key key;
@@ -80,8 +81,8 @@ typedef struct span {
 
 QN_INLINE span unit_span(const job *j, int64_t u)
 {
-    const int64_t sample = u / j->units, first = u % j->units * UNIT;
-    span s = {.at = sample * j->n, .first = first, .end = qn_min64(first + UNIT, j->n), .key = j->key};
+    const int64_t sample = u / j->units, unit = u % j->units * UNIT, at = sample * j->n - j->first;
+    span s = {.at = at, .first = qn_max64(unit, -at), .end = qn_min64(qn_min64(unit + UNIT, j->n), j->count - at), .key = j->key};
     s.key.sample += (uint32_t)sample;
     return s;
 }
@@ -92,77 +93,97 @@ QN_INLINE vf drop(const job *j, vf v, vu word)
     return j->limit == 0 ? v : v_keep((vi)(word > (uint32_t)(j->limit - 1)), v * j->scale);
 }
 
-static void run(const qn_exec *ex, qn_team_fn *fn, void *y, const float *a, const void *x, int64_t B, int64_t n, double p,
-                const qn_rng_key *key)
+/* The word of one element, in all lanes. */
+QN_INLINE vu random_word(const qn_rng_key *key, int64_t e)
+{
+    uint32_t block[4];
+    qn_rng_block(block, key, (uint32_t)(e / 4));
+    return (vu){0} + block[e % 4];
+}
+
+static void run(const qn_exec *ex, qn_team_fn *fn, void *y, const float *a, const void *x, int64_t first, int64_t count,
+                int64_t n, double p, const qn_rng_key *key)
 {
     job j = {.y = y, .a = a, .x = x, .n = n, .limit = qni_dropout_limit(p), .scale = (float)qni_dropout_scale(p)};
-    if (j.limit != 0)
+    if (count == 0) return;
+    j.count = count;
+    if (j.limit != 0) {
         j.key = *key;
-    else
-        j.n = B * n, B = 1;
+        j.key.sample += (uint32_t)(first / n);
+        j.first = first % n;
+    } else
+        j.n = count;
     j.units = (j.n + UNIT - 1) / UNIT;
-    j.all = B * j.units;
-    if (j.all > 0) lanes_run(ex, fn, &j, B * j.n);
+    j.all = (j.first + count + j.n - 1) / j.n * j.units;
+    lanes_run(ex, fn, &j, count);
 }
 
 /* Between arrays of res, dropout is the backward of f32. */
-void QN_LANES_F32(dropout)(const qn_exec *ex, void *y, const void *x, int64_t B, int64_t n, double p, const qn_rng_key *key)
+void QN_LANES_F32(dropout)(const qn_exec *ex, void *y, const void *x, int64_t first, int64_t count, int64_t n, double p,
+                           const qn_rng_key *key)
 {
-    QN_LANES_F32(residual_backward)(ex, y, x, B, n, p, key);
+    QN_LANES_F32(residual_backward)(ex, y, x, first, count, n, p, key);
 }
 
 #include "kernels/cpu/lanes_twice.h"
 #else
 
 /* y = a + drop(x) */
+QN_INLINE void QN_LANES(join)(const job *j, int64_t i, int64_t n, vu word)
+{
+    float *y = (float *)j->y + i;
+    v_store(y, v_load(j->a + i, n) + drop(j, v_load((const QN_ACT *)j->x + i, n), word), n);
+}
+
 static void QN_LANES(forward_part)(void *ctx, int32_t thread, int32_t threads)
 {
     const job *j = ctx;
     const share part = lanes_share(j->all, 1, thread, threads);
     for (int64_t u = part.begin; u < part.end; u++) {
         const span s = unit_span(j, u);
-        float *y = (float *)j->y + s.at;
-        const float *a = j->a + s.at;
-        const QN_ACT *x = (const QN_ACT *)j->x + s.at;
-        for (int64_t e = s.first; e < s.end; e += 4 * W) {
+        int64_t e = s.first;
+        for (; e < s.end && e % 4 != 0; e++) QN_LANES(join)(j, s.at + e, 1, j->limit != 0 ? random_word(&s.key, e) : (vu){0});
+        for (; e < s.end; e += 4 * W) {
             vu word[4] = {{0}};
             if (j->limit != 0) random_words(word, &s.key, (uint32_t)(e / 4));
-            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W) {
-                const vf v = drop(j, v_load(x + i, s.end - i), word[k]);
-                v_store(y + i, v_load(a + i, s.end - i) + v, s.end - i);
-            }
+            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W) QN_LANES(join)(j, s.at + i, s.end - i, word[k]);
         }
     }
 }
 
-void QN_LANES(residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t B, int64_t n, double p,
-                                const qn_rng_key *key)
+void QN_LANES(residual_forward)(const qn_exec *ex, void *y, const void *a, const void *b, int64_t first, int64_t count, int64_t n,
+                                double p, const qn_rng_key *key)
 {
-    run(ex, QN_LANES(forward_part), y, a, b, B, n, p, key);
+    run(ex, QN_LANES(forward_part), y, a, b, first, count, n, p, key);
 }
 
 /* y = drop(x) */
+QN_INLINE void QN_LANES(back)(const job *j, int64_t i, int64_t n, vu word)
+{
+    QN_ACT *y = (QN_ACT *)j->y + i;
+    v_store(y, drop(j, v_load((const float *)j->x + i, n), word), n);
+}
+
 static void QN_LANES(backward_part)(void *ctx, int32_t thread, int32_t threads)
 {
     const job *j = ctx;
     const share part = lanes_share(j->all, 1, thread, threads);
     for (int64_t u = part.begin; u < part.end; u++) {
         const span s = unit_span(j, u);
-        QN_ACT *y = (QN_ACT *)j->y + s.at;
-        const float *x = (const float *)j->x + s.at;
-        for (int64_t e = s.first; e < s.end; e += 4 * W) {
+        int64_t e = s.first;
+        for (; e < s.end && e % 4 != 0; e++) QN_LANES(back)(j, s.at + e, 1, j->limit != 0 ? random_word(&s.key, e) : (vu){0});
+        for (; e < s.end; e += 4 * W) {
             vu word[4] = {{0}};
             if (j->limit != 0) random_words(word, &s.key, (uint32_t)(e / 4));
-            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W)
-                v_store(y + i, drop(j, v_load(x + i, s.end - i), word[k]), s.end - i);
+            for (int64_t k = 0, i = e; k < 4 && i < s.end; k++, i += W) QN_LANES(back)(j, s.at + i, s.end - i, word[k]);
         }
     }
 }
 
-void QN_LANES(residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t B, int64_t n, double p,
+void QN_LANES(residual_backward)(const qn_exec *ex, void *db, const void *dy, int64_t first, int64_t count, int64_t n, double p,
                                  const qn_rng_key *key)
 {
-    run(ex, QN_LANES(backward_part), db, NULL, dy, B, n, p, key);
+    run(ex, QN_LANES(backward_part), db, NULL, dy, first, count, n, p, key);
 }
 
 #endif

@@ -27,14 +27,14 @@ void qni_build_gpt2_block(qn_build *b)
 
     const int32_t x = 0;
     int32_t v = qni_layernorm(b, "ln_1", x, ln1_w, ln1_b, c->norm_eps);
-    qni_shard_in(b, "attn.shards", v);
+    v = qni_shard_in(b, "attn.shards", v);
     v = qni_linear(b, "c_attn", v, 3 * A, qkv_w, qkv_b);
     v = qni_attention(b, "attention", (qn_ref){v, 0}, (qn_ref){v, A}, (qn_ref){v, 2 * A}, H / t, H / t, C / H);
     v = qni_linear_sum(b, "attn.c_proj", v, C, out_w, out_b);
     const int32_t mid = qni_residual(b, "attn.join", x, v, c->dropout);
 
     v = qni_layernorm(b, "ln_2", mid, ln2_w, ln2_b, c->norm_eps);
-    qni_shard_in(b, "mlp.shards", v);
+    v = qni_shard_in(b, "mlp.shards", v);
     v = qni_linear(b, "c_fc", v, F / t, fc_w, fc_b);
     v = qni_gelu(b, "gelu", v);
     v = qni_linear_sum(b, "mlp.c_proj", v, C, proj_w, proj_b);

@@ -23,8 +23,7 @@ void qni_build_llama_block(qn_build *b)
     const int32_t norm2_w = qni_vector(b, C, QN_INIT_ONE, "model.layers.%d.post_attention_layernorm.weight", n);
 
     const int32_t x = 0;
-    const int32_t a = qni_rmsnorm(b, "input_layernorm", x, norm1_w, c->norm_eps);
-    qni_shard_in(b, "attn.shards", a);
+    const int32_t a = qni_shard_in(b, "attn.shards", qni_rmsnorm(b, "input_layernorm", x, norm1_w, c->norm_eps));
     const int32_t q = qni_linear(b, "q_proj", a, H / t * D, q_w, -1);
     const int32_t k = qni_linear(b, "k_proj", a, K / t * D, k_w, -1);
     const int32_t v = qni_linear(b, "v_proj", a, K / t * D, v_w, -1);
@@ -33,8 +32,7 @@ void qni_build_llama_block(qn_build *b)
     const int32_t o = qni_attention(b, "attention", qni_whole(q), qni_whole(k), qni_whole(v), H / t, K / t, D);
     const int32_t mid = qni_residual(b, "attn.join", x, qni_linear_sum(b, "o_proj", o, C, o_w, -1), c->dropout);
 
-    const int32_t m = qni_rmsnorm(b, "post_attention_layernorm", mid, norm2_w, c->norm_eps);
-    qni_shard_in(b, "mlp.shards", m);
+    const int32_t m = qni_shard_in(b, "mlp.shards", qni_rmsnorm(b, "post_attention_layernorm", mid, norm2_w, c->norm_eps));
     const int32_t gate = qni_linear(b, "gate_proj", m, F / t, gate_w, -1);
     const int32_t up = qni_linear(b, "up_proj", m, F / t, up_w, -1);
     const int32_t h = qni_swiglu(b, "swiglu", gate, up);

@@ -6,12 +6,12 @@
 static void embedding_forward(const qn_op_run *r)
 {
     for (int64_t i = 0; r->w[1] != NULL && i < r->R; i++) QN_ASSERT(r->pos[i] < r->op->size[0]);
-    r->k->embedding_forward(r->ex, r->out[0], r->mb->tokens, r->pos, r->w[0], r->w[1], r->R, r->ld_out[0]);
+    r->k->embedding_forward(r->ex, r->out[0], r->mb->tokens + r->first, r->pos, r->w[0], r->w[1], r->R, r->ld_out[0]);
 }
 
 static void embedding_backward_weight(const qn_op_run *r)
 {
-    r->k->embedding_backward_weight(r->ex, r->dw[0], r->dw[1], r->mb->tokens, r->pos, r->dout[0], r->R, r->ld_out[0]);
+    r->k->embedding_backward_weight(r->ex, r->dw[0], r->dw[1], r->mb->tokens + r->first, r->pos, r->dout[0], r->R, r->ld_out[0]);
 }
 
 static const qn_op_kind embedding = {
@@ -33,12 +33,16 @@ int32_t qni_embedding(qn_build *b, const char *label, int64_t C, int32_t wte, in
 
 static void dropout_forward(const qn_op_run *r)
 {
-    if (r->dropout > 0) r->k->dropout(r->ex, r->out[0], r->in[0], r->B, r->T * r->ld_in[0], r->dropout, &r->key);
+    if (r->dropout > 0)
+        r->k->dropout(r->ex, r->out[0], r->in[0], r->first * r->ld_in[0], r->R * r->ld_in[0], r->T * r->ld_in[0], r->dropout,
+                      &r->key);
 }
 
 static void dropout_backward(const qn_op_run *r)
 {
-    if (r->dropout > 0) r->k->dropout(r->ex, r->din[0], r->dout[0], r->B, r->T * r->ld_in[0], r->dropout, &r->key);
+    if (r->dropout > 0)
+        r->k->dropout(r->ex, r->din[0], r->dout[0], r->first * r->ld_in[0], r->R * r->ld_in[0], r->T * r->ld_in[0], r->dropout,
+                      &r->key);
 }
 
 static const qn_op_kind dropout = {

@@ -3,12 +3,14 @@
 
 static void forward(const qn_op_run *r)
 {
-    r->k->residual_forward(r->ex, r->out[0], r->in[0], r->in[1], r->B, r->T * r->ld_in[0], r->dropout, &r->key);
+    r->k->residual_forward(r->ex, r->out[0], r->in[0], r->in[1], r->first * r->ld_in[0], r->R * r->ld_in[0], r->T * r->ld_in[0],
+                           r->dropout, &r->key);
 }
 
 static void backward_input(const qn_op_run *r)
 {
-    r->k->residual_backward(r->ex, r->din[1], r->dout[0], r->B, r->T * r->ld_in[0], r->dropout, &r->key);
+    r->k->residual_backward(r->ex, r->din[1], r->dout[0], r->first * r->ld_in[0], r->R * r->ld_in[0], r->T * r->ld_in[0],
+                            r->dropout, &r->key);
 }
 
 static const qn_op_kind residual = {
