@@ -54,7 +54,8 @@ typedef struct qn_schedule_watch {
     void (*fn)(void *ctx, double done, double time);
     void *ctx;
 } qn_schedule_watch;
-/* The shortest order that is found within opt->memory; never longer than the best published schedule that fits. Uses workers,
+/* The shortest order that is found within opt->memory, from orders of one copy of the chain or two, with vocabulary shards or
+ * recomputation where these are asked for; never longer than the best published schedule that fits. Uses workers,
  * micro_batches, costs, sizes, memory, chunks (the finest cut), latency, depth, seed, rounds, seconds, svg, trace, out. watch may
  * be NULL. Errors as above; QN_EINVAL when nothing fits (names a limit that would do). */
 qn_status qn_schedule_search(char **out, const qn_schedule_options *opt, bool json, const qn_schedule_watch *watch,

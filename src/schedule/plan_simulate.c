@@ -28,8 +28,9 @@ typedef struct worker_sums {
 
 /* Stashes that a task makes, less those that it is the last to need. Where a backward runs elsewhere (RoundPipe) a forward that
  * drops its own stash leaves none; the recomputation on the backward's worker makes it. */
-static int64_t stashes(const qn_plan *p, const qn_task *t)
+int32_t qni_task_stashes(const qn_plan *p, int32_t task)
 {
+    const qn_task *t = &p->task[task];
     if (t->op == QN_OP_W || t->op == QN_OP_BW) return -1;
     if (p->backward_of == NULL) return t->op == QN_OP_F;
     if (t->op != QN_OP_F) return t->op == QN_OP_R;
@@ -49,7 +50,7 @@ static worker_sums sum_worker(const qn_trace *t, int32_t w)
         const int32_t op = p->task[i].op;
         const qn_span_time x = t->time[i];
         if (!qni_is_work(op) || x.end < x.start) continue;
-        s.live += stashes(p, &p->task[i]);
+        s.live += qni_task_stashes(p, i);
         s.peak = qn_max64(s.peak, s.live);
         if (x.end == x.start) continue;
         s.busy += x.end - x.start;

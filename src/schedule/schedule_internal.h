@@ -95,6 +95,9 @@ bool qni_grow(void *p, int32_t *cap, int32_t want, size_t size);
  * nothing. */
 qn_status qni_plan_finish(qn_plan *p, const int32_t (*extra)[QN_LANES], qn_err *err) QN_MUST_USE;
 
+/* Stashes that a compute task makes, less those that it is the last to need: what a worker's peak counts (plan_simulate.c). */
+int32_t qni_task_stashes(const qn_plan *p, int32_t task);
+
 static inline int32_t qni_lane_index(const qn_plan *p, int32_t task)
 {
     return task - p->lane[p->task[task].worker][p->task[task].lane][0];

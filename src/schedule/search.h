@@ -42,4 +42,17 @@ qn_status qn_search_build(qn_order **out, int64_t *makespan, const qn_order *lik
 qn_status qn_search_improve(qn_order **out, int64_t *makespan, const qn_order *start, const qn_search_model *model, uint64_t seed,
                             int64_t rounds, const qn_search_progress *progress, qn_err *err) QN_MUST_USE;
 
+/* The same for any plan without joint tasks (shards of a stage): copies of the chain, vocabulary shards, backwards on other
+ * workers, recomputation. Its compute tasks move within their workers' lists; inputs, the order of each kind of a stage's tasks
+ * and that of additions to one gradient stay. Costs are the plan's. The order that is found has all recomputation written out:
+ * lower it without any. Memory: a stash from F (or R) to BW or W, or with bytes the values of the arena; what an arena needs
+ * beyond them is taken off the limit. Errors: QN_EUNSUPPORTED (joint tasks), QN_ESCHEDULE (beyond the limit), QN_ENOMEM. */
+typedef struct qn_search_plan {
+    int64_t latency;
+    bool bytes;
+    const int64_t *limit; /* [workers] stashes, or bytes of the arena; NULL: none */
+} qn_search_plan;
+qn_status qn_search_improve_plan(qn_order **out, int64_t *makespan, const qn_plan *plan, const qn_search_plan *how, uint64_t seed,
+                                 int64_t rounds, const qn_search_progress *progress, qn_err *err) QN_MUST_USE;
+
 #endif

@@ -393,11 +393,101 @@ static void refusals(void **state)
     close_tables(&t);
 }
 
+/* ---- any plan: copies of the chain, vocabulary shards, backwards elsewhere, recomputation */
+
+static qn_plan *timed_plan(const qn_order *o, const qn_lowering *how, int64_t salt)
+{
+    qn_plan *p = rig_lower(o, how);
+    for (int32_t t = 0; t < p->tasks; t++) {
+        const qn_task *x = &p->task[t];
+        p->task[t].cost = x->lane != QN_LANE_COMP ? 0 : 1 + (x->op * 3 + (x->stage % (o->stages / o->columns)) * salt) % 5;
+    }
+    return p;
+}
+
+/* Improves the plan of an order within what it holds itself, or less; what comes out is valid, within the limit and as long as
+ * said. Returns how much shorter it got. */
+static int64_t improve_plan(const char *name, const qn_order *o, const qn_lowering *how, int64_t latency, int64_t salt)
+{
+    qn_err err = {0};
+    qn_order *found = NULL;
+    qn_plan *p = timed_plan(o, how, salt);
+    int64_t limit[8] = {0}, makespan;
+    const qn_trace_summary *sum = rig_simulate(p, NULL, latency, INT32_MAX);
+    const int64_t start = sum->makespan;
+    for (int32_t w = 0; w < o->workers; w++) limit[w] = sum->peak[w] + salt % 2;
+    const qn_search_plan search = {.latency = latency, .limit = limit};
+    if (qn_search_improve_plan(&found, &makespan, p, &search, 7, 400, NULL, &err) != QN_OK) fail_msg("%s: %s", name, err.text);
+    const qn_lowering written = {.recompute_late = how->recompute_late, .tied_owner = QN_NONE, .tied_replica = QN_NONE};
+    qn_plan *q = timed_plan(found, &written, salt);
+    assert_true(qn_token_game(q, 0));
+    sum = rig_simulate(q, NULL, latency, INT32_MAX);
+    if (makespan > start || sum->makespan > makespan)
+        fail_msg("%s, latency %ld: from %ld to %ld, and %ld when lowered", name, (long)latency, (long)start, (long)makespan,
+                 (long)sum->makespan);
+    for (int32_t w = 0; w < o->workers; w++) assert_true(sum->peak[w] <= limit[w]);
+    qn_order *again = NULL; /* the same for a seed */
+    assert_int_equal(qn_search_improve_plan(&again, &makespan, p, &search, 7, 400, NULL, &err), QN_OK);
+    for (int32_t w = 0; w < o->workers; w++)
+        assert_memory_equal(again->task[w], found->task[w], (size_t)o->count[w] * sizeof *o->task[w]);
+    qn_plan_close(p);
+    qn_plan_close(q);
+    qn_order_close(found);
+    qn_order_close(again);
+    return start - makespan;
+}
+
+static void any_plan(void **state)
+{
+    (void)state;
+    int32_t shorter = 0, cases = 0;
+    for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
+        for (int32_t k = 0; k < 8; k++) {
+            const int32_t P = g->max_workers > 0 ? 1 : 2 + 2 * (k % 2), M = 8;
+            const qn_lowering how = {.recompute = g->host_state ? QN_RECOMPUTE_NONE : (qn_recompute)(k % 3),
+                                     .recompute_late = k == 4,
+                                     .tied_owner = QN_NONE,
+                                     .tied_replica = QN_NONE};
+            qn_order *o = rig_generate(g->name, P, M, g->usual_chunks, 0);
+            shorter += improve_plan(g->name, o, &how, k % 4, k) > 0;
+            cases++;
+            qn_order_close(o);
+        }
+    }
+    for (int32_t k = 0; k < 8; k++) {
+        qn_order *o = NULL;
+        qn_err err = {0};
+        const bool half = k >= 4;
+        const qn_pattern pat = {.workers = 3, .items = 7, .chunks = half ? 2 : 1, .vocab = 1 + k % 2, .sides = k % 4 < 2 ? 0 : 2};
+        if (qn_generate(&o, half ? "v-half" : "1f1b", &pat, &err) != QN_OK) fail_msg("%s", err.text);
+        const qn_lowering how = rig_plain();
+        shorter += improve_plan(half ? "v-half with a vocabulary" : "1f1b with a vocabulary", o, &how, k % 3, k) > 0;
+        cases++;
+        qn_order_close(o);
+    }
+    print_message("%d of %d shorter\n", shorter, cases);
+    assert_true(shorter > cases / 4);
+    qn_order *base = rig_generate("1f1b", 2, 4, 1, 0), *wide = NULL, *found = NULL;
+    assert_int_equal(qn_order_widen(&wide, base, 1, 2, 2, NULL), QN_OK);
+    const qn_lowering how = rig_plain();
+    qn_plan *p = rig_lower(wide, &how);
+    int64_t makespan;
+    assert_int_equal(qn_search_improve_plan(&found, &makespan, p, &(qn_search_plan){0}, 1, 10, NULL, NULL), QN_EUNSUPPORTED);
+    qn_plan_close(p);
+    qn_order_close(base);
+    qn_order_close(wide);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(brute_force_agrees),    cmocka_unit_test(zero_bubble_rows), cmocka_unit_test(controllable_memory_rows),
-        cmocka_unit_test(round_pipe_bound_rows), cmocka_unit_test(seeds_decide),     cmocka_unit_test(refusals),
+        cmocka_unit_test(any_plan),
+        cmocka_unit_test(brute_force_agrees),
+        cmocka_unit_test(zero_bubble_rows),
+        cmocka_unit_test(controllable_memory_rows),
+        cmocka_unit_test(round_pipe_bound_rows),
+        cmocka_unit_test(seeds_decide),
+        cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* quern schedule search: the best order for given costs and a memory limit. Starts from every published schedule that fits, with
  * every number of chunks the costs allow, and from lists built on their placements; the shortest few are improved by local search
- * (schedule/search.h). What is found is lowered, validated and simulated like any schedule. */
+ * (schedule/search.h), plain orders by their backward's halves, others (copies of the chain, vocabulary shards, backwards
+ * elsewhere, recomputation) task by task of their plans. What is found is lowered, validated and simulated like any schedule. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 #include "schedule/search.h"
 #include "schedule_subject.h"
 
-enum { MOST_STARTS = 96, IMPROVED = 4, TRIES = 4 };
+enum { MOST_STARTS = 96, IMPROVED = 4, OTHERS = 2, TRIES = 4 }; /* improved: plain orders, other ones */
 static const int64_t MICRO_BATCH = 720720; /* units of memory in one micro-batch: 1 to 16 stages of a worker share it evenly */
 
 typedef struct finder {
@@ -101,7 +102,6 @@ static bool fits(const finder *f, const qni_subject *s)
 static qn_status open_published(finder *f, qn_err *err)
 {
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
-        if (qn_generator_replicas(g) > 1) continue; /* orders of one copy of the model, which train the same bits */
         for (int32_t v = 1; v <= f->finest; v++) {
             if (f->finest % v != 0 || v < g->min_chunks || (g->max_chunks > 0 && v > g->max_chunks) ||
                 f->count == MOST_STARTS / 2)
@@ -128,10 +128,11 @@ static qn_status open_published(finder *f, qn_err *err)
     return QN_OK;
 }
 
-static bool searchable(const qni_subject *s)
+/* Of F, B and W of one chain alone; other orders are improved on their plans. */
+static bool is_plain(const qni_subject *s, bool recompute)
 {
     const qn_order *o = s->from.order;
-    if (o == NULL || o->columns != 1 || o->sides != 0 || o->backward_of != NULL || s->cost == NULL) return false;
+    if (recompute || o == NULL || o->columns != 1 || o->sides != 0 || o->backward_of != NULL || s->cost == NULL) return false;
     for (int32_t w = 0; w < o->workers; w++)
         for (int32_t i = 0; i < o->count[w]; i++)
             if (o->task[w][i].op < QN_OP_F || o->task[w][i].op > QN_OP_BW) return false;
@@ -152,8 +153,10 @@ static qn_status keep(finder *f, const char *name, qn_order *order, int64_t *exc
         qn_order_close(order);
         return QN_OK;
     }
+    qn_schedule_options opt = *f->opt;
+    if (opt.recompute == 1 || opt.recompute == 2) opt.recompute = 0; /* written out */
     qn_status st = qni_subject_take(s, name, order, &f->costs, (int32_t)f->opt->workers * f->finest, err);
-    if (st == QN_OK) st = qni_subject_simulate(s, f->opt, &f->costs, err);
+    if (st == QN_OK) st = qni_subject_simulate(s, &opt, &f->costs, err);
     if (st == QN_OK && f->limit > 0 && !fits(f, s))
         *excess = (int64_t)((qni_subject_memory(s, NULL) - f->limit) * (s->in_bytes ? 1 : (double)MICRO_BATCH)) + 1;
     if (st != QN_OK || *excess > 0)
@@ -193,6 +196,47 @@ out:
     return st;
 }
 
+/* What a subject's plan may hold, in its own unit, on each worker. */
+static void plan_limits(int64_t *limit, const finder *f, const qni_subject *s, int64_t excess)
+{
+    for (int32_t w = 0; w < s->plan->workers; w++) {
+        const double stash = s->sum->peak[w] > 0 ? s->memory[w] / (double)s->sum->peak[w] : 0;
+        limit[w] = INT64_MAX / 4;
+        if (s->in_bytes)
+            limit[w] = (int64_t)f->limit - excess;
+        else if (stash > 0)
+            limit[w] = (int64_t)(f->limit / stash * (1 + 1e-12));
+    }
+}
+
+/* Local search on the plan of subject i. */
+static qn_status search_plan_of(finder *f, int32_t i, int64_t rounds, qn_err *err)
+{
+    const qni_subject *s = &f->s[i];
+    qn_status st = QN_OK;
+    int64_t excess = 0, lacks, makespan;
+    char name[96];
+    snprintf(name, sizeof name, "search, from %.60s", s->name);
+    int64_t *limit = qn_calloc((size_t)s->plan->workers, sizeof *limit);
+    if (limit == NULL) return QN_FAIL(err, QN_ENOMEM, "search of %d stages", s->plan->stages);
+    for (int t = 0; t < TRIES && st == QN_OK; t++) {
+        qn_order *found = NULL;
+        plan_limits(limit, f, s, excess);
+        const qn_search_plan how = {.latency = f->costs.latency, .bytes = s->in_bytes, .limit = f->limit > 0 ? limit : NULL};
+        st = qn_search_improve_plan(&found, &makespan, s->plan, &how, (uint64_t)f->opt->seed, rounds, &f->progress, err);
+        if (st != QN_OK) break;
+        QN_TRY(st, keep(f, name, found, &lacks, err), out);
+        if (lacks == 0 || !s->in_bytes) break;
+        excess += lacks;
+    }
+out:
+    qn_free(limit);
+    f->phase++;
+    if (st != QN_ESCHEDULE && st != QN_EUNSUPPORTED) return st; /* what cannot be improved stays as it is */
+    *err = (qn_err){.code = QN_OK};
+    return QN_OK;
+}
+
 static int by_makespan(const void *pa, const void *pb)
 {
     const qni_subject *const *a = pa, *const *b = pb;
@@ -200,12 +244,30 @@ static int by_makespan(const void *pa, const void *pb)
     return (*a > *b) - (*a < *b);
 }
 
+/* The shortest few of the plain orders, or of the others. */
+static qn_status improve(finder *f, bool plain, int64_t rounds, qn_err *err)
+{
+    const qni_subject *list[MOST_STARTS];
+    const bool again = f->opt->recompute != 0;
+    const int32_t most = plain || again ? IMPROVED : OTHERS;
+    int32_t n = 0;
+    for (int32_t i = 0; i < f->count; i++)
+        if (fits(f, &f->s[i]) && is_plain(&f->s[i], again) == plain && (plain || i < f->published)) list[n++] = &f->s[i];
+    qsort(list, (size_t)n, sizeof *list, by_makespan);
+    for (int32_t k = 0; k < n && k < most; k++) {
+        const int32_t i = (int32_t)(list[k] - f->s);
+        const qn_status st = plain ? search_from(f, i, false, rounds, err) : search_plan_of(f, i, rounds, err);
+        if (st != QN_OK) return st;
+    }
+    return QN_OK;
+}
+
 static qn_status run_search(finder *f, qn_err *err)
 {
     int32_t like[MOST_STARTS], places = 0;
     int64_t tasks = 0;
     for (int32_t i = 0; i < f->published; i++) {
-        bool seen = !searchable(&f->s[i]);
+        bool seen = !is_plain(&f->s[i], f->opt->recompute != 0);
         for (int32_t k = 0; k < places && !seen; k++) seen = same_placement(f->s[i].from.order, f->s[like[k]].from.order);
         if (!seen) like[places++] = i;
         if (f->s[i].plan->stages > tasks) tasks = f->s[i].plan->stages;
@@ -213,21 +275,13 @@ static qn_status run_search(finder *f, qn_err *err)
     tasks *= 3 * f->opt->micro_batches;
     const int64_t usual = 40000000 / qn_max64(tasks, 1),
                   rounds = f->opt->rounds > 0 ? f->opt->rounds : qn_max64(500, qn_min64(usual, 50000));
-    f->phases = places + IMPROVED;
+    f->phases = places + IMPROVED + OTHERS;
     for (int32_t k = 0; k < places; k++) {
         const qn_status st = search_from(f, like[k], true, rounds / 100 + 4, err);
         if (st != QN_OK) return st;
     }
-    const qni_subject *list[MOST_STARTS];
-    int32_t n = 0;
-    for (int32_t i = 0; i < f->count; i++)
-        if (fits(f, &f->s[i]) && searchable(&f->s[i])) list[n++] = &f->s[i];
-    qsort(list, (size_t)n, sizeof *list, by_makespan);
-    for (int32_t k = 0; k < n && k < IMPROVED; k++) {
-        const qn_status st = search_from(f, (int32_t)(list[k] - f->s), false, rounds, err);
-        if (st != QN_OK) return st;
-    }
-    return QN_OK;
+    qn_status st = improve(f, true, rounds, err);
+    return st == QN_OK ? improve(f, false, rounds, err) : st;
 }
 
 /* ---- what came out */
@@ -267,7 +321,7 @@ static qn_status nothing_fits(finder *f, qn_err *err)
         double least = 0, own = qni_subject_memory(&f->s[i], NULL);
         in_bytes = f->s[i].in_bytes;
         if (best == 0 || own < best) best = own;
-        if (!searchable(&f->s[i])) continue;
+        if (!is_plain(&f->s[i], f->opt->recompute != 0)) continue;
         const qn_status st = least_memory(&least, f, i, err);
         if (st != QN_OK) return st;
         if (least > 0 && (best == 0 || least < best)) best = least;
@@ -311,6 +365,10 @@ static void people(qni_page *p, const finder *f, const qni_subject *best)
         qni_page_add(p, "%-40s %7d %12.10g %8.2f %% %16s %9d\n", s->name, s->chunks, (double)s->sum->makespan / f->costs.scale,
                      s->sum->bubble * 100, qni_memory_text(text, qni_subject_memory(s, NULL), s->in_bytes), s->messages);
     }
+    if (best->plan->columns > 1)
+        qni_page_add(p, "it keeps %d copies of the model, whose gradients are added up in as many groups\n", best->plan->columns);
+    if (best->plan->backward_of != NULL)
+        qni_page_add(p, "its backwards run on other workers than its forwards: train it with --device-memory or --link\n");
     if (f->best_published < 0) {
         qni_page_add(p, "no published schedule fits\n");
         return;
@@ -342,7 +400,6 @@ static qn_status open_finder(finder *f, qn_err *err)
 {
     const qn_schedule_options *o = f->opt;
     qn_status st;
-    if (o->recompute != 0) return QN_FAIL(err, QN_EINVAL, "search orders forward and backward; it does not place recomputation");
     const char *cost = o->cost == NULL && o->cost_from == NULL ? "F=1,B=1,W=1" : o->cost;
     QN_TRY(st, qni_costs_parse(&f->costs, cost, o->cost_from, o->latency, err), out);
     QN_TRY(st, qni_costs_sizes(&f->costs, o->sizes, err), out);

@@ -333,6 +333,36 @@ static void search_finds_what_train_runs(void **state)
     json_t *timed = json_line(0);
     assert_true(json_at(timed, "makespan") > 0);
     json_decref(timed);
+    /* recomputation, vocabulary shards and copies of the model are starting points, too, and train */
+    static const struct {
+        const char *search, *train;
+        bool same; /* as one copy */
+    } more[] = {{"--recompute full --latency 0.3 --memory 2", "", true},
+                {"--recompute full --latency 0.3 --memory 0.5", "--device-memory 16M", true},
+                {"--cost F=1,B=1,W=1,S=0.4,T=0.6 --vocab-parallel 1", "", false},
+                {"--cost 0-2:F=1,B=1,W=1;3:F=5,B=5,W=5", "--grad-groups 2", false}};
+    for (size_t k = 0; k < QN_COUNT(more); k++) {
+        char out[32];
+        snprintf(out, sizeof(out), "s-more%zu", k);
+        run_line("schedule search --workers 2 --micro-batches 4 %s --rounds 300 --json --out %s", more[k].search,
+                 in_root("more.txt"));
+        must_be(0);
+        json_t *all = json_line(0);
+        assert_true(json_at(all, "makespan") <= json_at(all, "published_makespan"));
+        json_decref(all);
+        run("schedule", "check", in_root("more.txt"));
+        must_be(0);
+        run_line("train --data %s --layers 2 --heads 2 --width 32 --context 16 --batch 8 --steps 3 --workers 2 --micro-batches 4 "
+                 "--schedule %s %s --out %s --json",
+                 in_root("text"), in_root("more.txt"), more[k].train, in_root(out));
+        must_be(0);
+        for (int i = 0; i < 3; i++) {
+            json_t *step = json_line(i);
+            const double is = json_at(step, "loss");
+            assert_true(more[k].same ? is == loss[0][i] : fabs(is - loss[0][i]) < 1e-3);
+            json_decref(step);
+        }
+    }
     run_line("schedule search --workers 2 --micro-batches 4 --memory 0.25");
     must_say(2, "smallest limit that would do is 0.5 micro", NULL);
 }
