@@ -57,6 +57,7 @@ typedef struct qn_train_options {
     const char *link;      /* bytes per second between host and device, "2G/s"; NULL: as fast as memory */
     const char *window;    /* "k" or "k,k'": pieces that stay on a device; NULL: as many as fit */
     int64_t optimizer_lag; /* steps by which the optimizer lags: 0 or 1 */
+    int64_t flight;        /* the most steps without a barrier between them; 0: chosen */
     const char *out;       /* run directory */
     const char *init;      /* model or run to start from */
     int64_t lora_rank;     /* of the adapters to train on --init; 0: none */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/checked.h"
 #include "core/clock.h"
 #include "core/io.h"
 #include "train_run.h"
@@ -95,29 +96,31 @@ static qn_status explain_nonfinite(const qni_train_run *r, qn_err *err)
                    saved ? path : "none yet (use --save-every)");
 }
 
-/* One step with everything that belongs to it. */
-static qn_status take_step(qni_train_run *r, int64_t step, qn_train_step *s, double *tokens_per_s, qn_err *err)
+int32_t qni_train_flight(const qni_train_run *r)
+{
+    enum { USUAL = 8 };
+    if (r->opt->flight > 0) return (int32_t)r->opt->flight;
+    return r->opt->post_validate || r->tiered ? USUAL : 1;
+}
+
+/* What belongs to a step behind it: records, an evaluation, a checkpoint. */
+static qn_status after_step(qni_train_run *r, int64_t step, const qn_step_result *result, qn_train_step *s, double *tokens_per_s,
+                            qn_err *err)
 {
     const qn_train_options *o = r->opt;
-    qn_step_result result;
-    const int slot = (int)(step % QNI_TRACES);
-    const double lr = learning_rate(o, step);
-    qn_status st = qn_trainer_step(r->trainer, step, lr, &result, &r->trace[slot], err);
-    if (st == QN_ENONFINITE) return explain_nonfinite(r, err);
-    if (st != QN_OK) return st;
-    r->traced_ns[slot] = result.ns;
-    const double seconds = (double)result.ns * 1e-9;
-    const double rate = seconds > 0 ? (double)result.tokens / seconds : 0;
+    const double seconds = (double)result->ns * 1e-9;
+    const double rate = seconds > 0 ? (double)result->tokens / seconds : 0;
+    qn_status st;
     *tokens_per_s = *tokens_per_s == 0 ? rate : 0.9 * *tokens_per_s + 0.1 * rate; /* for people; the log holds each step's own */
     *s = (qn_train_step){.step = step + 1,
                          .steps = o->steps,
-                         .loss = result.loss,
-                         .grad_norm = result.grad_norm,
-                         .lr = lr,
+                         .loss = result->loss,
+                         .grad_norm = result->grad_norm,
+                         .lr = learning_rate(o, step),
                          .tokens_per_s = rate,
-                         .step_ms = (double)result.ns * 1e-6,
+                         .step_ms = (double)result->ns * 1e-6,
                          .val_loss = NAN,
-                         .seconds_left = (double)(o->steps - step - 1) * (double)result.tokens / *tokens_per_s};
+                         .seconds_left = (double)(o->steps - step - 1) * (double)result->tokens / *tokens_per_s};
     QN_TRY(st, record_step(r, s, err), out);
     if (o->eval_every > 0 && (step + 1) % o->eval_every == 0 && step + 1 < o->steps) {
         QN_TRY(st, evaluate(r, step + 1, o->eval_windows, &s->val_loss, err), out);
@@ -129,23 +132,53 @@ out:
     return st;
 }
 
+/* How many steps from this one on may follow each other: up to the next evaluation or checkpoint, which look at the state. */
+static int32_t flight_length(const qni_train_run *r, int64_t step)
+{
+    const qn_train_options *o = r->opt;
+    int64_t n = qn_min64(qni_train_flight(r), o->steps - step);
+    if (o->eval_every > 0) n = qn_min64(n, o->eval_every - step % o->eval_every);
+    if (o->save_every > 0) n = qn_min64(n, o->save_every - step % o->save_every);
+    return (int32_t)n;
+}
+
+/* A flight of steps and what belongs to each. */
+static qn_status take_flight(qni_train_run *r, int64_t step, qn_train_done *done, double *shown_rate, double *seconds,
+                             qn_err *err)
+{
+    const qn_train_hooks *h = r->hooks;
+    const int32_t n = flight_length(r, step);
+    const int slot = r->next_trace + n <= QNI_TRACES ? r->next_trace : 0;
+    qn_step_result result[QNI_TRACES];
+    double lr[QNI_TRACES];
+    int32_t taken;
+    for (int32_t i = 0; i < n; i++) lr[i] = learning_rate(r->opt, step + i);
+    const qn_status flown = qn_trainer_flight(r->trainer, step, n, lr, result, &taken, &r->trace[slot], err);
+    r->next_trace = slot + taken;
+    for (int32_t i = 0; i < taken; i++) {
+        qn_train_step s;
+        r->traced_ns[slot + i] = result[i].ns;
+        *seconds += (double)result[i].ns * 1e-9;
+        const qn_status st = after_step(r, step + i, &result[i], &s, shown_rate, flown == QN_OK ? err : NULL);
+        if (st != QN_OK) return flown == QN_OK ? st : flown;
+        done->steps = step + i + 1;
+        if (h->stepped != NULL) h->stepped(h->ctx, &s);
+    }
+    return flown == QN_ENONFINITE ? explain_nonfinite(r, err) : flown;
+}
+
 static qn_status loop(qni_train_run *r, qn_train_done *done, qn_err *err)
 {
     const qn_train_options *o = r->opt;
     const qn_train_hooks *h = r->hooks;
-    double shown_rate = 0;
-    int64_t tokens = 0, ns = 0;
+    double shown_rate = 0, seconds = 0;
     qn_status st = QN_OK;
-    for (int64_t step = r->first_step; step < o->steps && !done->interrupted; step++) {
-        qn_train_step s;
-        QN_TRY(st, take_step(r, step, &s, &shown_rate, err), out);
-        done->steps = step + 1;
-        tokens += o->batch * o->context;
-        ns += (int64_t)(s.step_ms * 1e6);
-        if (h->stepped != NULL) h->stepped(h->ctx, &s);
-        if (h->stop != NULL && h->stop(h->ctx)) done->interrupted = step + 1 < o->steps;
+    while (done->steps < o->steps && !done->interrupted) {
+        QN_TRY(st, take_flight(r, done->steps, done, &shown_rate, &seconds, err), out);
+        if (h->stop != NULL && h->stop(h->ctx)) done->interrupted = done->steps < o->steps;
     }
-    done->tokens_per_s = ns > 0 ? (double)tokens / ((double)ns * 1e-9) : 0;
+    const double tokens = (double)((done->steps - r->first_step) * o->batch * o->context);
+    done->tokens_per_s = seconds > 0 ? tokens / seconds : 0;
 out:
     return st;
 }

@@ -49,6 +49,7 @@ typedef struct qni_train_run {
     int64_t first_step; /* steps done before this call */
     qn_trace trace[QNI_TRACES];
     int64_t traced_ns[QNI_TRACES]; /* step times, 0: unused */
+    int next_trace;                /* where the next flight's traces go, if they fit behind it */
 } qni_train_run;
 
 /* Everything up to a trainer that can take its next step. Errors as qn_train. */
@@ -69,6 +70,8 @@ int64_t qni_train_groups(const qn_train_options *o);
 
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
+/* Steps that follow each other without a barrier, at most; as asked for, or chosen. */
+int32_t qni_train_flight(const qni_train_run *r);
 /* train_devices.c. Reads and checks the settings of devices. Errors: QN_EINVAL. */
 qn_status qni_train_devices(qni_train_run *r, qn_err *err) QN_MUST_USE;
 /* Whether the schedule is one of pieces that nobody cut by hand; then order and cuts: of the partitioner for roundpipe, else a
