@@ -167,28 +167,39 @@ void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica)
     return NULL;
 }
 
-/* Part of a stage's region, so many bytes from `at` on. A binary counter: level k + 1 holds a sum of 2^k groups where bit k of
- * the number of groups so far is set. */
-static void count_up(qni_homes *h, int32_t stage, int32_t item, size_t at, size_t bytes)
+void qni_homes_count(const qni_homes *h, const qn_exec *ex, char *level, size_t stride, int32_t group, size_t bytes)
 {
-    const int32_t each = h->grid.items / h->groups, group = (item - qn_first_item(h->grid, stage)) / each;
-    if (h->levels == 0 || (item + 1) % each != 0 || bytes == 0) return;
-    const qn_exec *ex = &h->set->exec[qni_homes_worker(h, stage)];
-    for (int32_t k = 0; k < h->levels; k++) {
-        h->set->k->fold(ex, level_of(h, stage, k + 1) + at, level_of(h, stage, k) + at, (int64_t)(bytes / h->element));
+    for (int32_t k = 0; k < h->levels && bytes > 0; k++, level += stride) {
+        h->set->k->fold(ex, level + stride, level, (int64_t)(bytes / h->element));
         if ((group >> k & 1) == 0) break;
     }
 }
 
+/* Part of a stage's region, so many bytes from `at` on. */
+static void count_item(qni_homes *h, int32_t stage, int32_t item, size_t at, size_t bytes)
+{
+    const int32_t each = h->grid.items / h->groups, group = (item - qn_first_item(h->grid, stage)) / each;
+    const size_t stride = qni_line_up(h->region_size[qn_chain_stage(h->grid, stage)]);
+    if (h->levels == 0 || (item + 1) % each != 0) return;
+    qni_homes_count(h, &h->set->exec[qni_homes_worker(h, stage)], level_of(h, stage, 0) + at, stride, group, bytes);
+}
+
 void qni_homes_added(qni_homes *h, int32_t stage, int32_t item)
 {
-    count_up(h, stage, item, 0, h->region_size[qn_chain_stage(h->grid, stage)]);
+    count_item(h, stage, item, 0, h->region_size[qn_chain_stage(h->grid, stage)]);
 }
 
 void qni_homes_added_to(qni_homes *h, int32_t use, int32_t stage, int32_t item)
 {
     const int32_t p = qni_use_param(h, use);
-    if (!qni_homes_frozen(h, p)) count_up(h, stage, item, h->use_at[use], (size_t)count_of(h, p) * h->element);
+    if (!qni_homes_frozen(h, p)) count_item(h, stage, item, h->use_at[use], (size_t)count_of(h, p) * h->element);
+}
+
+void qni_homes_landed(qni_homes *h, int32_t stage, int32_t group)
+{
+    const qn_exec alone = {.team = NULL};
+    const size_t size = h->region_size[qn_chain_stage(h->grid, stage)];
+    if (h->levels > 0) qni_homes_count(h, &alone, level_of(h, stage, 0), qni_line_up(size), group, size);
 }
 
 void qni_homes_reduce(qni_homes *h, int32_t stage, void **from)

@@ -120,6 +120,11 @@ void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica);
  * uses of a stage are added to at different times. */
 void qni_homes_added(qni_homes *h, int32_t stage, int32_t item);
 void qni_homes_added_to(qni_homes *h, int32_t use, int32_t stage, int32_t item);
+/* A group's sum goes up a tree whose levels lie stride bytes apart, as a binary counter: level k + 1 holds a sum of 2^k groups
+ * where bit k of the number of groups so far is set; after all groups the top one has their sum, the others are zero. */
+void qni_homes_count(const qni_homes *h, const qn_exec *ex, char *level, size_t stride, int32_t group, size_t bytes);
+/* The gradients of a whole group have been put into grad, by whatever thread runs the caller. */
+void qni_homes_landed(qni_homes *h, int32_t stage, int32_t group);
 /* Adds the replicas' sums of what the stage owns, as a tree in replica order, into its own. from: [replicas] their bundles (its
  * own entry is not looked at); zero afterwards. */
 void qni_homes_reduce(qni_homes *h, int32_t stage, void **from);

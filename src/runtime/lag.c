@@ -10,12 +10,23 @@ static size_t bytes_of(const qni_homes *h, int32_t param)
     return (size_t)qni_home_param(h, param)->count * h->element;
 }
 
+/* From one level of a use's landed gradients to the next. */
+static size_t stride_of(const qni_homes *h, int32_t use)
+{
+    return (bytes_of(h, qni_use_param(h, use)) + QN_CACHE_LINE - 1) / QN_CACHE_LINE * QN_CACHE_LINE;
+}
+
+static void *top_of(const qni_lag *l, int32_t use)
+{
+    return (char *)l->landed[use] + (size_t)l->h->levels * stride_of(l->h, use);
+}
+
 static void lay(qni_lag *l, qn_arena *a)
 {
     const qni_homes *h = l->h;
     for (int32_t p = 0; p < h->params; p++) l->loaded[p] = qn_arena_push(a, 1, bytes_of(h, p), QN_CACHE_LINE);
     for (int32_t u = 0; u < h->uses; u++)
-        if (h->grad[0][u] != NULL) l->landed[u] = qn_arena_push(a, 1, bytes_of(h, qni_use_param(h, u)), QN_CACHE_LINE);
+        if (h->grad[0][u] != NULL) l->landed[u] = qn_arena_push(a, (size_t)h->levels + 1, stride_of(h, u), QN_CACHE_LINE);
 }
 
 qn_status qni_lag_init(qni_lag *l, qni_homes *h, qn_err *err)
@@ -53,9 +64,21 @@ void qni_lag_pcopy(qni_lag *l, int32_t stage)
 void qni_lag_gcopy(qni_lag *l, int32_t stage)
 {
     const qni_homes *h = l->h;
-    for (int32_t u = 0; u < h->uses; u++)
+    for (int32_t u = 0; u < h->uses; u++) {
+        if (h->use_chain[u] != stage || l->landed[u] == NULL) continue;
+        const size_t bytes = bytes_of(h, qni_use_param(h, u));
+        memcpy(h->sum[0][u], top_of(l, u), bytes);
+        if (h->levels > 0) memset(top_of(l, u), 0, bytes); /* else the next ones are put there */
+    }
+}
+
+void qni_lag_landed(qni_lag *l, int32_t stage, int32_t group)
+{
+    const qni_homes *h = l->h;
+    const qn_exec alone = {.team = NULL};
+    for (int32_t u = 0; u < h->uses && h->levels > 0; u++)
         if (h->use_chain[u] == stage && l->landed[u] != NULL)
-            memcpy(h->grad[0][u], l->landed[u], bytes_of(h, qni_use_param(h, u)));
+            qni_homes_count(h, &alone, l->landed[u], stride_of(h, u), group, bytes_of(h, qni_use_param(h, u)));
 }
 
 void qni_lag_note(qni_lag *l, const qni_verdict *v, int64_t step, double lr)
@@ -74,6 +97,8 @@ void qni_lag_settle(qni_lag *l, const qn_hyper *hyper)
 
 void qni_lag_restart(qni_lag *l)
 {
+    for (int32_t u = 0; l->h != NULL && u < l->h->uses; u++) /* what a step that stopped left in the tree */
+        if (l->landed[u] != NULL) memset(l->landed[u], 0, ((size_t)l->h->levels + 1) * stride_of(l->h, u));
     for (int32_t s = 0; l->h != NULL && s < l->h->set->stages; s++) qni_lag_pcopy(l, s);
     l->pending = false;
 }

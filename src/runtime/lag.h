@@ -13,7 +13,7 @@
 
 typedef struct qni_lag {
     qni_homes *h;            /* of one worker, the host; borrowed */
-    void **loaded, **landed; /* [params], [uses] */
+    void **loaded, **landed; /* [params], [uses]: the latter with the levels of the homes' tree behind each other */
     qn_arena block;
     bool pending; /* the homes' gradients are those of a step that the optimizer has not seen */
     qni_verdict verdict;
@@ -27,6 +27,8 @@ void qni_lag_fini(qni_lag *l);
 void qni_lag_opt(qni_lag *l, int32_t stage, const qn_hyper *hyper);
 void qni_lag_pcopy(qni_lag *l, int32_t stage);
 void qni_lag_gcopy(qni_lag *l, int32_t stage);
+/* A group's gradients of the stage have landed. Any thread. */
+void qni_lag_landed(qni_lag *l, int32_t stage, int32_t group);
 /* The step is over: what it found is the next one's business. */
 void qni_lag_note(qni_lag *l, const qni_verdict *v, int64_t step, double lr);
 /* Does what is pending now instead of beside the next step; later steps are the same to the bit. */

@@ -172,6 +172,7 @@ static qn_status lower_with(qn_plan **out, const qni_tier *t, const qn_order *or
                             .packed_bytes = t->packed_bytes,
                             .pgrad_bytes = t->pgrad_bytes,
                             .lag = w->lag,
+                            .groups = w->groups,
                             .keep = w->keep};
     how.act_bytes = t->need;
     how.stash_bytes = t->need + t->stages;
@@ -329,5 +330,6 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
         const qn_status st = copy_part(t, &t->part[i], arena, up, (int64_t)at, (int64_t)bytes, err);
         if (st != QN_OK) return st;
     }
+    if (!param && t->landed != NULL && at + bytes == (size_t)v->bytes) t->landed(t->landed_ctx, v->stage, v->item);
     return QN_OK;
 }

@@ -18,6 +18,9 @@
 /* Elements [first, first + count) of a parameter, for LOADs that find no value in memory. Any lane's thread. */
 typedef qn_status qni_tier_read(void *ctx, int32_t param, int64_t first, int64_t count, void *to, qn_err *err);
 
+/* A group's gradients of a piece are down as a whole: called by the lane that copied them. */
+typedef void qni_tier_landed(void *ctx, int32_t stage, int32_t group);
+
 typedef struct qni_part { /* a parameter of a piece, or a use's gradient */
     int32_t index;        /* parameter or use */
     int32_t chunk;        /* 0 for gradients */
@@ -38,8 +41,10 @@ typedef struct qni_tier {
     int32_t *chunk_first;                                     /* [stages + 1] */
     int64_t *chunk_bytes, *packed_bytes, *pgrad_bytes, *need; /* need: act, stash, wstash of all stages */
     /* The host's side; the caller's. */
-    void *const *value; /* [params] */
-    void *const *grad;  /* [uses], NULL: forward only */
+    void *const *value;      /* [params] */
+    void *const *grad;       /* [uses], NULL: forward only */
+    qni_tier_landed *landed; /* with several groups of gradients; else NULL */
+    void *landed_ctx;
     qni_tier_read *read;
     void *read_ctx;
     /* Of the plan. */
@@ -69,6 +74,7 @@ void qni_tier_fini(qni_tier *t);
  * Errors: QN_EINVAL when a limit is too small, with the smallest that would do; those of qn_lower. */
 typedef struct qni_tier_window {
     int32_t window, replace, lag;
+    int32_t groups; /* of gradients */
     bool keep;
 } qni_tier_window;
 qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order, qn_lowering how, const qni_tier_window *w,

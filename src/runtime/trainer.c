@@ -100,27 +100,49 @@ static qn_status shard_vocabulary(qn_trainer *t, int32_t **cut, qn_err *err)
     return st == QN_OK ? qni_vocab_cuts(cut, t->desc.first_layer, o, t->sharded, err) : st;
 }
 
+/* What devices have no use for, or cannot do. */
 static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
 {
     const qn_order *o = d->order;
-    if (d->tiers == NULL ||
-        (o->columns <= 1 && o->sides == 0 && d->groups <= 1 && !d->zero1 && d->again == NULL && d->post_validate == QN_UNDO_NONE))
-        return QN_OK;
-    return QN_FAIL(
-        err, QN_EUNSUPPORTED,
-        "device memory goes with one replica, one group of gradients and a whole vocabulary, without zero1 and without "
-        "selective recomputation or post-validation");
+    if (d->tiers == NULL) return QN_OK;
+    if (o->shards > 1)
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "device memory with %d tensor shards: one is possible; smaller pieces need less memory", o->shards);
+    if (o->columns > 1)
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "device memory with %d copies of the model: its one home is the host's, and any device runs any stage, so "
+                       "give all devices to one copy (roundpipe) and keep %d groups of gradients for the same results",
+                       o->columns, o->columns);
+    if (o->sides > 0)
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "device memory with vocabulary shards: they spread the tables over the workers, here the host has them");
+    if (d->post_validate != QN_UNDO_NONE)
+        return QN_FAIL(err, QN_EUNSUPPORTED,
+                       "device memory with post-validated steps: the host steps for all; a lagging optimizer does so beside the "
+                       "next step");
+    return QN_OK;
+}
+
+static void gradients_landed(void *ctx, int32_t stage, int32_t group)
+{
+    qn_trainer *t = ctx;
+    if (t->lag.h != NULL)
+        qni_lag_landed(&t->lag, stage, group);
+    else
+        qni_homes_landed(&t->homes, stage, group);
 }
 
 /* Devices, and the copies of the state that they load from and put their gradients into. */
 static qn_status open_tier(qn_trainer *t, qn_err *err)
 {
     const qn_trainer_desc *d = &t->desc;
+    qn_stage_limits limits = t->set.limits;
+    limits.again = d->recompute == QN_RECOMPUTE_PART ? d->again : NULL;
     const qni_tier_desc desc = {.model = d->model,
                                 .k = t->set.k,
                                 .order = d->order,
                                 .first_layer = d->first_layer,
-                                .limits = t->set.limits,
+                                .limits = limits,
                                 .threads = d->threads,
                                 .chunks = d->order->items,
                                 .pin = d->pin};
@@ -130,6 +152,8 @@ static qn_status open_tier(qn_trainer *t, qn_err *err)
     t->link_bytes_per_s = d->tiers->link_bytes_per_s;
     t->tier.value = d->tiers->lag > 0 ? t->lag.loaded : t->homes.value[0];
     t->tier.grad = d->tiers->lag > 0 ? t->lag.landed : t->homes.grad[0];
+    t->tier.landed = t->homes.groups > 1 ? gradients_landed : NULL;
+    t->tier.landed_ctx = t;
     return QN_OK;
 }
 

@@ -45,7 +45,7 @@ static void owned_bytes(int64_t *bytes, const qni_homes *h)
 static qn_status lower_tiers(qn_trainer *t, const qn_lowering *how, qn_err *err)
 {
     const qn_trainer_tiers *x = t->desc.tiers;
-    const qni_tier_window w = {.window = x->window, .replace = x->replace, .lag = x->lag};
+    const qni_tier_window w = {.window = x->window, .replace = x->replace, .lag = x->lag, .groups = t->homes.groups};
     return qni_tier_lower(&t->plan, &t->tier, t->desc.order, *how, &w, err);
 }
 

@@ -112,7 +112,7 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
         qn_pass pass = pass_of(t, ex, index, &mb);
         while (qn_pass_step(&pass)) continue;
     }
-    if (task->op != QN_OP_BW && task->op != QN_OP_W) return QN_OK;
+    if (t->tiered || (task->op != QN_OP_BW && task->op != QN_OP_W)) return QN_OK; /* on devices: when they have landed */
     const bool alone = task->op == QN_OP_W && !t->set.sequence;
     for (int32_t i = alone ? index : qn_joint_first(p, index); i <= index; i++)
         qni_homes_added(&t->homes, p->task[i].stage, task->item);

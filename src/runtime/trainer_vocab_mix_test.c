@@ -57,6 +57,7 @@ static void sweep(const qn_model *m, int32_t algorithm, int32_t sides, int32_t g
                                      .groups = groups,
                                      .zero1 = zero1 != 0,
                                      .together = *turn % 5 == 3,
+                                     .flight = 1 + (int32_t)(*turn % 4 == 1) * 3,
                                      .vocab = algorithm,
                                      .sides = sides};
                 assert_same(m, &way, &want);

@@ -300,6 +300,7 @@ typedef struct qn_tiers {
     const int64_t *packed_bytes; /* [stages]: PACK writes them beside the chunks; NULL: none, and no PACK */
     const int64_t *pgrad_bytes;  /* [stages]: gradients in the arena until they go down; NULL: 1 */
     int32_t lag;                 /* 1: the optimizer works on the gradients of the step before, beside this step (RoundPipe) */
+    int32_t groups;              /* of items whose gradients go down by themselves, in turn, into one home; 0: 1 */
     bool keep;                   /* forward only: where all pieces fit into the window they stay from step to step */
     int64_t bytes_per_tick, latency; /* cost of a LOAD or OFFLOAD: bytes / bytes_per_tick (0: no time) + latency */
 } qn_tiers;

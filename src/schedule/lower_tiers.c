@@ -6,7 +6,8 @@
  *                            that its group issues (so it delays an activation by one chunk at most); what the next visit itself
  *                            needs comes first
  *   comp   PACK of a stay's weights, [R] F | BW | B, W
- *   down   OFFLOAD act, grad after the group that wrote them, pgrad after its last addition
+ *   down   OFFLOAD act, grad after the group that wrote them, pgrad after its last addition (of a group of items: the down
+ *          lane has a piece's groups in turn, and what takes a copy down may add it to those before)
  *   host   (worker 0) TIE NORM FOLD OPT on host memory;  with lag 1: OPT of the last step's gradients, then per stage PCOPY once
  *          its last LOAD is over and GCOPY once its gradient is down, TIE NORM FOLD
  *
@@ -52,15 +53,27 @@ typedef struct tiers {
     int32_t notes, note_cap;
     int32_t *load; /* LOADs of weights */
     int32_t loads, load_cap;
-    int32_t *pos;                                          /* [workers]: comp tasks so far */
-    int32_t *chunk_host;                                   /* [chunks of all stages] */
-    int32_t *pgrad, *pgrad_note, *pgrad_left, *pgrad_host; /* [stages] */
+    int32_t *pos;                             /* [workers]: comp tasks so far */
+    int32_t *chunk_host;                      /* [chunks of all stages] */
+    int32_t groups;                           /* of gradients */
+    int32_t *pgrad, *pgrad_note, *pgrad_host; /* [stages * groups] */
     bool training;
 } tiers;
 
 static cell *cell_of(const tiers *l, int32_t s, int32_t m)
 {
     return &l->cell[(size_t)s * (size_t)l->o->items + (size_t)m];
+}
+
+/* The group that an item's gradients belong to, as item of their values: none where there is one. */
+static int32_t group_of(const tiers *l, int32_t m)
+{
+    return l->groups > 1 ? m / (l->o->items / l->groups) : QN_NONE;
+}
+
+static size_t pgrad_of(const tiers *l, int32_t s, int32_t m)
+{
+    return (size_t)s * (size_t)l->groups + (size_t)qn_max32(group_of(l, m), 0);
 }
 
 static int64_t size_of(const int64_t *given, const int64_t *said, int32_t s, int64_t none)
@@ -175,7 +188,9 @@ static bool shares_visit(const tiers *l, int32_t s, const cell *c) /* forward an
 
 static bool recomputes(const tiers *l, int32_t s, const cell *c)
 {
-    return l->training && (l->how->recompute != QN_RECOMPUTE_NONE || !shares_visit(l, s, c));
+    /* A part is made again inside backward, where the stash is kept at all. */
+    const bool all = l->how->recompute != QN_RECOMPUTE_NONE && l->how->recompute != QN_RECOMPUTE_PART;
+    return l->training && (all || !shares_visit(l, s, c));
 }
 
 /* The input of (s, m), just written by F(s - 1, m) as group g of its worker: is a host copy wanted, and does the forward read it
@@ -334,6 +349,7 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
     if (first && recomputes(l, s, c)) {
         const int32_t r = add_comp(l, QN_OP_R, s, m, w);
         if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
+        if (grad != QN_NONE && l->how->recompute_late) qni_add_link(&l->b, r, QNI_IN, grad);
         read_weights(l, w, x->stay, r);
         c->stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
         qni_add_link(&l->b, r, QNI_OUT, c->stash);
@@ -353,10 +369,12 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
         c->wstash = add_made(l, QN_V_WSTASH, s, m, w, size_of(l->how->wstash_bytes, l->o->wstash_bytes, s, 1), &c->wstash_note);
         qni_add_link(&l->b, t, QNI_OUT, c->wstash);
     } else {
-        if (l->pgrad[s] == QN_NONE)
-            l->pgrad[s] = add_made(l, QN_V_PGRAD, s, QN_NONE, w, size_of(l->t->pgrad_bytes, NULL, s, 1), &l->pgrad_note[s]);
-        qni_add_link(&l->b, t, QNI_ACC, l->pgrad[s]);
-        if (--l->pgrad_left[s] == 0) x->ends_gradient = true;
+        const size_t p = pgrad_of(l, s, m);
+        if (l->pgrad[p] == QN_NONE)
+            l->pgrad[p] =
+                add_made(l, QN_V_PGRAD, s, group_of(l, m), w, size_of(l->t->pgrad_bytes, NULL, s, 1), &l->pgrad_note[p]);
+        qni_add_link(&l->b, t, QNI_ACC, l->pgrad[p]);
+        x->ends_gradient = (m + 1) % (l->o->items / l->groups) == 0; /* items come in ascending order */
     }
     if (grad != QN_NONE) drop(l, t, grad_note);
     if (!last) return;
@@ -396,9 +414,9 @@ static void emit_down(tiers *l, int32_t w, int32_t g)
         const cell *before = cell_of(l, s - 1, m);
         if (before->grad_host != QN_NONE) take_down(l, w, g, before->grad, before->grad_host, before->grad_note, false);
     }
-    if (x->op != QN_OP_B && l->pgrad_host[s] != QN_NONE) {
-        if (x->ends_gradient) take_down(l, w, g, l->pgrad[s], l->pgrad_host[s], l->pgrad_note[s], true);
-    }
+    const size_t p = pgrad_of(l, s, m);
+    if (x->op != QN_OP_B && l->pgrad_host[p] != QN_NONE && x->ends_gradient)
+        take_down(l, w, g, l->pgrad[p], l->pgrad_host[p], l->pgrad_note[p], true);
 }
 
 static void emit_worker(tiers *l, int32_t w)
@@ -435,6 +453,13 @@ static void wait_for_loads(tiers *l, int32_t pcopy, int32_t s)
         if (l->b.task[l->load[i]].stage == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
 }
 
+/* Of all groups: the host has them as one. */
+static void read_gradients(tiers *l, int32_t task, int32_t s)
+{
+    for (int32_t g = 0; g < l->groups; g++)
+        qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[(size_t)s * (size_t)l->groups + (size_t)g]);
+}
+
 static void emit_host(tiers *l)
 {
     const int32_t S = l->o->stages;
@@ -447,15 +472,15 @@ static void emit_host(tiers *l)
         const int32_t pcopy = add_step(l, QN_OP_PCOPY, s, &key);
         wait_for_loads(l, pcopy, s);
         if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
-        qni_add_link(&l->b, add_step(l, QN_OP_GCOPY, s, &key), QNI_IN, l->pgrad_host[s]);
+        read_gradients(l, add_step(l, QN_OP_GCOPY, s, &key), s);
     }
     if (tied) {
         const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, &key);
-        qni_add_link(&l->b, tie, QNI_IN, l->pgrad_host[l->how->tied_owner]);
-        qni_add_link(&l->b, tie, QNI_IN, l->pgrad_host[l->how->tied_replica]);
+        read_gradients(l, tie, l->how->tied_owner);
+        read_gradients(l, tie, l->how->tied_replica);
     }
     const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
-    for (int32_t s = 0; s < S; s++) qni_add_link(&l->b, norm, QNI_IN, l->pgrad_host[s]);
+    for (int32_t s = 0; s < S; s++) read_gradients(l, norm, s);
     qni_add_link(&l->b, norm, QNI_OUT, sums);
     const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
     qni_add_link(&l->b, fold, QNI_IN, sums);
@@ -463,7 +488,7 @@ static void emit_host(tiers *l)
     for (int32_t s = 0; s < S && !lag; s++) {
         const int32_t opt = add_step(l, QN_OP_OPT, s, &key);
         qni_add_link(&l->b, opt, QNI_IN, result);
-        qni_add_link(&l->b, opt, QNI_IN, l->pgrad_host[s]);
+        read_gradients(l, opt, s);
     }
 }
 
@@ -477,14 +502,13 @@ static qn_status take_tables(tiers *l, qn_err *err)
     l->cell = qn_malloc(cells, sizeof *l->cell);
     l->pos = qn_calloc((size_t)l->o->workers, sizeof *l->pos);
     l->chunk_host = qn_malloc(chunks, sizeof *l->chunk_host);
-    l->pgrad = qn_malloc(4 * S, sizeof *l->pgrad);
+    l->pgrad = qn_malloc(3 * S * (size_t)l->groups, sizeof *l->pgrad);
     if (l->tour == NULL || l->cell == NULL || l->pos == NULL || l->chunk_host == NULL || l->pgrad == NULL)
         return QN_FAIL(err, QN_ENOMEM, "plan of %zu stages and micro-batches", cells);
     memset(l->cell, 0xff, cells * sizeof *l->cell); /* QN_NONE everywhere */
-    memset(l->pgrad, 0xff, 4 * S * sizeof *l->pgrad);
-    l->pgrad_note = l->pgrad + S;
-    l->pgrad_left = l->pgrad + 2 * S;
-    l->pgrad_host = l->pgrad + 3 * S;
+    memset(l->pgrad, 0xff, 3 * S * (size_t)l->groups * sizeof *l->pgrad);
+    l->pgrad_note = l->pgrad + S * (size_t)l->groups;
+    l->pgrad_host = l->pgrad_note + S * (size_t)l->groups;
     return QN_OK;
 }
 
@@ -508,8 +532,9 @@ static void add_hosts(tiers *l)
     for (int32_t s = 0; s < l->o->stages; s++) {
         const int32_t first = chunk_first(l->t, s), end = chunk_first(l->t, s + 1);
         for (int32_t c = first; c < end; c++) l->chunk_host[c] = add_host(l, QN_V_PARAM, s, c - first, chunk_bytes(l->t, c));
-        if (l->training) l->pgrad_host[s] = add_host(l, QN_V_PGRAD, s, QN_NONE, size_of(l->t->pgrad_bytes, NULL, s, 1));
-        l->pgrad_left[s] = l->o->items;
+        for (int32_t g = 0; g < l->groups && l->training; g++)
+            l->pgrad_host[(size_t)s * (size_t)l->groups + (size_t)g] =
+                add_host(l, QN_V_PGRAD, s, l->groups > 1 ? g : QN_NONE, size_of(l->t->pgrad_bytes, NULL, s, 1));
         for (int32_t m = 0; m < l->o->items; m++) {
             cell *c = cell_of(l, s, m);
             const int64_t act = size_of(l->how->act_bytes, l->o->act_bytes, s, 1);
@@ -615,22 +640,34 @@ out:
     return st;
 }
 
-static qn_status check(const qn_order *o, const qn_tiers *t, qn_err *err)
+static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
+    const qn_tiers *t = how->tiers;
     if (t->window < 1 || t->replace < 1 || t->replace > t->window)
         return QN_FAIL(err, QN_ERANGE,
                        "a window of %d pieces of which %d are replaced at a time; k >= 1 and 1 <= k' <= k are possible",
                        t->window, t->replace);
     if (o->columns > 1 || o->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "device memory with %d columns of the chain: one is possible", o->columns);
+    if (t->groups < 0 || (t->groups > 1 && o->items % t->groups != 0))
+        return QN_FAIL(err, QN_EINVAL, "%d groups of gradients do not divide %d micro-batches", t->groups, o->items);
+    for (int32_t s = 0; s < o->stages && how->recompute == QN_RECOMPUTE_PART && how->rstash_bytes != NULL; s++)
+        if (how->rstash_bytes[s] > 0)
+            return QN_FAIL(err, QN_EUNSUPPORTED,
+                           "device memory with a part of a stage made again early: make it again late (inside backward), or all "
+                           "of it");
     if (t->lag < 0 || t->lag > 1) return QN_FAIL(err, QN_ERANGE, "an optimizer lag of %d; 0 and 1 are possible", t->lag);
     return QN_OK;
 }
 
 qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *how, bool training, qn_err *err)
 {
-    tiers l = {.o = o, .how = how, .t = how->tiers, .training = training && !how->forward_only};
-    qn_status st = check(o, how->tiers, err);
+    tiers l = {.o = o,
+               .how = how,
+               .t = how->tiers,
+               .groups = qn_max32(how->tiers->groups, 1),
+               .training = training && !how->forward_only};
+    qn_status st = check(o, how, err);
     if (st == QN_OK) st = take_tables(&l, err);
     for (int32_t w = 0; w < o->workers && st == QN_OK; w++)
         st = qni_tour_open(&l.tour[w], o, w, how->forward_only, how->tiers, err);

@@ -1,5 +1,6 @@
 /* Runs on workers with little memory: which settings go with them, and which pieces the model is cut into (RoundPipe,
  * arXiv:2604.27085; Superpipeline, arXiv:2410.08791). */
+#include <inttypes.h>
 #include <string.h>
 
 #include "core/alloc.h"
@@ -26,11 +27,8 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
         bool on;
         const char *flag;
     } not_with[] = {{o->post_validate != 0, "--post-validate"},
-                    {o->data_parallel > 1, "--data-parallel"},
                     {o->tensor > 1, "--tensor"},
                     {o->vocab_parallel > 0, "--vocab-parallel"},
-                    {o->grad_groups > 1, "--grad-groups"},
-                    {o->zero1 != 0, "--zero1"},
                     {o->memory > 0, "--memory"}};
     qn_status st = qni_device_read(&r->device, o->device_memory, o->link, o->window, err);
     if (st != QN_OK) return st;
@@ -41,14 +39,22 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
                        "%s means something where the model stays on the host: add --device-memory or --link, or --schedule "
                        "roundpipe or superpipe",
                        o->window != NULL ? "--window" : "--optimizer-lag");
+    if (o->data_parallel > 1)
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "--data-parallel %" PRId64 " makes copies of a model that has one home here, the host, from which any worker "
+            "runs any stage: use --schedule roundpipe with all workers, and --grad-groups %" PRId64 " for the same results",
+            o->data_parallel, o->grad_groups);
     for (size_t i = 0; i < QN_COUNT(not_with); i++)
         if (not_with[i].on)
             return QN_FAIL(err, QN_EINVAL,
                            "%s does not go with workers that load the model from the host (%s); leave one of them out",
                            not_with[i].flag, is_round(o) ? "roundpipe, --device-memory, --link" : "--device-memory, --link");
-    if (strncmp(o->recompute, "selective", 9) == 0)
-        return QN_FAIL(err, QN_EINVAL, "--recompute %s does not go with workers that load the model from the host; full does",
-                       o->recompute);
+    if (r->recompute.how == QN_RECOMPUTE_PART && !r->recompute.late)
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "--recompute %s --recompute-at early does not go with workers that load the model from the host; late does",
+            o->recompute);
     return QN_OK;
 }
 

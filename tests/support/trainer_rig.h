@@ -92,10 +92,12 @@ typedef struct rig_way {
     int64_t part_bytes;   /* slots between workers whose shards meet; 0: chosen */
     bool whole_links;
     bool sequence;
-    const qn_transport *counting; /* in place of transport, or NULL */
-    qn_undo undo;                 /* post-validated steps */
-    double clip;                  /* 0: as rig_hyper says; below 0: none */
-    int32_t flight;               /* the most steps without a barrier; 0: 1 */
+    const qn_transport *counting;  /* in place of transport, or NULL */
+    qn_undo undo;                  /* post-validated steps */
+    double clip;                   /* 0: as rig_hyper says; below 0: none */
+    int32_t flight;                /* the most steps without a barrier; 0: 1 */
+    const qn_trainer_tiers *tiers; /* devices, or NULL */
+    uint64_t jitter;
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -174,6 +176,8 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .again = way->again,
                                .recompute_late = way->recompute_late,
                                .groups = way->groups,
+                               .tiers = way->tiers,
+                               .jitter = way->jitter,
                                .zero1 = way->zero1,
                                .mode = mode,
                                .threads = way->threads,
@@ -243,6 +247,7 @@ static inline rig_outcome rig_compute(const qn_model *m, qn_mode mode, const rig
         out.loss[step] = r[step].loss;
         out.norm[step] = r[step].grad_norm;
     }
+    qn_trainer_settle(t);
     out.state = malloc(out.bytes);
     assert_non_null(out.state);
     rig_state(out.state, t, m, rig_element(mode), 0);
