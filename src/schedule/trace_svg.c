@@ -144,7 +144,7 @@ static void draw_legend(panel *p, double y)
     double x = LEFT;
     for (int32_t op = QN_OP_F; op <= QN_OP_VJ; op++) {
         if (!p->used[op]) continue;
-        const int32_t shades = qn_min32(p->chunks, 6);
+        const int32_t shades = qni_is_vocab(op) ? 1 : qn_min32(p->chunks, 6);
         for (int32_t c = 0; c < shades; c++) {
             const double light = shades > 1 ? 0.5 * c / (shades - 1) : 0;
             const hue h = hues[op];
@@ -162,7 +162,8 @@ static void draw_legend(panel *p, double y)
                  x, y, x + 20, y + 10.5);
     x += 90;
     if (p->chunks > 1)
-        qni_text_add(p->out, "<text class='l' x='%.1f' y='%.1f'>lighter: later chunk of the model</text>\n", x, y + 10.5);
+        qni_text_add(p->out, "<text class='l' x='%.1f' y='%.1f'>lighter: %s of the model</text>\n", x, y + 10.5,
+                     qn_replicas(qn_plan_grid(p->t->plan)) > 1 ? "other copy" : "later chunk");
 }
 
 /* Titles come from outside: markup is kept as text. */
@@ -221,13 +222,18 @@ static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title,
     for (int32_t s = 0; s < plan->stages; s++) {
         const int32_t shard0 = s - qn_shard(qn_plan_grid(plan), s) * qn_depth(qn_plan_grid(plan));
         const bool joint = shard0 != s && plan->worker_of[shard0] == plan->worker_of[s]; /* one colour for what is one task */
+        if (s >= plan->stages - plan->sides) continue; /* vocabulary shards have colours of their own */
         p.chunk_of[s] = joint ? p.chunk_of[shard0] : seen[plan->worker_of[s]]++;
         p.chunks = qn_max32(p.chunks, seen[plan->worker_of[s]]);
     }
     qni_text_add(out, "<text class='t' x='%d' y='%.1f'>", LEFT, y + 26);
     add_escaped(out, title != NULL ? title : "");
-    qni_text_add(out, "</text><text class='s' x='%d' y='%.1f'>%d micro-batches, %d stages on %d workers, bubble %.1f %%</text>\n",
-                 WIDTH - RIGHT, y + 26, plan->items, plan->stages, plan->workers, 100 * sum->bubble);
+    const int32_t chain = plan->stages - plan->sides;
+    qni_text_add(out, "</text><text class='s' x='%d' y='%.1f'>%d micro-batch%s, %d stage%s", WIDTH - RIGHT, y + 26, plan->items,
+                 plan->items == 1 ? "" : "es", chain, chain == 1 ? "" : "s");
+    if (plan->sides > 0) qni_text_add(out, " and %d vocabulary shard%s", plan->sides, plan->sides == 1 ? "" : "s");
+    qni_text_add(out, " on %d worker%s, bubble %.1f %%</text>\n", plan->workers, plan->workers == 1 ? "" : "s",
+                 100 * sum->bubble);
     draw_rows(&p);
     const double bottom = p.y + plan->workers * (p.row + p.gap);
     draw_axis(&p, bottom);

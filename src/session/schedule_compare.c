@@ -123,7 +123,11 @@ static qn_status write_html(const char *path, const qni_subject *s, int32_t n, c
                  "body{font-family:system-ui,sans-serif;color:#1d2733;max-width:1220px;margin:24px auto;padding:0 12px}"
                  "table{border-collapse:collapse;font-size:14px}td,th{padding:4px 10px;text-align:right;border-bottom:1px solid "
                  "#e3e8ee}td:first-child,th:first-child{text-align:left}th{color:#5b6775;font-weight:600}"
-                 ".box{overflow-x:auto}p{color:#3c4754;max-width:80ch}</style></head><body>\n<h1>Pipeline schedules</h1>\n<p>");
+                 ".box{overflow-x:auto}p{color:#3c4754;max-width:80ch}td{font-variant-numeric:tabular-nums}"
+                 "@media(prefers-color-scheme:dark){:root{color-scheme:dark}body{background:#151513;color:#efece4}"
+                 "td,th{border-color:#34322e}th,p{color:#a5a096}svg>rect:first-of-type{fill:none}"
+                 "svg .t,svg .w,svg .l{fill:#efece4}svg .s,svg .a{fill:#a5a096}"
+                 "svg rect[fill='#eef1f5']{fill:#34322e;stroke:none}}</style></head><body>\n<h1>Pipeline schedules</h1>\n<p>");
     qni_page_add(&p, "%" PRId64 " workers, %" PRId64 " micro-batches", opt->workers, opt->micro_batches);
     if (opt->cost != NULL || opt->cost_from != NULL) {
         qni_page_add(&p, ", costs ");
