@@ -49,7 +49,7 @@ static qn_bench_options sizes(const qn_bench_options *given)
     if (o.layers == 0) o.layers = 16;
     if (o.width == 0) o.width = 192;
     if (o.heads == 0) o.heads = 3;
-    if (o.context == 0) o.context = 1024;
+    if (o.context == 0) o.context = 2048;
     if (o.vocab == 0) o.vocab = 256;
     o.steps = qn_min64(o.steps, MOST_STEPS);
     return qni_bench_defaults(&o, true);
@@ -207,12 +207,12 @@ static void claim(const bench *b, const char *what, double measured, double pred
 
 static void show_claims(const bench *b, qn_line_fn *line, void *ctx)
 {
-    const entry *naive = find(b, 1, 1), *balance = find(b, 4, 1), *fast = find(b, 4, 0.5), *slow = find(b, 4, 4);
+    const entry *naive = find(b, 1, 1), *balance = find(b, 4, 1), *fast = find(b, 4, 0.25), *slow = find(b, 4, 4);
     const qn_runner_devices d = qn_runner_devices_of(find(b, 6, 0.5)->runner),
                             all = qn_runner_devices_of(find(b, b->e[b->n - 1].window, 1)->runner);
     claim(b, "superpipe, k = 4, over loading on demand where the link takes as long as computing",
           naive->median / balance->median, naive->predicted / balance->predicted, 1.7, line, ctx);
-    claim(b, "superpipe, k = 4, of resident speed where the link takes half as long as computing",
+    claim(b, "superpipe, k = 4, of resident speed where the link takes a quarter as long as computing",
           b->e[RESIDENT].median / fast->median, b->e[HIDDEN].median / fast->predicted, 0.95, line, ctx);
     claim(b, "superpipe, k = 4, of the link's bandwidth where it takes four times as long as computing",
           (double)b->all_bytes / slow->rate / slow->median, (double)b->all_bytes / slow->rate / slow->predicted, 0.9, line, ctx);

@@ -81,6 +81,7 @@ qn_status qni_round_cut(qn_pattern *pat, int32_t *first_layer, int32_t *room, co
                                 .backward_bytes = limited ? l.backward_bytes : NULL,
                                 .limit = w->memory};
     QN_TRY(st, qn_round_partition(&cut, NULL, &in, err), out);
+    QN_TRY(st, qn_round_improve(&cut, &in, err), out);
     pat->pieces = qn_round_pieces(first_layer, room, room + L, &cut);
     pat->forward_slot = room;
     pat->backward_slot = room + L;
