@@ -68,7 +68,8 @@ typedef struct qn_round_layers {
 qn_status qn_round_partition(qn_round_cut *cut, int64_t *limit, const qn_round_layers *in, qn_err *err) QN_MUST_USE;
 
 /* Moves layers between neighbouring stages, and cuts stages in two, while one round of all items gets shorter and stages of more
- * than one layer stay within half of the limit (round_improve.c; not in the paper). Errors: QN_ENOMEM, those of qn_round_simulate.
+ * than one layer stay within half of the limit (round_improve.c; not in the paper). Errors: QN_ENOMEM, those of
+ * qn_round_simulate.
  */
 qn_status qn_round_improve(qn_round_cut *cut, const qn_round_layers *in, qn_err *err) QN_MUST_USE;
 
