@@ -15,7 +15,7 @@ extern "C" {
 typedef struct qn_bench_options {
     int32_t dtype; /* 0 f32, 1 bf16 */
     int32_t arch;
-    int64_t layers, heads, width, context, vocab, batch, micro_batches, workers, threads, steps;
+    int64_t layers, heads, kv_heads, width, context, vocab, batch, micro_batches, workers, threads, steps;
     int32_t weights; /* generate: 0 f32, 1 bf16, 2 q8 */
     int32_t kernels; /* pipeline: 0 the model's, 1 tasks that sleep */
     qn_list only;    /* pipeline: parts and schedules to measure, none: all */

@@ -55,6 +55,7 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
     qn_bench_options o = *given;
     choose(&o.layers, 12);
     choose(&o.heads, pipeline ? 4 : 12);
+    choose(&o.kv_heads, o.heads);
     choose(&o.width, pipeline ? 256 : 768);
     choose(&o.context, pipeline ? 128 : 512);
     choose(&o.vocab, pipeline ? 2048 : 50257);
@@ -162,7 +163,7 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const qn
     const qn_model_config config = {.arch = (qn_arch)opt->arch,
                                     .layers = (int32_t)opt->layers,
                                     .heads = (int32_t)opt->heads,
-                                    .kv_heads = (int32_t)opt->heads,
+                                    .kv_heads = (int32_t)opt->kv_heads,
                                     .width = (int32_t)opt->width,
                                     .context = (int32_t)opt->context,
                                     .vocab = (int32_t)opt->vocab,

@@ -159,15 +159,15 @@ out:
 
 static void run_attention(rig *r, void *arg)
 {
-    const int64_t T = r->opt->context, H = r->opt->heads, D = r->C / H;
+    const int64_t T = r->opt->context, H = r->opt->heads, K = r->opt->kv_heads, D = r->C / H;
     const qn_attention_shape s = {.B = r->opt->batch,
                                   .T = T,
                                   .H = H,
-                                  .K = H,
+                                  .K = K,
                                   .D = D,
                                   .ldq = r->C,
-                                  .ldk = r->C,
-                                  .ldv = r->C,
+                                  .ldk = K * D,
+                                  .ldv = K * D,
                                   .ldo = r->C,
                                   .scale = 1 / sqrt((double)D)};
     if (*(const int *)arg == 0)
@@ -289,6 +289,11 @@ qn_status qn_bench_kernels(const qn_bench_options *given, qn_line_fn *line, void
     const qn_bench_options opt = qni_bench_defaults(given, false);
     rig r = {.opt = &opt, .line = line, .ctx = ctx};
     qn_status st;
+    if (opt.width % opt.heads != 0 || opt.heads % opt.kv_heads != 0)
+        return QN_FAIL(err, QN_EINVAL,
+                       "%" PRId64 " heads for a width of %" PRId64 " with %" PRId64
+                       " heads of keys and values: the width must be a multiple of the heads, and these of those of keys",
+                       opt.heads, opt.width, opt.kv_heads);
     QN_TRY(st, open_rig(&r, err), out);
     QN_TRY(st, ceiling_of(&r.product_rate, &r, 2048, 2048, 2048, false, err), out);
     r.copy_rate = 2.0 * (double)r.buffer_bytes / median_ns(&r, run_copy, NULL);

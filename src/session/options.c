@@ -235,6 +235,7 @@ static const qn_key bench_keys[] = {
     KEY(CHOICE, "arch", T, arch, "gpt2", 0, 0, "gpt2|llama", "", "model family"),
     KEY(INT, "layers", T, layers, "0", 0, 4096, NULL, "", "transformer blocks (0: 12)"),
     KEY(INT, "heads", T, heads, "0", 0, 1024, NULL, "", "attention heads (0: 12, for pipeline 4)"),
+    KEY(INT, "kv-heads", T, kv_heads, "0", 0, 1024, NULL, "", "heads of keys and values, llama (0: as many as heads)"),
     KEY(INT, "width", T, width, "0", 0, 65536, NULL, "", "width of the residual stream (0: 768, for pipeline 256)"),
     KEY(INT, "context", T, context, "0", 0, 1048576, NULL, "tokens", "tokens of a sample (0: 512, for pipeline 128)"),
     KEY(INT, "vocab", T, vocab, "0", 0, 16777216, NULL, "tokens", "vocabulary (0: 50257, for pipeline 2048)"),

@@ -51,26 +51,6 @@ QN_INLINE __m256i narrowed(vf v)
 {
     return (__m256i)_mm512_cvtneps_pbh((__m512)v);
 }
-
-/* rows of a product's result [rows, KB] as the left-hand side of the next. */
-static const operand *lay_rows(operand *room, const float *x, int64_t rows, int64_t width)
-{
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < width; j += W) _mm256_storeu_si256((void *)(room + i * KB + j), narrowed(whole(x + i * KB + j)));
-    return room;
-}
-
-/* The same of n rows for products that run down their columns: rows 2 i and 2 i + 1 side by side. */
-static const operand *lay_columns(operand *room, const float *x, int64_t n, int64_t width)
-{
-    for (int64_t i = 0; i < n; i += STEP)
-        for (int64_t j = 0; j < width; j += W) {
-            const __m512i even = _mm512_cvtepu16_epi32(narrowed(whole(x + i * KB + j)));
-            const __m512i odd = i + 1 < n ? _mm512_cvtepu16_epi32(narrowed(whole(x + (i + 1) * KB + j))) : _mm512_setzero_si512();
-            _mm512_storeu_si512(room + i * KB + j * STEP, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
-        }
-    return room;
-}
 #else
 typedef float operand;
 typedef vf factors;
@@ -89,18 +69,6 @@ QN_INLINE factors factors_of(const operand *p)
 QN_INLINE vf multiply_add(factors a, factors b, vf sum)
 {
     return v_fma(a, b, sum);
-}
-
-QN_INLINE const operand *lay_rows(operand *room, const float *x, int64_t rows, int64_t width)
-{
-    (void)room, (void)rows, (void)width; /* the result itself will do */
-    return x;
-}
-
-QN_INLINE const operand *lay_columns(operand *room, const float *x, int64_t n, int64_t width)
-{
-    (void)room, (void)n, (void)width;
-    return x;
 }
 #endif
 
@@ -187,11 +155,21 @@ typedef struct online { /* of each query so far: the highest score, the sum of e
     float *max, *sum;
 } online;
 
-/* rows <= MR rows of s [rows, KB], of which width hold q.k; row i counts its first seen + i, at most keys, maybe none. Leaves
- * exp(score - max) in s, zeros beyond, and rescales o [rows, wide_o]. */
-static void online_rows(online st, float *s, float *o, int64_t rows, int64_t seen, int64_t keys, int64_t width, int64_t wide_o,
-                        float scale)
+#if defined(QN_DOT)
+#include "kernels/cpu/attention_pairs.h"
+
+QN_INLINE double scaled(float max, double scale)
 {
+    return (double)max * scale;
+}
+#else
+/* rows <= MR rows of s [rows, KB], of which width hold q.k; row i counts its first seen + i, at most keys, maybe none. Returns
+ * exp(score - max), zeros beyond, as the left-hand side of the next product (here s itself; p is room for one that differs), and
+ * rescales o [rows, wide_o]. */
+static const operand *online_rows(online st, operand *p_room, float *s, float *o, int64_t rows, int64_t seen, int64_t keys,
+                                  int64_t width, int64_t wide_o, float scale)
+{
+    (void)p_room;
     float high[W], shrink[W], part[W];
     for (int64_t i = 0; i < rows; i++) {
         const int64_t n = qn_max64(0, qn_min64(seen + i, keys));
@@ -218,7 +196,16 @@ static void online_rows(online st, float *s, float *o, int64_t rows, int64_t see
     v_store(st.sum, v_fma(v_load(st.sum, rows), v_load(shrink, rows), v_load(part, rows)), rows);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t d = 0; d < wide_o && shrink[i] != 1; d += W) *(vf_any *)(o + i * wide_o + d) *= shrink[i];
+    return s;
 }
+
+/* The highest score from what online_rows keeps of it. */
+QN_INLINE double scaled(float max, double scale)
+{
+    (void)scale;
+    return (double)max;
+}
+#endif
 
 /* n queries q [n, D] against keys of one block: row r sees the first visible + r of them. o [n, wide_o] += p v. */
 static void attend_block(online st, float *o, float *s, operand *p, const operand *q, int64_t ldq, const operand *kt,
@@ -230,8 +217,9 @@ static void attend_block(online st, float *o, float *s, operand *p, const operan
         const int64_t most = qn_min64(visible + r + rows - 1, keys), width = padded(most);
         if (most <= 0) continue;
         product(s, KB, q + r * ldq, ldq, STEP, kt, stepped(D) * PANEL, rows, width / PANEL, D, false);
-        online_rows((online){st.max + r, st.sum + r}, s, o + r * wide_o, rows, visible + r, keys, width, wide_o, scale);
-        product(o + r * wide_o, wide_o, lay_rows(p, s, rows, width), KB, STEP, v, KB * PANEL, rows, wide_o / PANEL, most, true);
+        const operand *left =
+            online_rows((online){st.max + r, st.sum + r}, p, s, o + r * wide_o, rows, visible + r, keys, width, wide_o, scale);
+        product(o + r * wide_o, wide_o, left, KB, STEP, v, KB * PANEL, rows, wide_o / PANEL, most, true);
     }
 }
 
@@ -252,10 +240,27 @@ typedef struct back_keys { /* all keys of one head */
     int64_t room;
 } back_keys;
 
-typedef struct back_scores { /* of a block of queries against a block of keys, [QB, KB] */
+/* A block of queries against a block of keys: scores of SCORE_ROWS rows [SCORE_ROWS, KB], and p and ds of all [QB, KB] as the
+ * left-hand sides of products that run down their columns. */
+typedef struct back_scores {
     float *p, *ds;
-    operand *rows, *p_columns, *ds_columns; /* room for laying them out */
+    operand *rows, *p_columns, *ds_columns;
 } back_scores;
+
+#if defined(QN_DOT)
+enum { SCORE_ROWS = MR };
+
+/* rows of scores from the block's row r on, of which the first sees n of the keys, become p and ds; zeros from there to room.
+ * Returns ds as the left-hand side of dq. */
+static const operand *back_softmax(const back_rows *b, const back_scores *x, int64_t r, int64_t rows, int64_t n, int64_t keys,
+                                   int64_t width, float scale)
+{
+    const back_tile t = {x->p, x->ds, b->lse + r, b->delta + r, x->rows, x->p_columns + r * KB, x->ds_columns + r * KB};
+    back_tile_rows(&t, rows, n, keys, width, padded(keys), scale);
+    return x->rows;
+}
+#else
+enum { SCORE_ROWS = QB };
 
 /* In place: s = q.k becomes p, dp = dO.v becomes ds; zeros from n on. p <= 1, whatever the rounding of a huge score. */
 static void back_row(float *s, float *dp, int64_t n, int64_t width, float lse, float delta, float scale)
@@ -269,6 +274,15 @@ static void back_row(float *s, float *dp, int64_t n, int64_t width, float lse, f
     }
 }
 
+static const operand *back_softmax(const back_rows *b, const back_scores *x, int64_t r, int64_t rows, int64_t n, int64_t keys,
+                                   int64_t width, float scale)
+{
+    for (int64_t i = r; i < r + rows; i++)
+        back_row(x->p + i * KB, x->ds + i * KB, qn_min64(keys, n + i - r), width, b->lse[i], b->delta[i], scale);
+    return x->ds + r * KB;
+}
+#endif
+
 /* Queries at q0 .. q0 + n - 1 against keys from k0 <= q0 on. */
 static void back_block(const back_rows *b, const back_keys *k, const back_scores *x, int64_t q0, int64_t k0, int64_t D,
                        float scale)
@@ -276,27 +290,20 @@ static void back_block(const back_rows *b, const back_keys *k, const back_scores
     const int64_t wide = padded(D), keys = qn_min64(KB, q0 + b->n - k0), bp = stepped(D) * PANEL;
     for (int64_t r = 0, rows; r < b->n; r += rows) {
         rows = tile_height(b->n - r);
-        const int64_t most = qn_min64(keys, q0 + r + rows - k0), width = padded(most);
-        float *p = x->p + r * KB, *ds = x->ds + r * KB;
+        const int64_t seen = q0 + r + 1 - k0, most = qn_min64(keys, seen + rows - 1), width = padded(most);
+        float *p = x->p + r % SCORE_ROWS * KB, *ds = x->ds + r % SCORE_ROWS * KB;
         product(p, KB, b->q + r * wide, wide, STEP, k->kt + k0 * stepped(D), bp, rows, width / PANEL, D, false);
         product(ds, KB, b->dO + r * wide, wide, STEP, k->vt + k0 * stepped(D), bp, rows, width / PANEL, D, false);
-        for (int64_t i = 0; i < rows; i++) {
-            back_row(p + i * KB, ds + i * KB, qn_min64(keys, q0 + r + i + 1 - k0), width, b->lse[r + i], b->delta[r + i], scale);
-            for (int64_t j = width; STEP > 1 && j < padded(keys); j += W) /* read with a row that sees more */
-                *(vf_any *)(p + i * KB + j) = *(vf_any *)(ds + i * KB + j) = v_of(0);
-        }
-        product(b->dq + r * wide, wide, lay_rows(x->rows, ds, rows, width), KB, STEP, k->kp + k0 * PANEL, k->room * PANEL, rows,
-                wide / PANEL, most, true);
+        product(b->dq + r * wide, wide, back_softmax(b, x, r, rows, seen, keys, width, scale), KB, STEP, k->kp + k0 * PANEL,
+                k->room * PANEL, rows, wide / PANEL, most, true);
     }
-    const operand *pc = lay_columns(x->p_columns, x->p, b->n, padded(keys)),
-                  *dsc = lay_columns(x->ds_columns, x->ds, b->n, padded(keys));
     for (int64_t j = 0, rows; j < keys; j += rows) { /* a key is seen by the queries from its own position on */
         rows = tile_height(keys - j);
         const int64_t from = qn_max64(0, k0 + j - q0) / STEP * STEP, n = b->n - from, at = from * KB + j * STEP;
-        product(k->dv + (k0 + j) * wide, wide, pc + at, STEP, KB * STEP, b->dOp + from * PANEL, QB * PANEL, rows, wide / PANEL, n,
-                true);
-        product(k->dk + (k0 + j) * wide, wide, dsc + at, STEP, KB * STEP, b->qp + from * PANEL, QB * PANEL, rows, wide / PANEL, n,
-                true);
+        product(k->dv + (k0 + j) * wide, wide, x->p_columns + at, STEP, KB * STEP, b->dOp + from * PANEL, QB * PANEL, rows,
+                wide / PANEL, n, true);
+        product(k->dk + (k0 + j) * wide, wide, x->ds_columns + at, STEP, KB * STEP, b->qp + from * PANEL, QB * PANEL, rows,
+                wide / PANEL, n, true);
     }
 }
 
@@ -343,15 +350,20 @@ static void backward_layout(backward_room *b, qn_arena *a, const qn_attention_sh
 {
     const size_t wide = (size_t)padded(s->D), room = (size_t)padded(s->T), D = (size_t)stepped(s->D);
     operand **const packed[] = {&b->keys.kt, &b->keys.vt}, **const rows[] = {&b->q, &b->dO, &b->qp, &b->dOp};
-    operand **const laid[] = {&b->scores.rows, &b->scores.p_columns, &b->scores.ds_columns};
     float **const keys[] = {&b->keys.dk, &b->keys.dv}, **const blocks[] = {&b->scores.p, &b->scores.ds};
     for (size_t i = 0; i < QN_COUNT(packed); i++) *packed[i] = qn_arena_push(a, room * D, sizeof(operand), QN_CACHE_LINE);
     b->keys.kp = qn_arena_push(a, room * wide, sizeof(operand), QN_CACHE_LINE);
     for (size_t i = 0; i < QN_COUNT(keys); i++) *keys[i] = qn_arena_push(a, room * wide, sizeof(float), QN_CACHE_LINE);
     for (size_t i = 0; i < QN_COUNT(rows); i++) *rows[i] = qn_arena_push(a, QB * wide, sizeof(operand), QN_CACHE_LINE);
-    for (size_t i = 0; i < QN_COUNT(blocks); i++) *blocks[i] = qn_arena_push(a, QB * KB, sizeof(float), QN_CACHE_LINE);
-    for (size_t i = 0; i < QN_COUNT(laid); i++)
-        *laid[i] = STEP > 1 ? qn_arena_push(a, QB * KB, sizeof(operand), QN_CACHE_LINE) : NULL;
+    for (size_t i = 0; i < QN_COUNT(blocks); i++) *blocks[i] = qn_arena_push(a, SCORE_ROWS * KB, sizeof(float), QN_CACHE_LINE);
+#if defined(QN_DOT)
+    b->scores.rows = qn_arena_push(a, MR * KB, sizeof(operand), QN_CACHE_LINE);
+    b->scores.p_columns = qn_arena_push(a, QB * KB, sizeof(operand), QN_CACHE_LINE);
+    b->scores.ds_columns = qn_arena_push(a, QB * KB, sizeof(operand), QN_CACHE_LINE);
+#else
+    b->scores.p_columns = b->scores.p;
+    b->scores.ds_columns = b->scores.ds;
+#endif
     b->dq = qn_arena_push(a, QB * wide, sizeof(float), QN_CACHE_LINE);
     b->delta = qn_arena_push(a, QB, sizeof(float), QN_CACHE_LINE);
     b->keys.room = (int64_t)room;
@@ -494,7 +506,7 @@ static void QN_LANES(forward_store)(const attention_call *c, const float *o, onl
         QN_ACT *out = (QN_ACT *)c->out + (b * s->T + t) * s->ldo + h * D;
         const float inverse = 1 / st.sum[t];
         for (int64_t d = 0; d < D; d += W) v_store(out + d, whole(o + t * wide + d) * inverse, D - d);
-        if (c->lse != NULL) c->lse[(b * s->H + h) * s->T + t] = (float)((double)st.max[t] + log((double)st.sum[t]));
+        if (c->lse != NULL) c->lse[(b * s->H + h) * s->T + t] = (float)(scaled(st.max[t], s->scale) + log((double)st.sum[t]));
     }
 }
 
