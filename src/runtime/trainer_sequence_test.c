@@ -71,6 +71,23 @@ static void same_bits_for_any_number_of_workers(void **unused)
     }
 }
 
+/* Steps taken before all gradients are known, and taken back: the bits of those that wait. */
+static void post_validated(void **unused)
+{
+    (void)unused;
+    qn_model *m = rig_model(&config[0]);
+    rig_way way = {.schedule = "zb-h1", .workers = 2, .threads = 1, .transport = "self", .shards = 2, .sequence = true};
+    rig_outcome want = rig_compute(m, QN_MODE_F32, &way, ITEMS, STEPS);
+    way.undo = QN_UNDO_COPY;
+    for (int32_t tw = 1; tw <= 2; tw++) {
+        way.shard_workers = tw;
+        way.transport = transports[tw - 1];
+        assert_same(m, &way, ITEMS, &want);
+    }
+    free(want.state);
+    qn_model_close(m);
+}
+
 static void near_one_shard(void **unused)
 {
     (void)unused;
@@ -184,6 +201,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_for_any_number_of_workers),
+        cmocka_unit_test(post_validated),
         cmocka_unit_test(near_one_shard),
         cmocka_unit_test(steps_after_the_first_allocate_nothing),
         cmocka_unit_test(arenas_fall_by_t),
