@@ -6,7 +6,7 @@
 #include "support/trainer_rig.h"
 #include "trainer_internal.h"
 
-enum { BLOCKS = 6, PIECES = BLOCKS + 2, ITEMS = 3, STEPS = QN_SANITIZED ? 4 : 9 };
+enum { BLOCKS = 6, PIECES = BLOCKS + 2, ITEMS = 4, STEPS = QN_SANITIZED ? 4 : 9 };
 
 static const qn_model_config models[] = {
     {.arch = QN_ARCH_GPT2,
@@ -40,7 +40,7 @@ static qn_order *dealt(int32_t N)
 }
 
 typedef struct way {
-    int32_t devices, window, replace, lag, flight;
+    int32_t devices, window, replace, lag, flight, groups;
     const char *transport;
     uint64_t jitter;
     double spoil; /* at step STEPS / 2 in the first piece; 0: not */
@@ -71,6 +71,7 @@ static journey train(const qn_model *m, const way *x)
                                .transport = qn_transport_find(x->transport),
                                .driver = strcmp(x->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
                                .faults = {.dead_worker = -1},
+                               .groups = x->groups,
                                .tiers = &tiers,
                                .flight = x->flight,
                                .jitter = x->jitter};
@@ -137,6 +138,7 @@ static void every_window_flies(void **state)
                                        .replace = r,
                                        .lag = lag,
                                        .flight = 2 + (int32_t)(turn % 4),
+                                       .groups = 1 << turn / 2 % 3,
                                        .transport = turn / 2 % 2 == 0 ? "thread" : "self",
                                        .jitter = turn % 3});
                     }

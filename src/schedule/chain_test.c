@@ -194,6 +194,68 @@ static void post_validated_steps_lose_their_idle_time(void **state)
     }
 }
 
+/* ---- tiers: devices with little memory, the optimizer on the host */
+static qn_plan *on_devices(int32_t N, int32_t pieces, int32_t M, int32_t lag)
+{
+    qn_err err = {0};
+    qn_order *o = NULL;
+    const qn_pattern pat = {.workers = N, .items = M, .chunks = 1, .pieces = pieces};
+    if (qn_generate(&o, N == 1 ? "superpipe" : "roundpipe", &pat, &err) != QN_OK) fail_msg("%s", err.text);
+    const qn_tiers tiers = {.window = 2, .replace = 1, .lag = lag};
+    qn_lowering how = training(false);
+    how.tiers = &tiers;
+    qn_plan *p = rig_lower(o, &how);
+    qn_order_close(o);
+    return p;
+}
+
+/* Ticks of the busiest worker: what a step takes at least, since its stages stay where they are. */
+static int64_t busiest(const qn_plan *p, const qn_trace_summary *s)
+{
+    int64_t most = 0;
+    for (int32_t w = 0; w < p->workers; w++) most = qn_max64(most, s->makespan - s->idle_makespan[w]);
+    return most;
+}
+
+/* A lagging optimizer leaves no barrier: steps follow each other as fast as the busiest worker goes, or nearly (RoundPipe,
+ * arXiv:2604.27085; its cursor also goes on from step to step, which evens the workers out, and is not done here). Without a lag
+ * every step waits for the norm. */
+static void devices_fly(void **state)
+{
+    (void)state;
+    int32_t at_best = 0, cases = 0;
+    for (int32_t N = 1; N <= 4; N++) {
+        for (int32_t S = N < 2 ? 2 : N; S <= 9; S++) {
+            for (int32_t lag = 0; lag < 2; lag++) {
+                qn_plan *one = on_devices(N, S, 4, lag), *few = chain(one, 4), *more = chain(one, 8);
+                lives(one);
+                int64_t t[3], best = 0;
+                const qn_plan *p[] = {one, few, more};
+                for (int i = 0; i < 3; i++) {
+                    int64_t *c = rig_split_costs(p[i], 1, 1, 1, 1, 0);
+                    const qn_trace_summary *sum = rig_simulate(p[i], c, 0, 0);
+                    t[i] = sum->makespan;
+                    if (i == 0) best = busiest(one, sum);
+                    free(c);
+                }
+                const int64_t each = (t[2] - t[1]) / 4;
+                if (lag == 0) assert_int_equal(each, t[0]);
+                assert_true(best <= each && each <= t[0]);
+                cases += lag == 1;
+                at_best += lag == 1 && each == best;
+                if (lag == 1 && each != best)
+                    print_message("%d devices, %d pieces: %d ticks a step, %d alone, %d at best\n", N, S, (int)each, (int)t[0],
+                                  (int)best);
+                qn_plan_close(one);
+                qn_plan_close(few);
+                qn_plan_close(more);
+            }
+        }
+    }
+    print_message("%d of %d as fast as the busiest device\n", at_best, cases);
+    assert_true(4 * at_best >= 3 * cases);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +263,7 @@ int main(void)
         cmocka_unit_test(replicas_and_shards_make_flights),
         cmocka_unit_test(missing_waits_are_refused),
         cmocka_unit_test(post_validated_steps_lose_their_idle_time),
+        cmocka_unit_test(devices_fly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

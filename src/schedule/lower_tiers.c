@@ -460,6 +460,13 @@ static void read_gradients(tiers *l, int32_t task, int32_t s)
         qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[(size_t)s * (size_t)l->groups + (size_t)g]);
 }
 
+static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
+{
+    const int32_t pcopy = add_step(l, QN_OP_PCOPY, s, key);
+    wait_for_loads(l, pcopy, s);
+    if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
+}
+
 static void emit_host(tiers *l)
 {
     const int32_t S = l->o->stages;
@@ -468,11 +475,12 @@ static void emit_host(tiers *l)
     const int32_t sums = add_host(l, QN_V_STAT, 0, QN_NONE, l->how->stat_bytes),
                   result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
     for (int32_t s = 0; s < S && lag; s++) add_step(l, QN_OP_OPT, s, &key);
-    for (int32_t s = S - 1; s >= 0 && lag; s--) {
-        const int32_t pcopy = add_step(l, QN_OP_PCOPY, s, &key);
-        wait_for_loads(l, pcopy, s);
-        if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
-        read_gradients(l, add_step(l, QN_OP_GCOPY, s, &key), s);
+    /* Weights first: devices that are through with a piece may begin the next step with it, visits before its gradient is down.
+     */
+    const int32_t ahead = (int32_t)qn_min64(S, (int64_t)l->o->workers * l->t->window);
+    for (int32_t s = S - 1; s >= -ahead && lag; s--) {
+        if (s >= 0) add_pcopy(l, s, tied, &key);
+        if (s + ahead < S) read_gradients(l, add_step(l, QN_OP_GCOPY, s + ahead, &key), s + ahead);
     }
     if (tied) {
         const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, &key);
