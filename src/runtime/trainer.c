@@ -244,34 +244,52 @@ qn_speculated qn_trainer_speculated(const qn_trainer *t)
     return (qn_speculated){.steps = t->speculation.steps, .wrong = t->speculation.wrong};
 }
 
+/* On devices: within so many bytes of each; in the arenas of training, which stand still meanwhile, or in others. */
+static qn_status open_evaluation(qn_trainer *t, const int64_t *limit, bool own_arenas, qn_err *err)
+{
+    const qni_forward_tiers tiers = {.devices = t->plan->workers,
+                                     .replace = 1,
+                                     .limit = limit,
+                                     .link_bytes_per_s = t->link_bytes_per_s,
+                                     .value = t->homes.value[0],
+                                     .arenas = own_arenas ? NULL : t->ex};
+    const qni_forward_desc d = {.set = &t->set,
+                                .transport = t->desc.transport,
+                                .faults = t->desc.faults,
+                                .driver = t->desc.driver,
+                                .items = QNI_EVAL_ITEMS,
+                                .threads = t->desc.threads,
+                                .T = t->desc.source->T,
+                                .pin = t->desc.pin,
+                                .tiers = t->tiered ? &tiers : NULL};
+    const qn_status st = qni_forward_init(&t->eval, &d, err);
+    if (st != QN_OK) qni_forward_fini(&t->eval);
+    t->eval_open = st == QN_OK;
+    return st;
+}
+
+qn_status qn_trainer_ready_evaluation(qn_trainer *t, qn_err *err)
+{
+    const qn_plan *p = t->plan;
+    if (t->eval_open) return QN_OK;
+    qn_status st = open_evaluation(t, p->arena_bytes, false, err);
+    if (st != QN_EINVAL || !t->tiered) return st;
+    /* Evaluation deals the pieces out otherwise: a device may need more than it trains in. What its limit leaves may do. */
+    int64_t *left = qn_calloc((size_t)p->workers, sizeof(*left));
+    if (left == NULL) return QN_FAIL(err, QN_ENOMEM, "limits of %d devices", p->workers);
+    for (int32_t w = 0; w < p->workers; w++)
+        left[w] = p->arena_limit[w] < INT64_MAX ? p->arena_limit[w] - p->arena_bytes[w] : INT64_MAX;
+    st = open_evaluation(t, left, true, err);
+    qn_free(left);
+    return st;
+}
+
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,
                               int64_t *targets, qn_err *err)
 {
     qn_trainer_settle(t);
-    if (!t->eval_open) {
-        /* On devices: in the arenas of training, which stand still meanwhile. */
-        const qni_forward_tiers tiers = {.devices = t->plan->workers,
-                                         .replace = 1,
-                                         .limit = t->plan->arena_bytes,
-                                         .link_bytes_per_s = t->link_bytes_per_s,
-                                         .value = t->homes.value[0],
-                                         .arenas = t->ex};
-        const qni_forward_desc d = {.set = &t->set,
-                                    .transport = t->desc.transport,
-                                    .faults = t->desc.faults,
-                                    .driver = t->desc.driver,
-                                    .items = QNI_EVAL_ITEMS,
-                                    .threads = t->desc.threads,
-                                    .T = t->desc.source->T,
-                                    .pin = t->desc.pin,
-                                    .tiers = t->tiered ? &tiers : NULL};
-        const qn_status st = qni_forward_init(&t->eval, &d, err);
-        if (st != QN_OK) {
-            qni_forward_fini(&t->eval);
-            return st;
-        }
-        t->eval_open = true;
-    }
+    const qn_status st = qn_trainer_ready_evaluation(t, err);
+    if (st != QN_OK) return st;
     t->eval.repack = true; /* the weights have moved since the last time */
     return qni_forward_evaluate(&t->eval, tokens, part, max_windows, loss, targets, err);
 }

@@ -100,6 +100,9 @@ qn_speculated qn_trainer_speculated(const qn_trainer *t);
  * handler. */
 void qn_trainer_cancel(qn_trainer *t);
 
+/* Takes what the first evaluation would take, so that a device too small for it is told before training. Errors: QN_EINVAL (with
+ * the smallest that would do), QN_ENOMEM. */
+qn_status qn_trainer_ready_evaluation(qn_trainer *t, qn_err *err) QN_MUST_USE;
 /* Mean loss over a part of a shard in windows that do not overlap, on the same workers; at most max_windows of them (0: all),
  * evenly spread. */
 qn_status qn_trainer_evaluate(qn_trainer *t, const qn_tokens *tokens, qn_split_range part, int64_t max_windows, double *loss,

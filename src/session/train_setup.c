@@ -211,6 +211,7 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
     }
     if (st == QN_ESCHEDULE && qni_train_adapts(r)) st = qni_train_adapt(r, &desc, err);
     if (st != QN_OK) goto out;
+    if (r->tiered) QN_TRY(st, qn_trainer_ready_evaluation(r->trainer, err), out);
     QN_TRY(st, qni_train_views_open(r, err), out);
 out:
     return st;
