@@ -2,6 +2,7 @@
  * blocks.
  *
  *   layers     every layer's tasks are timed first, on one worker with all weights resident
+ *   cuts       by operations, as quern train makes them; so neither cuts nor memory depend on how busy the machine is
  *   memory     of each device: what RoundPipe needs for the stage that runs and the one that is fetched
  *   bound      every schedule that keeps a stage on one worker, with 1 to 4 stages each, cut by cost as the program cuts them;
  * those that do not fit are counted, the others simulated with the layers' times, and the fastest of them run
@@ -105,25 +106,16 @@ typedef struct contender {
 typedef struct field {
     qn_bench_options opt;
     times t;
-    qni_costs costs;
     int64_t memory;
     contender round[ROUNDS], bound[KEEP]; /* bound: fastest first, by simulation */
     int32_t bounds, tried, too_large;
 } field;
-
-static void costs_of(qni_costs *c, times *t)
-{
-    *c = (qni_costs){.stages = t->layers, .stage = t->op};
-    for (int32_t i = 0; i < t->layers; i++)
-        for (int op = 0; op < QN_OPS; op++) c->tick[op] += t->op[i][op];
-}
 
 static qn_status open_contender(contender *c, field *f, const qni_bench_how *how, int32_t lag, int32_t window, qn_err *err)
 {
     c->tiers = (qn_trainer_tiers){.window = window, .replace = 1, .lag = lag, .link_bytes_per_s = LINK};
     qni_bench_how mine = *how;
     mine.tiers = &c->tiers;
-    mine.costs = &f->costs;
     qn_status st = qni_racer_open(&c->r, &f->opt, &mine, err);
     if (st == QN_OK) st = predict(&c->predicted_ns, &c->r, &f->t, err);
     if (st != QN_OK) qni_racer_close(&c->r);
@@ -268,7 +260,6 @@ qn_status qni_bench_devices(const qn_bench_options *given, qn_line_fn *line, voi
         goto out;
     }
     QN_TRY(st, time_layers(&f->t, &f->opt, err), out);
-    costs_of(&f->costs, &f->t);
     QN_TRY(st, open_rounds(f, err), out);
     QN_TRY(st, open_bounds(f, err), out);
     QN_TRY(st, race(f, err), out);
