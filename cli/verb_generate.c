@@ -60,6 +60,7 @@ static void show_sums(const qn_generate_done *d)
         cli_json_integer(&j, "device_bytes", d->device_bytes);
         cli_json_integer(&j, "high_water", d->high_water);
         cli_json_integer(&j, "weight_bytes", d->weight_bytes);
+        cli_json_integer(&j, "pass_bytes", d->pass_bytes);
         cli_json_integer(&j, "loaded", d->loaded);
     }
     cli_json_end(&j);

@@ -90,6 +90,8 @@ static void show_done(const qn_train_done *d, bool json, bool early)
         cli_json_integer(&j, "steps", d->steps);
         cli_json_number(&j, "val_loss", d->val_loss);
         cli_json_number(&j, "tokens_per_s", d->tokens_per_s);
+        cli_json_integers(&j, "arena_bytes", d->arena_bytes, d->workers);
+        cli_json_integers(&j, "arena_high_water", d->arena_high, d->workers);
         if (d->devices > 0) {
             cli_json_integers(&j, "device_high_water", d->high_water, d->devices);
             cli_json_integer(&j, "bytes_up", d->loaded);

@@ -15,7 +15,7 @@ extern "C" {
 
 typedef enum qn_key_type {
     QN_KEY_BOOL,   /* int: 0 or 1; flag without a value sets it, --no-x clears it */
-    QN_KEY_INT,    /* int64_t: plain decimal; with the unit "bytes" also 64K, 16M, 2G (powers of 1024) */
+    QN_KEY_INT,    /* int64_t: plain decimal; with the unit "bytes" also 64K, 16m, 1.5G, 64MiB (powers of 1024) */
     QN_KEY_REAL,   /* double, finite */
     QN_KEY_TEXT,   /* const char *, or NULL */
     QN_KEY_CHOICE, /* int32_t: index into choices */

@@ -84,7 +84,10 @@ typedef struct qn_train_step {
 typedef struct qn_train_done {
     int64_t steps;
     double val_loss, tokens_per_s;
-    int interrupted;           /* stopped by the user, saved */
+    int interrupted; /* stopped by the user, saved */
+    int32_t workers;
+    int64_t arena_bytes[1024]; /* [workers] of each arena, as the plan predicts them */
+    int64_t arena_high[1024];  /* [workers] how far up each was used; the same number */
     int32_t devices;           /* workers with memory of their own (device_memory and its kin), 0: none */
     int64_t high_water[1024];  /* [devices] the most bytes that were in use on each */
     int64_t loaded, unloaded;  /* bytes from the host to devices, and back, in all of this call's steps */
@@ -139,8 +142,9 @@ typedef struct qn_generate_done {
     int64_t passes;                       /* through the model */
     double prefill_s, decode_s;           /* passes with tokens of prompts, and the others */
     int64_t drafted, accepted;            /* tokens of drafts, and of those kept */
-    /* Devices, else zeros: their memory together, the most in use of one, bytes of the layers' weights, of weights loaded. */
-    int64_t device_bytes, high_water, weight_bytes, loaded;
+    /* Devices, else zeros: their memory together, the most in use of one, bytes of the layers' weights, what a pass that loads
+     * each layer once moves (matrices packed), and what was loaded. */
+    int64_t device_bytes, high_water, weight_bytes, pass_bytes, loaded;
 } qn_generate_done;
 /* One text, of at most one prompt, as it grows. Errors: QN_EINVAL, QN_ENOENT, QN_EFORMAT (model or tokenizer), QN_ERANGE (prompt
  * longer than the context), QN_ENOMEM. */

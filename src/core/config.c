@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "bytes_text.h"
 #include "checked.h"
 #include "compiler.h"
 
@@ -200,18 +201,21 @@ static bool is_bytes(const qn_key *k)
 static qn_status set_int(int64_t *out, const qn_key *k, const char *label, const char *text, qn_err *err)
 {
     char *end;
-    const char *digits = *text == '-' || *text == '+' ? text + 1 : text;
-    errno = 0;
-    int64_t value = strtoll(text, &end, 10);
-    bool fits = errno != ERANGE;
-    if (is_bytes(k) && *end != '\0' && end[1] == '\0' && strchr("KMG", *end) != NULL) {
-        const int64_t scale = (int64_t)1 << (*end == 'K' ? 10 : *end == 'M' ? 20 : 30);
-        fits = qn_mul_i64(&value, value, scale) && fits;
-        end++;
+    const char *digits = *text == '-' || *text == '+' ? text + 1 : text, *rest;
+    bool fits;
+    int64_t value;
+    if (is_bytes(k)) {
+        rest = qn_bytes_read(&value, &fits, digits);
+        if (rest != NULL && *text == '-') value = -value;
+    } else {
+        errno = 0;
+        value = strtoll(text, &end, 10);
+        fits = errno != ERANGE;
+        rest = isdigit((unsigned char)*digits) ? end : NULL;
     }
-    if (!isdigit((unsigned char)*digits) || *end != '\0')
-        return QN_FAIL(err, QN_EINVAL, "%s is '%s'; a whole number is needed%s", label, text,
-                       is_bytes(k) ? " (K, M, G may follow it)" : "");
+    if (rest == NULL || *rest != '\0')
+        return QN_FAIL(err, QN_EINVAL, "%s is '%s'; %s", label, text,
+                       is_bytes(k) ? "a number of bytes is needed, such as 4096, 64K, 64M or 1.5G" : "a whole number is needed");
     if (!fits) return QN_FAIL(err, QN_ERANGE, "%s is %s, which does not fit into 64 bits", label, text);
     const qn_status st = check_range(k, label, text, (double)value, err);
     if (st == QN_OK) *out = value;

@@ -131,7 +131,7 @@ static void wrong_flags_say_what_is_right(void **state)
         {"--micro-batches 1.5", QN_EINVAL, "whole number"},
         {"--memory 99999999999999999999", QN_ERANGE, "64 bits"},
         {"--memory 9999999999G", QN_ERANGE, "64 bits"},
-        {"--memory 3KB", QN_EINVAL, "K, M, G"},
+        {"--memory 3KX", QN_EINVAL, "64M or 1.5G"},
         {"--schedule zigzag", QN_EINVAL, "one of gpipe|1f1b|interleaved"},
         {"--schedule gpip", QN_EINVAL, "one of"},
         {"--resume=maybe", QN_EINVAL, "true or false"},

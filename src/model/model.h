@@ -190,6 +190,14 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b);
 
 /* Packs the weights for this step (PACK task). what: QN_PACK_FORWARD, or both copies when training. */
 void qn_stage_pack(qn_stage *s);
+/* The same for the products whose packed weights begin in bytes [at, at + bytes) of packed [need.packed_bytes], from values that
+ * need not be bound: value gives a parameter's whole memory, or NULL and why not. ex: of the calling thread; not beside a pass or
+ * another packing of the same stage. Errors: those of value. */
+typedef qn_status qn_value_fn(void *ctx, const void **value, int32_t param, qn_err *err);
+qn_status qn_stage_pack_part(const qn_stage *s, const qn_exec *ex, void *packed, size_t at, size_t bytes, qn_value_fn *value,
+                             void *ctx, qn_err *err) QN_MUST_USE;
+/* Whether the stage's forward passes read the parameter packed alone: once packed its value is not needed. */
+bool qn_stage_packs_whole(const qn_stage *s, int32_t param);
 
 /* How the stages of t shard models meet, each in its own pass over the same item: once per half layer in F (after the product
  * that leads back to the stream) and once in B (before the norm).

@@ -152,6 +152,40 @@ void qn_stage_pack(qn_stage *s)
     }
 }
 
+qn_status qn_stage_pack_part(const qn_stage *s, const qn_exec *ex, void *packed, size_t at, size_t bytes, qn_value_fn *value,
+                             void *ctx, qn_err *err)
+{
+    const unsigned copies = s->limits.train ? QN_PACK_FORWARD | QN_PACK_BACKWARD : QN_PACK_FORWARD;
+    for (int32_t i = 0; i < s->count; i++) {
+        const qn_layer *l = s->layer[i].layer;
+        for (int32_t o = 0; o < l->ops; o++) {
+            const stage_op *so = &s->layer[i].op[o];
+            const void *w = NULL;
+            if (!l->op[o].kind->is_product || so->packed_offset < at || so->packed_offset - at >= bytes) continue;
+            const qn_status st = value(ctx, &w, s->m->use[l->op[o].use[0]].param, err);
+            if (st != QN_OK) return st;
+            s->k->linear_pack(ex, so->lin, (char *)packed + so->packed_offset, w, copies);
+        }
+    }
+    return QN_OK;
+}
+
+bool qn_stage_packs_whole(const qn_stage *s, int32_t param)
+{
+    bool packs = false;
+    for (int32_t i = 0; i < s->count; i++) {
+        const qn_layer *l = s->layer[i].layer;
+        for (int32_t o = 0; o < l->ops; o++) {
+            for (int32_t u = 0; u < l->op[o].uses; u++) {
+                if (l->op[o].use[u] < 0 || s->m->use[l->op[o].use[u]].param != param) continue;
+                if (u > 0 || !l->op[o].kind->is_product) return false;
+                packs = true;
+            }
+        }
+    }
+    return packs;
+}
+
 void qn_stage_set_exchange(qn_stage *s, const qn_exchange *exchange)
 {
     s->exchange = *exchange;

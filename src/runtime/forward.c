@@ -99,10 +99,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
     const qn_task *t = &f->plan->task[task];
     switch (t->op) {
     case QN_OP_PACK:
-        if (f->tiered)
-            qni_forward_tier_pack(f, ex, task);
-        else if (f->repack)
-            qn_stage_pack(f->set->stage[t->stage]);
+        if (f->repack) qn_stage_pack(f->set->stage[t->stage]); /* on devices there is none: weights come up packed */
         return QN_OK;
     case QN_OP_F:
     case QN_OP_VI:

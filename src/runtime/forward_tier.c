@@ -49,6 +49,8 @@ qn_status qni_forward_tier_init(qni_forward *f, const qni_forward_tiers *d, int3
                           .limits = f->set->limits,
                           .threads = threads,
                           .chunks = f->items,
+                          .direct = true,
+                          .from_file = d->value == NULL,
                           .pin = pin};
     if (!f->infer) {
         desc.limits.B = 1; /* an item is a window of text */
@@ -90,9 +92,4 @@ static bool stayed(const qni_forward *f, int32_t value)
 size_t qni_forward_tier_actual(const qni_forward *f, int32_t value)
 {
     return stayed(f, value) ? 0 : (size_t)f->plan->value[value].bytes;
-}
-
-void qni_forward_tier_pack(qni_forward *f, qn_executor *ex, int32_t task)
-{
-    if (!stayed(f, f->plan->ref[f->plan->task[task].out.first])) qn_stage_pack(qni_tier_bind(&f->tier, ex, task));
 }

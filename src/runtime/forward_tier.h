@@ -31,7 +31,5 @@ qn_status qni_forward_tier_copy(void *ctx, qn_executor *ex, int32_t task, size_t
 void *qni_forward_tier_home(void *ctx, int32_t value, size_t *bytes);
 /* Bytes of weights that a LOAD moves in this run: none where they stayed. */
 size_t qni_forward_tier_actual(const struct qni_forward *f, int32_t value);
-/* Packs the weights of a PACK task, unless they stayed. */
-void qni_forward_tier_pack(struct qni_forward *f, qn_executor *ex, int32_t task);
 
 #endif

@@ -252,7 +252,8 @@ qn_runner_devices qn_runner_devices_of(const qn_runner *r)
     qn_runner_devices d = {0};
     if (!f->tiered) return d;
     d.pieces = f->tier.stages;
-    for (int32_t c = 0; c < f->tier.chunk_first[d.pieces]; c++) d.weights += f->tier.chunk_bytes[c];
+    for (int32_t c = 0; c < f->tier.chunk_first[d.pieces]; c++) d.pass += f->tier.chunk_bytes[c];
+    for (int32_t s = 0; s < d.pieces; s++) d.weights += f->tier.value_bytes[s];
     for (int32_t w = 0; w < f->plan->workers; w++) {
         d.arenas += f->plan->arena_bytes[w];
         d.high_water = qn_max64(d.high_water, qn_executor_high_water(f->ex, w));

@@ -75,9 +75,10 @@ int64_t qn_runner_held(const qn_runner *r, int32_t slot); /* positions of its ca
 void qn_runner_truncate(qn_runner *r, int32_t slot, int64_t held);
 
 /* With devices: bytes of their arenas together, the most that was in use of one, the weights of the model's pieces (a tied one
- * counts in each that reads it), and bytes of weights that were loaded since open. Else zeros. */
+ * counts in each that reads it), what moves when each piece is loaded once (matrices packed, as products read them), and bytes of
+ * weights that were loaded since open. Else zeros. */
 typedef struct qn_runner_devices {
-    int64_t arenas, high_water, weights, loaded;
+    int64_t arenas, high_water, weights, pass, loaded;
     int32_t pieces;
 } qn_runner_devices;
 qn_runner_devices qn_runner_devices_of(const qn_runner *r);

@@ -1,5 +1,7 @@
 #include "tier.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/alloc.h"
@@ -16,6 +18,17 @@ static int64_t aligned(int64_t bytes)
 static bool in_piece(const qni_tier_desc *d, int32_t s, int32_t layer)
 {
     return layer >= d->first_layer[s] && layer < d->first_layer[s + 1];
+}
+
+/* Is use u of piece s left out of its chunks, since it comes up packed? Counts its bytes. */
+static bool packed_alone(qni_tier *t, const qni_tier_desc *d, int32_t s, int32_t u)
+{
+    const int32_t p = qn_model_use(d->model, u)->param;
+    const int64_t bytes = aligned(qn_model_param(d->model, p)->count * (int64_t)t->element);
+    t->value_bytes[s] += bytes;
+    if (!t->direct || !qn_stage_packs_whole(t->stage[d->order->worker_of[s] * t->stages + s], p)) return false;
+    if (t->staging_bytes < (size_t)bytes) t->staging_bytes = (size_t)bytes;
+    return true;
 }
 
 /* The parameters of each piece, once each, then the gradients of its uses. */
@@ -35,6 +48,7 @@ static qn_status list_parts(qni_tier *t, const qni_tier_desc *d, qn_err *err)
             if (!in_piece(d, s, use->layer)) continue;
             for (int32_t i = t->first_part[s]; i < n; i++) twice = twice || t->part[i].index == use->param;
             if (twice) continue;
+            if (packed_alone(t, d, s, u)) continue;
             t->part[n++] =
                 (qni_part){.index = use->param, .bytes = qn_model_param(d->model, use->param)->count * (int64_t)t->element};
         }
@@ -60,22 +74,24 @@ static qn_status cut_chunks(qni_tier *t, int32_t most, qn_err *err)
     int64_t *bytes = qn_calloc((size_t)all, sizeof(*bytes));
     int32_t *of = qn_calloc((size_t)all, sizeof(*of));
     t->chunk_first = qn_calloc((size_t)t->stages + 1, sizeof(*t->chunk_first));
-    t->chunk_bytes = qn_calloc((size_t)all + (size_t)t->stages, sizeof(*t->chunk_bytes));
+    t->chunk_bytes = qn_calloc((size_t)all + 2 * (size_t)t->stages, sizeof(*t->chunk_bytes));
     qn_status st = bytes != NULL && of != NULL && t->chunk_first != NULL && t->chunk_bytes != NULL
                        ? QN_OK
                        : QN_FAIL(err, QN_ENOMEM, "no memory for the chunks of %d pieces", t->stages);
     for (int32_t s = 0; s < t->stages && st == QN_OK; s++) {
         qni_part *part = t->part + t->first_part[s];
-        const int32_t n = t->first_part[s + 1] - t->first_part[s], chunks = qn_max32(1, qn_min32(n, most));
+        const bool packed = t->direct && t->packed_bytes[s] > 0;
+        const int32_t n = t->first_part[s + 1] - t->first_part[s], chunks = qn_max32(!packed, qn_min32(n, most));
         int64_t *load = t->chunk_bytes + t->chunk_first[s];
         for (int32_t i = 0; i < n; i++) bytes[i] = part[i].bytes;
-        st = qn_lpt_chunks(of, bytes, n, chunks, err);
+        if (chunks > 0) st = qn_lpt_chunks(of, bytes, n, chunks, err);
         for (int32_t i = 0; i < n && st == QN_OK; i++) {
             part[i].chunk = of[i];
             part[i].offset = load[of[i]];
             load[of[i]] += aligned(part[i].bytes);
         }
-        t->chunk_first[s + 1] = t->chunk_first[s] + chunks;
+        if (packed) load[chunks] = t->packed_bytes[s];
+        t->chunk_first[s + 1] = t->chunk_first[s] + chunks + packed;
     }
     qn_free(bytes);
     qn_free(of);
@@ -115,6 +131,17 @@ static qn_status open_devices(qni_tier *t, const qni_tier_desc *d, qn_err *err)
     return QN_OK;
 }
 
+/* Where a matrix from a file lies, on the host, while it is packed. */
+static qn_status take_staging(qni_tier *t, qn_err *err)
+{
+    t->staging = qn_calloc((size_t)t->devices, sizeof(*t->staging));
+    for (int32_t w = 0; t->staging != NULL && w < t->devices; w++) {
+        t->staging[w] = qn_alloc_pages(t->staging_bytes);
+        if (t->staging[w] == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a matrix of %zu bytes", t->staging_bytes);
+    }
+    return t->staging != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "no memory for %d devices", t->devices);
+}
+
 qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
 {
     const size_t S = (size_t)d->order->stages, N = (size_t)d->order->workers;
@@ -122,19 +149,25 @@ qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
                     .k = d->k,
                     .element = qn_dtype_bytes(d->k->param),
                     .devices = d->order->workers,
-                    .stages = d->order->stages};
+                    .stages = d->order->stages,
+                    .direct = d->direct};
     t->exec = qn_calloc(N, sizeof(*t->exec));
     t->scratch = qn_calloc(N, sizeof(*t->scratch));
     t->stage = qn_calloc(N * S, sizeof(qn_stage *));
     t->bound = qn_calloc(N * (size_t)(qn_model_params(d->model) + qn_model_uses(d->model)), sizeof(void *));
-    t->packed_bytes = qn_calloc(5 * S, sizeof(*t->packed_bytes));
-    if (t->exec == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL || t->packed_bytes == NULL)
+    t->packed_bytes = qn_calloc(6 * S, sizeof(*t->packed_bytes));
+    t->first_layer = qn_calloc(S + 1, sizeof(*t->first_layer));
+    if (t->exec == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL || t->packed_bytes == NULL ||
+        t->first_layer == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for %zu devices", N);
     t->pgrad_bytes = t->packed_bytes + S;
     t->need = t->packed_bytes + 2 * S;
-    qn_status st = list_parts(t, d, err);
+    t->value_bytes = t->packed_bytes + 5 * S;
+    memcpy(t->first_layer, d->first_layer, (S + 1) * sizeof(*t->first_layer));
+    qn_status st = open_devices(t, d, err);
+    if (st == QN_OK) st = list_parts(t, d, err);
     if (st == QN_OK) st = cut_chunks(t, d->chunks, err);
-    if (st == QN_OK) st = open_devices(t, d, err);
+    if (st == QN_OK && d->from_file && t->staging_bytes > 0) st = take_staging(t, err);
     return st;
 }
 
@@ -144,13 +177,16 @@ void qni_tier_fini(qni_tier *t)
     for (int32_t w = 0; w < t->devices; w++) {
         if (t->exec != NULL && t->exec[w].team != NULL) qn_team_close(t->exec[w].team);
         if (t->scratch != NULL) qn_arena_close(&t->scratch[w]);
+        if (t->staging != NULL && t->staging[w] != NULL) qn_free_pages(t->staging[w], t->staging_bytes);
     }
+    qn_free(t->staging);
     if (t->block != NULL) qn_free_pages(t->block, t->block_bytes);
     qn_free(t->exec);
     qn_free(t->scratch);
     qn_free(t->stage);
     qn_free(t->bound);
     qn_free(t->packed_bytes);
+    qn_free(t->first_layer);
     qn_free(t->part);
     qn_free(t->first_part);
     qn_free(t->chunk_first);
@@ -169,7 +205,7 @@ static qn_status lower_with(qn_plan **out, const qni_tier *t, const qn_order *or
                             .replace = qn_min32(w->replace, window),
                             .chunk_first = t->chunk_first,
                             .chunk_bytes = t->chunk_bytes,
-                            .packed_bytes = t->packed_bytes,
+                            .packed_bytes = t->direct ? NULL : t->packed_bytes,
                             .pgrad_bytes = t->pgrad_bytes,
                             .lag = w->lag,
                             .groups = w->groups,
@@ -193,6 +229,49 @@ static int64_t excess(const qn_plan *p, const int64_t *limit, int32_t *worst)
     return over;
 }
 
+/* The largest piece of a device, and what it alone takes there: its weights, packed weights and gradients. */
+static int32_t largest_piece(const qni_tier *t, const qn_order *order, int32_t device, int64_t *bytes)
+{
+    int32_t largest = QN_NONE;
+    *bytes = -1;
+    for (int32_t s = 0; s < t->stages; s++) {
+        if (!runs(order, device, s)) continue;
+        int64_t here = t->direct ? 0 : t->packed_bytes[s] + t->pgrad_bytes[s];
+        for (int32_t c = t->chunk_first[s]; c < t->chunk_first[s + 1]; c++) here += aligned(t->chunk_bytes[c]);
+        if (here > *bytes) largest = s;
+        *bytes = qn_max64(*bytes, here);
+    }
+    return largest;
+}
+
+/* The sentence for a device of `has` bytes, where a window of one piece wants more. */
+static qn_status too_little(const qni_tier *t, const qn_order *order, int32_t device, int64_t has, int64_t wants, bool window,
+                            qn_err *err)
+{
+    char which[64];
+    int64_t bytes;
+    const int32_t s = largest_piece(t, order, device, &bytes), last = qn_model_layers(t->model) - 1;
+    const int32_t from = t->first_layer[s], to = t->first_layer[s + 1] - 1;
+    if (from < to)
+        snprintf(which, sizeof(which), "stage %d (layers %d to %d)", s, from, to);
+    else
+        snprintf(which, sizeof(which), "layer %d (%s)", from,
+                 from == 0      ? "the embedding"
+                 : from == last ? "the head"
+                                : "a block");
+    if (has < bytes)
+        return QN_FAIL(err, QN_EINVAL,
+                       "a device memory of %" PRId64 " bytes is smaller than one %s: %s of layers 0 to %d needs %" PRId64
+                       " bytes for its weights%s alone; the smallest that would do is %" PRId64 "%s",
+                       has, from < to ? "stage" : "layer", which, last, bytes, t->direct ? "" : ", packed weights and gradients",
+                       wants, from < to ? " (more and smaller stages need less)" : "");
+    return QN_FAIL(err, QN_EINVAL,
+                   "device %d has %" PRId64
+                   " bytes, too few%s; the smallest that would do, with a window of one piece, is %" PRId64
+                   " (fewer samples in a micro-batch, or more and smaller pieces, need less)",
+                   device, has, window ? " for this window" : "", wants);
+}
+
 qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order, qn_lowering how, const qni_tier_window *w,
                          qn_err *err)
 {
@@ -212,13 +291,9 @@ qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order
             *out = p;
             return QN_OK;
         }
-        const long long wants = (long long)p->arena_bytes[worst], has = (long long)limit[worst];
+        const int64_t wants = p->arena_bytes[worst];
         qn_plan_close(p);
-        if (k > 1) continue;
-        return QN_FAIL(err, QN_EINVAL,
-                       "device %d has %lld bytes, too few%s; the smallest that would do, with a window of one piece, is %lld "
-                       "(fewer samples in a micro-batch, or more and smaller pieces, need less)",
-                       worst, has, most > 1 && w->window > 0 ? " for this window" : "", wants);
+        if (k == 1) return too_little(t, order, worst, limit[worst], wants, most > 1 && w->window > 0, err);
     }
     return QN_OK;
 }
@@ -259,6 +334,12 @@ qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
 
 /* --- tasks */
 
+/* A piece's last chunk, where its weights come up packed. */
+static bool is_packed(const qni_tier *t, const qn_value *v)
+{
+    return t->direct && t->packed_bytes[v->stage] > 0 && v->item == t->chunk_first[v->stage + 1] - t->chunk_first[v->stage] - 1;
+}
+
 qn_stage *qni_tier_bind(qni_tier *t, qn_executor *ex, int32_t index)
 {
     const qn_plan *p = t->plan;
@@ -273,6 +354,7 @@ qn_stage *qni_tier_bind(qni_tier *t, qn_executor *ex, int32_t index)
             if (p->value[v].cls == QN_V_PACKED) b.packed = qn_executor_value(ex, v);
             if (p->value[v].cls != QN_V_PARAM) continue;
             char *at = qn_executor_value(ex, v);
+            if (is_packed(t, &p->value[v])) b.packed = at;
             for (int32_t j = t->first_part[s]; j < t->first_part[s + 1]; j++)
                 if (t->part[j].chunk == p->value[v].item) value[t->part[j].index] = at + t->part[j].offset;
         }
@@ -309,6 +391,19 @@ static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool 
     return QN_OK;
 }
 
+typedef struct packing {
+    qni_tier *t;
+    int32_t device;
+} packing;
+
+static qn_status value_to_pack(void *ctx, const void **value, int32_t param, qn_err *err)
+{
+    const packing *x = ctx;
+    *value = x->t->value != NULL ? x->t->value[param] : x->t->staging[x->device];
+    if (x->t->value != NULL) return QN_OK;
+    return x->t->read(x->t->read_ctx, param, 0, qn_model_param(x->t->model, param)->count, x->t->staging[x->device], err);
+}
+
 qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, size_t bytes, qn_err *err)
 {
     const qn_plan *p = t->plan;
@@ -325,6 +420,11 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
     const bool param = v->cls == QN_V_PARAM;
     const int32_t *first = (param ? t->first_part : t->first_grad) + v->stage;
     char *arena = qn_executor_value(ex, up ? out : in);
+    if (param && is_packed(t, v)) { /* on the lane's thread alone */
+        packing from = {.t = t, .device = p->value[out].worker};
+        return qn_stage_pack_part(t->stage[from.device * t->stages + v->stage], &(qn_exec){.team = NULL}, arena, at, bytes,
+                                  value_to_pack, &from, err);
+    }
     for (int32_t i = first[0]; i < first[1]; i++) {
         if (param && t->part[i].chunk != v->item) continue;
         const qn_status st = copy_part(t, &t->part[i], arena, up, (int64_t)at, (int64_t)bytes, err);

@@ -8,7 +8,10 @@
  *   stage inputs, gradients of outputs      <-> slots
  *
  * A chunk is a set of whole parameters, each 64-byte aligned. Each (device, piece) has a stage of its own, bound to the arena
- * before every task. */
+ * before every task.
+ *
+ * Forward passes read the matrices of products packed alone. Their plans have no PACK: a piece's packed weights are its last
+ * chunk, packed on their way up, straight from memory or from the file, and the arena never holds a matrix twice. */
 #ifndef QN_RUNTIME_TIER_H
 #define QN_RUNTIME_TIER_H
 
@@ -37,7 +40,7 @@ typedef struct qni_tier {
     qn_stage **stage;                                         /* [devices * stages], NULL where the device never runs the piece */
     void **bound;                                             /* [devices][params + uses], for binding */
     qni_part *part;                                           /* parameters of all pieces, then gradients of all pieces */
-    int32_t *first_part, *first_grad;                         /* [stages + 1] */
+    int32_t *first_layer, *first_part, *first_grad;           /* [stages + 1] */
     int32_t *chunk_first;                                     /* [stages + 1] */
     int64_t *chunk_bytes, *packed_bytes, *pgrad_bytes, *need; /* need: act, stash, wstash of all stages */
     /* The host's side; the caller's. */
@@ -53,6 +56,11 @@ typedef struct qni_tier {
     void *block;
     size_t block_bytes;
     bool *begins; /* [tasks]: first addition to a gradient in an arena */
+    /* Packed on the way up. */
+    bool direct;
+    int64_t *value_bytes; /* [stages]: of its parameters, packed or not */
+    void **staging;       /* [devices]: a whole parameter from a file */
+    size_t staging_bytes;
 } qni_tier;
 
 typedef struct qni_tier_desc {
@@ -63,6 +71,8 @@ typedef struct qni_tier_desc {
     qn_stage_limits limits;
     int32_t threads; /* per device */
     int32_t chunks;  /* the most of a piece's weights */
+    bool direct;     /* forward only: weights are packed on their way up */
+    bool from_file;  /* with direct: values come through read */
     bool pin;
 } qni_tier_desc;
 

@@ -109,8 +109,58 @@ static void devices_evaluate_the_resident_bits(void **unused)
     qn_tokens_close(tokens);
 }
 
+/* With the optimizer one step behind: what is evaluated is what the optimizer has made of all steps so far, to the bit of a
+ * resident evaluation of the same parameters; and steps go on as if nobody had looked. */
+static void a_lagged_run_evaluates_its_own_parameters(void **unused)
+{
+    (void)unused;
+    qn_tokens *tokens = open_tokens();
+    const qn_split_range part = {.first = 0, .count = COUNT};
+    for (size_t c = 0; c < QN_COUNT(models); c++) {
+        qn_model *m = rig_model(&models[c]);
+        const size_t bytes = rig_state_bytes(m, sizeof(float));
+        char *looked = malloc(bytes), *alone = malloc(bytes);
+        qn_order *one = dealt(1);
+        qn_trainer *resident = open_on(m, one, false, NULL);
+        for (int32_t N = 1; N <= 3; N++) {
+            qn_order *o = dealt(N);
+            for (int32_t k = 1; k <= PIECES; k++) {
+                const qn_trainer_tiers tiers = {.window = k, .replace = 1, .lag = 1};
+                qn_trainer *a = open_on(m, o, k % 2 == 0, &tiers), *b = open_on(m, o, k % 2 == 1, &tiers);
+                for (int64_t step = 0; step < STEPS; step++) {
+                    qn_step_result x, y;
+                    qn_err err;
+                    double got, want;
+                    rig_ok(qn_trainer_step(a, step, RIG_LR, &x, NULL, &err), &err);
+                    rig_ok(qn_trainer_step(b, step, RIG_LR, &y, NULL, &err), &err);
+                    assert_true(x.loss == y.loss && x.grad_norm == y.grad_norm);
+                    if (step == 1) continue; /* not after every step */
+                    rig_ok(qn_trainer_evaluate(a, tokens, part, 0, &got, NULL, &err), &err);
+                    rig_state(looked, a, m, sizeof(float), 0);
+                    rig_state(looked, resident, m, sizeof(float), 1);
+                    rig_ok(qn_trainer_evaluate(resident, tokens, part, 0, &want, NULL, &err), &err);
+                    if (got != want) fail_msg("N=%d k=%d step %d: %.17g, wanted %.17g", N, k, (int)step, got, want);
+                }
+                qn_trainer_settle(b);
+                rig_state(alone, b, m, sizeof(float), 0);
+                assert_memory_equal(looked, alone, bytes);
+                qn_trainer_close(a);
+                qn_trainer_close(b);
+            }
+            qn_order_close(o);
+        }
+        qn_trainer_close(resident);
+        qn_order_close(one);
+        free(looked);
+        free(alone);
+        qn_model_close(m);
+    }
+    qn_tokens_close(tokens);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(devices_evaluate_the_resident_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(devices_evaluate_the_resident_bits),
+                                       cmocka_unit_test(a_lagged_run_evaluates_its_own_parameters)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

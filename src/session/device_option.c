@@ -1,29 +1,16 @@
 #include "device_option.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/checked.h"
-
-/* Digits and perhaps K, M or G; returns where it ends, NULL: no number, or one beyond 64 bits. */
-static const char *read_bytes(int64_t *out, const char *text)
-{
-    char *end;
-    errno = 0;
-    if (!isdigit((unsigned char)*text)) return NULL;
-    *out = strtoll(text, &end, 10);
-    if (errno != 0) return NULL;
-    const char *unit = *end != '\0' ? strchr("KMG", *end) : NULL;
-    if (unit == NULL) return end;
-    return qn_mul_i64(out, *out, (int64_t)1 << (*unit == 'K' ? 10 : *unit == 'M' ? 20 : 30)) ? end + 1 : NULL;
-}
+#include "core/bytes_text.h"
 
 static qn_status read_link(int64_t *out, const char *text, qn_err *err)
 {
-    const char *end = read_bytes(out, text);
-    if (end == NULL || (*end != '\0' && strcmp(end, "/s") != 0))
+    bool fits;
+    const char *end = qn_bytes_read(out, &fits, text);
+    if (end == NULL || !fits || (*end != '\0' && strcmp(end, "/s") != 0))
         return QN_FAIL(err, QN_EINVAL, "--link is '%s'; bytes per second were wanted, such as 2G/s or 500M/s", text);
     if (*out == 0)
         return QN_FAIL(err, QN_EINVAL,

@@ -130,8 +130,13 @@ static qn_status open_decoder(generation *g, qn_err *err)
     int64_t cache = 1;
     for (int64_t i = 0; i < g->count; i++) cache = qn_max64(cache, g->sequence[i].most);
     cache = qn_min64(cache, qn_model_config_of(g->on.model.model)->context);
-    const int64_t T = qn_max64(qn_min64(PREFILL, cache), slots * (1 + o->speculate));
-    const qn_status st = open_runner(g, slots, T, cache, err);
+    const int64_t least = slots * (1 + o->speculate);
+    int64_t T = qn_max64(qn_min64(PREFILL, cache), least);
+    qn_status st = open_runner(g, slots, T, cache, err);
+    while (st == QN_EINVAL && g->on.tiers.memory > 0 && T > least) { /* activations of fewer rows may fit */
+        T = qn_max64(T / 2, least);
+        st = open_runner(g, slots, T, cache, err);
+    }
     if (st != QN_OK) return st;
     const qni_decoder_desc desc = {.runner = g->runner,
                                    .slots = slots,
@@ -199,6 +204,7 @@ static void sum_up(qn_generate_done *done, const generation *g)
     done->device_bytes = d.arenas;
     done->high_water = d.high_water;
     done->weight_bytes = d.weights;
+    done->pass_bytes = d.pass;
     done->loaded = d.loaded;
 }
 

@@ -103,6 +103,7 @@ qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err
     qni_subject s = {.fine = 0};
     qni_page p = {.text = NULL};
     char why[QN_ERR_TEXT];
+    int64_t *live = NULL;
     qn_status st;
     QN_TRY(st, qni_schedule_read(&s.from, path, err), out);
     st = qni_subject_simulate(&s, NULL, NULL, err);
@@ -119,6 +120,10 @@ qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err
                      plan->items, plan->tasks);
         qni_json_array(&p, "peak", s.sum->peak, plan->workers, 1);
         qni_json_array(&p, "arena_bytes", plan->arena_bytes, plan->workers, 1);
+        live = qn_calloc((size_t)plan->workers, sizeof(*live));
+        st = live != NULL ? qn_plan_live_bytes(live, plan, err) : QN_FAIL(err, QN_ENOMEM, "memory of %d workers", plan->workers);
+        if (st != QN_OK) goto out;
+        qni_json_array(&p, "live_bytes", live, plan->workers, 1);
         qni_page_add(&p, "}\n");
     } else {
         qni_page_add(&p,
@@ -129,6 +134,7 @@ qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err
     }
     st = qni_page_done(out, &p, err);
 out:
+    qn_free(live);
     qni_subject_close(&s);
     qni_page_fini(&p);
     return st;

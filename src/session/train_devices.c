@@ -124,6 +124,12 @@ out:
 
 void qni_train_moved(const qni_train_run *r, qn_train_done *done)
 {
+    const qn_plan *p = qn_trainer_plan(r->trainer);
+    done->workers = p->workers;
+    for (int32_t w = 0; w < p->workers; w++) {
+        done->arena_bytes[w] = p->arena_bytes[w];
+        done->arena_high[w] = qn_trainer_high_water(r->trainer, w);
+    }
     if (!r->tiered) return;
     done->devices = r->order->workers;
     for (int32_t w = 0; w < done->devices; w++) {

@@ -39,6 +39,18 @@ static void add_fact(facts *f, const char *name, const char *fmt, ...)
     f->count++;
 }
 
+/* Arenas of the workers: predicted by the plan, and used. */
+static void add_arenas(facts *f, const qn_train_done *done)
+{
+    enum { MOST = 8 };
+    char text[256] = "";
+    size_t used = 0;
+    for (int32_t w = 0; w < done->workers && w < MOST; w++)
+        used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%.2f / %.2f", w > 0 ? ", " : "",
+                                 (double)done->arena_bytes[w] / (1 << 20), (double)done->arena_high[w] / (1 << 20));
+    add_fact(f, "arenas, predicted / used", "%s MB%s", text, done->workers > MOST ? ", ..." : "");
+}
+
 static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done *done)
 {
     const qn_train_options *o = r->opt;
@@ -69,6 +81,7 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
              "%.1f MB of parameters, gradients and moments; %.1f MB packed weights; %.1f MB activations; %.1f MB scratch",
              (double)(mem.params + mem.grads + mem.moments) * mb, (double)mem.packed * mb, (double)mem.arenas * mb,
              (double)mem.scratch * mb);
+    add_arenas(f, done);
 }
 
 static qn_status read_metrics(qn_report_data *d, const char *path, int64_t steps, qn_metrics_row **rows, int64_t **eval_step,
@@ -131,6 +144,8 @@ out:
     return st;
 }
 
+enum { SAMPLE = 400 }; /* tokens */
+
 /* Draws ids one by one; ids [most] begin with count given ones. */
 static qn_status draw(int32_t *ids, int64_t *count, int64_t most, const qni_train_run *r, qni_window *window, qn_err *err)
 {
@@ -166,28 +181,41 @@ static int32_t first_id(const qni_train_run *r)
     return first;
 }
 
+/* The sample is made on a device as the run's, which may have to load the model for every token: a few seconds' worth. */
+static int64_t sample_tokens(const qn_runner *runner, const qn_runner_tiers *tiers)
+{
+    enum { SECONDS = 5, LEAST = 32 };
+    const qn_runner_devices d = qn_runner_devices_of(runner);
+    if (tiers->link_bytes_per_s == 0 || d.pass <= tiers->memory || tiers->memory == 0) return SAMPLE;
+    return qn_max64(LEAST, qn_min64(SAMPLE, SECONDS * (tiers->link_bytes_per_s / qn_max64(d.pass, 1))));
+}
+
 qn_status qni_train_sample(qni_train_run *r, qn_train_done *done, qn_err *err)
 {
-    enum { MOST = 400 };
-    int32_t ids[MOST] = {first_id(r)}, first_layer[2] = {0, qn_model_layers(r->model)};
+    int32_t ids[SAMPLE] = {first_id(r)}, first_layer[2] = {0, qn_model_layers(r->model)};
     int64_t count = 1;
     char *text = NULL;
     size_t bytes = 0;
     qn_runner *runner = NULL;
-    const qn_runner_desc desc = {.model = r->model,
-                                 .value = (void *const *)r->value,
-                                 .first_layer = first_layer,
-                                 .workers = 1,
-                                 .threads = 1,
-                                 .mode = QN_MODE_F32,
-                                 .B = 1,
-                                 .T = qn_min64(r->opt->context, 128),
-                                 .cache_len = r->opt->context};
+    const qn_runner_tiers tiers = {.memory = r->device.memory, .link_bytes_per_s = r->device.link_bytes_per_s};
+    qn_runner_desc desc = {.model = r->model,
+                           .value = (void *const *)r->value,
+                           .first_layer = first_layer,
+                           .workers = 1,
+                           .threads = 1,
+                           .mode = QN_MODE_F32,
+                           .B = 1,
+                           .T = qn_min64(r->opt->context, 128),
+                           .cache_len = r->opt->context,
+                           .tiers = r->tiered ? &tiers : NULL};
     qn_status st;
     qni_train_views_take(r);
-    QN_TRY(st, qn_runner_open(&runner, &desc, err), out);
+    st = qn_runner_open(&runner, &desc, err);
+    for (; st == QN_EINVAL && tiers.memory > 0 && desc.T > 1; st = qn_runner_open(&runner, &desc, err)) desc.T /= 2;
+    if (st != QN_OK) goto out;
+    const int64_t most = sample_tokens(runner, &tiers);
     qni_window window = {.runner = runner, .cache_len = desc.cache_len, .most = desc.T};
-    QN_TRY(st, draw(ids, &count, MOST, r, &window, err), out);
+    QN_TRY(st, draw(ids, &count, most, r, &window, err), out);
     QN_TRY(st, qn_tokenizer_decode(&text, &bytes, r->tokenizer, ids, count, err), out);
     const char *from = text + strspn(text, "\n");
     snprintf(done->sample, sizeof(done->sample), "%s", from);

@@ -60,7 +60,7 @@ static void every_window_says_the_same(void **state)
             char flags[96];
             snprintf(flags, sizeof(flags), "--window %d,%d%s", k, replace, (k + replace) % 2 == 0 ? " --from-file" : "");
             json_t *sums = says(want, "f32", flags);
-            const int64_t all = number(sums, "weight_bytes");
+            const int64_t all = number(sums, "pass_bytes");
             assert_int_equal(number(sums, "passes"), TOKENS);
             assert_int_equal(number(sums, "loaded"), k < PIECES ? all * TOKENS : all);
             assert_true(number(sums, "high_water") <= number(sums, "device_bytes"));
@@ -80,8 +80,9 @@ static double least_memory(const char *weights)
     json_decref(says(want, weights, ""));
     run_line("generate --model %s --weights %s --max-tokens %d --device-memory 1K", model, weights, TOKENS);
     must_be(2);
-    const char *at = strstr(last.err, "is ");
-    assert_non_null(strstr(last.err, "the smallest that would do"));
+    const char *at = strstr(last.err, "the smallest that would do");
+    assert_non_null(strstr(last.err, "smaller than one layer: layer "));
+    at = at != NULL ? strstr(at, "is ") : NULL;
     assert_non_null(at);
     const long long least = strtoll(at + 3, NULL, 10);
     run_line("generate --model %s --weights %s --max-tokens %d --device-memory %lld", model, weights, TOKENS, least - 1);
@@ -99,13 +100,14 @@ static double least_memory(const char *weights)
     return share;
 }
 
-/* A layer's matrices lie there twice while they are packed, and are 15 % of this model's weights. */
+/* A layer is 15 % of this model's weights, and is there once, packed; half a layer's activations are beside it. */
 static void memory_is_a_part_of_the_weights(void **state)
 {
     (void)state;
     if (!have_stories) skip();
-    assert_true(least_memory("f32") < 0.36);
-    assert_true(least_memory("q8") < 0.25);
+    const double f32 = least_memory("f32"), q8 = least_memory("q8");
+    print_message("least memory: %.1f %% of the weights in f32, %.1f %% in q8\n", 100 * f32, 100 * q8);
+    assert_true(f32 < 0.20 && q8 < 0.16);
 }
 
 static void what_cannot_be_is_told(void **state)
@@ -113,6 +115,7 @@ static void what_cannot_be_is_told(void **state)
     (void)state;
     if (!have_stories) skip();
     static const char *const wrong[][2] = {{"--link 0", "no bandwidth"},     {"--link fast", "2G/s"},
+                                           {"--link 0M/s", "no bandwidth"},  {"--device-memory 1.5", "1.5G"},
                                            {"--window 8", "1 to 7"},         {"--window 0", "--window 0"},
                                            {"--window 2,3", "--window 2,3"}, {"--window 2 --workers 8", "1 to 7"}};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -138,8 +141,9 @@ static void eval_says_the_same(void **state)
     assert_non_null(f);
     for (int i = 0; i < 60; i++) fprintf(f, "Once upon a time there was a dog number %d. He liked to run.\n", i);
     fclose(f);
-    static const char *const ways[] = {"", "--window 1", "--window 3,2 --from-file", "--device-memory 4M --workers 2"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const ways[] = {"", "--window 1", "--window 3,2 --from-file", "--device-memory 4m --link 2g/s --workers 2",
+                                       "--device-memory 0.5G --link 1.5GiB/s"};
+    for (int i = 0; i < 5; i++) {
         run_line("eval --model %s --data %s --context 64 --json %s", model, in_root("text"), ways[i]);
         must_be(0);
         if (i == 0)
