@@ -162,9 +162,12 @@ static void refuse(const char *more, const char *first, const char *second)
 
 static void what_cannot_be_is_refused(void **state)
 {
-    static const char *const columns[] = {"--data-parallel 2 --workers 2", "--tensor 2",  "--vocab-parallel 1 --workers 2",
-                                          "--post-validate --workers 2",   "--zero1",     "--grad-groups 2",
-                                          "--recompute selective:norm",    "--memory 1G", NULL};
+    static const char *const columns[] = {"--tensor 2",
+                                          "--vocab-parallel 1 --workers 2",
+                                          "--post-validate --workers 2",
+                                          "--recompute selective:norm --recompute-at early",
+                                          "--memory 1G",
+                                          NULL};
     (void)state;
     refuse("--schedule superpipe --link 0", "--link 0 has no bandwidth", NULL);
     refuse("--schedule superpipe --link 0G/s", "--link 0G/s has no bandwidth", NULL);
@@ -182,6 +185,7 @@ static void what_cannot_be_is_refused(void **state)
         snprintf(line, sizeof(line), "--device-memory 16M %s", columns[i]);
         refuse(line, "does not go with workers that load", NULL);
     }
+    refuse("--device-memory 16M --data-parallel 2 --workers 2", "any worker runs any stage", "--schedule roundpipe");
     refuse("--schedule roundpipe --workers 2 --post-validate", "--post-validate does not go", NULL);
 }
 
