@@ -1,4 +1,4 @@
-/* quern bench train | kernels | pipeline | generate */
+/* quern bench [memory | link | kernels | train | generate | pipeline | disk | scale] */
 #include <stdio.h>
 #include <string.h>
 
@@ -12,30 +12,40 @@ static void show(void *ctx, const char *line)
     fflush(stdout);
 }
 
+static const struct {
+    const char *name;
+    qn_bench_fn *run;
+} list[] = {{"memory", qn_bench_memory}, {"link", qn_bench_link},         {"kernels", qn_bench_kernels},
+            {"train", qn_bench_train},   {"generate", qn_bench_generate}, {"pipeline", qn_bench_pipeline},
+            {"disk", qn_bench_disk},     {"scale", qn_bench_scale}};
+
+/* Without a name all of them run. */
 static int run(const cli_verb *verb, int argc, char **argv)
 {
-    static const char *const names[] = {"train", "kernels", "pipeline", "generate"};
-    qn_status (*const bench[])(const qn_bench_options *, qn_line_fn *, void *, qn_err *) = {qn_bench_train, qn_bench_kernels,
-                                                                                            qn_bench_pipeline, qn_bench_generate};
-    for (int i = 0; i < 4 && argc > 0; i++) {
-        if (strcmp(argv[0], names[i]) != 0) continue;
-        qn_err err = {.code = QN_OK};
-        qn_config *config = NULL;
-        qn_bench_options opt;
-        if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc - 1, argv + 1, &err) != QN_OK) return cli_fail(&err);
-        const int code = bench[i](&opt, show, NULL, &err) == QN_OK ? EXIT_DONE : cli_fail(&err);
-        qn_config_close(config);
-        return code;
+    qn_err err = {.code = QN_OK};
+    qn_config *config = NULL;
+    qn_bench_options opt;
+    qn_bench_fn *bench = argc == 0 || argv[0][0] == '-' ? qn_bench_all : NULL;
+    const int skip = bench == NULL;
+    for (size_t i = 0; bench == NULL && i < sizeof(list) / sizeof(list[0]); i++)
+        if (strcmp(argv[0], list[i].name) == 0) bench = list[i].run;
+    if (bench == NULL) {
+        fprintf(stderr, "quern: bench memory, link, kernels, train, generate, pipeline, disk or scale? (none: all but scale)\n");
+        return EXIT_USAGE;
     }
-    fprintf(stderr, "quern: bench train, kernels, pipeline or generate?\n");
-    return EXIT_USAGE;
+    if (qn_config_parse(&config, verb->table, &opt, sizeof(opt), argc - skip, argv + skip, &err) != QN_OK) return cli_fail(&err);
+    const qn_status st = opt.compare != NULL ? qn_bench_compare(bench, &opt, show, NULL, &err) : bench(&opt, show, NULL, &err);
+    const int code = st == QN_OK ? EXIT_DONE : cli_fail(&err);
+    qn_config_close(config);
+    return code;
 }
 
 const cli_verb cli_bench = {
     .name = "bench",
     .summary = "measure training, kernels, pipelines and generation against this machine's ceilings",
-    .examples = "  quern bench train --dtype bf16\n  quern bench kernels --json\n  quern bench pipeline\n  quern bench generate "
-                "--dtype bf16 --weights q8\n",
+    .examples =
+        "  quern bench --json > today.json\n  quern bench --compare today.json\n  quern bench train --dtype bf16\n  quern bench "
+        "generate --dtype bf16 --weights q8\n  quern bench disk --folder /tmp\n  quern bench scale --quick --svg scale.svg\n",
     .table = &qn_bench_table,
     .run = run,
 };

@@ -20,6 +20,10 @@ typedef struct qn_bench_options {
     int32_t kernels; /* pipeline: 0 the model's, 1 tasks that sleep */
     qn_list only;    /* pipeline: parts and schedules to measure, none: all */
     int json;
+    int quick;           /* small sizes, to try it */
+    const char *folder;  /* of files that are written and removed again; "" or NULL: the working directory */
+    const char *svg;     /* scale: a file for the curves, or NULL */
+    const char *compare; /* a file of earlier lines (--json), or NULL */
 } qn_bench_options;
 
 extern const qn_table qn_bench_table;
@@ -32,6 +36,26 @@ qn_status qn_bench_kernels(const qn_bench_options *opt, qn_line_fn *line, void *
 qn_status qn_bench_pipeline(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 qn_status qn_bench_generate(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
+/* Memory and the optimizer's pass; the slot ring, hand-overs, the price of a trace; checkpoints against the disk, and starting.
+ * Errors as above, QN_EIO. */
+qn_status qn_bench_memory(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+qn_status qn_bench_link(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+qn_status qn_bench_disk(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
+/* Time of a step, memory and start-up by workers, context and parameters; not part of qn_bench_all. Errors: QN_ENOMEM, QN_EIO (the
+ * picture), what training returns. */
+qn_status qn_bench_scale(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
+typedef qn_status qn_bench_fn(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err);
+
+/* All of them but scale in one run, ceilings first. Errors: of the first that fails; what came before is shown by then. */
+qn_bench_fn qn_bench_all;
+
+/* Runs `bench`, then holds its lines against those of the file opt->compare: a line for each figure that got worse by more than
+ * the spread of both runs (at least 5 %), and one that counts them. Errors: of the benchmark; QN_ENOENT, QN_EFORMAT of the file,
+ * before anything is measured. */
+qn_status qn_bench_compare(qn_bench_fn *bench, const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 #ifdef __cplusplus
 }

@@ -192,6 +192,12 @@ void qn_map_close(qn_map *m)
     *m = (qn_map){0};
 }
 
+void qn_map_want(const void *data, size_t bytes)
+{
+    const uintptr_t page = 4096, begin = (uintptr_t)data / page * page;
+    if (bytes > 0) (void)madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_WILLNEED);
+}
+
 struct qn_writer {
     char *path, *tmp;
     int fd;

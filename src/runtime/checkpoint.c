@@ -312,6 +312,14 @@ qn_status qni_refuse_unknown(const qn_safetensors *f, const qn_model *m, const c
     return QN_OK;
 }
 
+/* Lets the system read a tensor while the one before it is copied. NULL: there is none. */
+static void want(const qn_safetensors *f, const char *name)
+{
+    const qn_tensor_view *t = qn_safetensors_find(f, name);
+    if (t == NULL) t = qn_safetensors_find(f, without_prefix(name));
+    if (t != NULL) qn_map_want(t->data, t->bytes);
+}
+
 static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *err)
 {
     qn_safetensors *f = NULL;
@@ -319,20 +327,27 @@ static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *er
     if (st == QN_OK) st = qni_refuse_unknown(f, s->model, dir, err);
     for (int32_t i = 0; st == QN_OK && i < qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i);
-        const qn_shape want = qni_file_shape(p);
+        const qn_shape shape = qni_file_shape(p);
         const qn_tensor_view *t = NULL;
         if (p->adapter) continue; /* the base has none */
+        if (i == 0) want(f, p->name);
+        if (i + 1 < qn_model_params(s->model)) want(f, qn_model_param(s->model, i + 1)->name);
         if (qni_has_q8(f, p)) {
             st = qni_read_q8(s->value[i], f, p, err);
             continue;
         }
-        st = qni_find_tensor(&t, f, dir, p->name, &want, err);
+        st = qni_find_tensor(&t, f, dir, p->name, &shape, err);
         if (st != QN_OK) break;
         st = p->file_transposed ? read_transposed(s->value[i], t, p->dim[0], p->dim[1], err)
                                 : qn_tensor_read_f32(s->value[i], t, 0, p->count, err);
     }
     qn_safetensors_close(f);
     return st;
+}
+
+static void moment_name(char name[QNI_TENSOR_NAME + 2], const qn_model *m, int32_t i)
+{
+    snprintf(name, QNI_TENSOR_NAME + 2, "%s.%c", qn_model_param(m, i / 2)->name, i % 2 == 0 ? 'm' : 'v');
 }
 
 qn_status qni_read_moments(const char *dir, const qn_state_view *s, qn_err *err)
@@ -343,12 +358,16 @@ qn_status qni_read_moments(const char *dir, const qn_state_view *s, qn_err *err)
     if (st == QN_OK) st = qn_safetensors_open(&f, path, err);
     for (int32_t i = 0; st == QN_OK && i < 2 * qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i / 2);
-        const qn_shape want = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
+        const qn_shape shape = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
         const qn_tensor_view *t = NULL;
         char name[QNI_TENSOR_NAME + 2];
         if (s->m[i / 2] == NULL) continue; /* frozen */
-        snprintf(name, sizeof(name), "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
-        st = qni_find_tensor(&t, f, path, name, &want, err);
+        if (i + 1 < 2 * qn_model_params(s->model)) {
+            moment_name(name, s->model, i + 1);
+            want(f, name);
+        }
+        moment_name(name, s->model, i);
+        st = qni_find_tensor(&t, f, path, name, &shape, err);
         if (st == QN_OK) st = qn_tensor_read_f32((i % 2 == 0 ? s->m : s->v)[i / 2], t, 0, p->count, err);
     }
     qn_safetensors_close(f);

@@ -53,12 +53,13 @@ static void choose(int64_t *x, int64_t otherwise)
 qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline)
 {
     qn_bench_options o = *given;
+    if (o.quick) choose(&o.layers, 2);
     choose(&o.layers, 12);
     choose(&o.heads, pipeline ? 4 : 12);
     choose(&o.kv_heads, o.heads);
     choose(&o.width, pipeline ? 256 : 768);
     choose(&o.context, pipeline ? 128 : 512);
-    choose(&o.vocab, pipeline ? 2048 : 50257);
+    choose(&o.vocab, pipeline ? 2048 : o.quick ? 4096 : 50257);
     choose(&o.batch, pipeline ? 16 : 4);
     choose(&o.micro_batches, pipeline ? 16 : 1);
     choose(&o.workers, pipeline ? 2 : 1);
@@ -215,6 +216,12 @@ double qni_median(double *x, int32_t n)
 {
     qsort(x, (size_t)n, sizeof(*x), by_size);
     return n == 0 ? NAN : n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
+
+double qni_spread(const double *x, int32_t n)
+{
+    const double middle = n < 2 ? 0 : n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+    return middle > 0 ? (x[n - 1 - n / 4] - x[n / 4]) / middle : 0;
 }
 
 static void put(qni_line *l, const char *fmt, const char *a, const char *b)

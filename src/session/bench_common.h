@@ -46,10 +46,12 @@ qn_status qni_bench_steps(double *seconds, qni_bench_run *b, int32_t steps, qn_e
 
 /* The median of n numbers; sorts them. */
 double qni_median(double *x, int32_t n);
+/* The width of the middle half of n sorted numbers (as qni_median leaves them), as a share of their median; 0 for less than 2. */
+double qni_spread(const double *x, int32_t n);
 
 /* One line of results: name and value pairs, as JSON or as text. The text form shows 4 significant digits. */
 typedef struct qni_line {
-    char text[1024];
+    char text[2048];
     size_t used;
     int json;
 } qni_line;

@@ -252,6 +252,10 @@ static const qn_key bench_keys[] = {
         "optimizer-lag, handover (default: all)"),
     KEY(CHOICE, "weights", T, weights, "bf16", 0, 0, "f32|bf16|q8", "", "what the products of generate read"),
     KEY(BOOL, "json", T, json, NULL, 0, 0, NULL, "", "one JSON object a line"),
+    KEY(BOOL, "quick", T, quick, NULL, 0, 0, NULL, "", "small sizes, to try it"),
+    KEY(TEXT, "folder", T, folder, ".", 0, 0, NULL, "", "DIR for the files that disk writes and removes again"),
+    KEY(TEXT, "svg", T, svg, NULL, 0, 0, NULL, "", "FILE for the curves of scale"),
+    KEY(TEXT, "compare", T, compare, NULL, 0, 0, NULL, "", "FILE of an earlier run's --json: says what got slower"),
 };
 #undef T
 const qn_table qn_bench_table = {"bench", bench_keys, QN_COUNT(bench_keys)};

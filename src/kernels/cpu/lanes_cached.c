@@ -179,6 +179,13 @@ static void attend(const cached_call *c, const cached_room *m, const char *keys,
         if (seen[i] > seen[0]) add_values(m->o + i * wide, wide, m->s + i * lds, lds, values, seen[0], seen[i], c->half, 1);
 }
 
+/* Asks for the beginning of what is read next; behind it the machine sees a stream by itself. */
+static void ask(const char *p, size_t bytes)
+{
+    const size_t most = 8192;
+    for (size_t i = 0; i < bytes && i < most; i += QN_CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
 #include "kernels/cpu/lanes_twice.h"
 #else
 
@@ -245,7 +252,13 @@ static void QN_LANES(cached_part)(void *ctx, int32_t thread, int32_t threads)
         const qn_cached_rows *g = &c->rows[i / c->s->K];
         const int64_t head = i % c->s->K;
         char *keys = head_keys(c, g->cache, head), *values = keys + key_bytes(c->s->D, c->len, elem(c));
+        const bool more = i + 1 < work.end;
+        const qn_cached_rows *next = &c->rows[(i + more) / c->s->K];
+        const char *next_keys = head_keys(c, next->cache, (i + more) % c->s->K);
+        const int64_t held = next->P + next->T;
+        if (more) ask(next_keys, key_bytes(c->s->D, held, elem(c)));
         QN_LANES(put)(c, g, keys, values, head);
+        if (more) ask(next_keys + key_bytes(c->s->D, c->len, elem(c)), value_bytes(c->s->D, held, elem(c)));
         QN_LANES(attend_head)(c, &m, g, keys, values, head);
     }
 }
