@@ -18,7 +18,7 @@
 
 enum { MOST = 64, WORKERS = 16, HOME = 1 << 16 };
 
-static unsigned char nowhere[HOME]; /* what has no place in an arena: nobody looks */
+static _Thread_local unsigned char nowhere[HOME]; /* what has no place in an arena: nobody looks */
 
 static qn_status idle(void *ctx, qn_executor *ex, int32_t task, qn_err *err)
 {
