@@ -150,6 +150,7 @@ static qn_status open_trainer(qni_bench_run *b, const qn_bench_options *opt, con
                                   .tiers = !tiered              ? NULL
                                            : how->tiers != NULL ? how->tiers
                                                                 : &resident,
+                                  .flight = how->flight,
                                   .pin = true};
     qn_team_pin_self(-1); /* threads that are not pinned inherit this */
     const qn_status st = qn_trainer_open(&b->trainer, &desc, err);

@@ -36,6 +36,7 @@ typedef struct qni_bench_how {
     const qni_costs *costs; /* roundpipe: measured costs to cut by; NULL: operations */
     bool layers;            /* roundpipe: a stage for each layer each way; superpipe always has a piece for each layer */
     int32_t traces;         /* how many steps' traces to make room for */
+    int32_t flight;         /* steps without a barrier between them; 0: 1 */
 } qni_bench_how;
 /* opt: without zeros. Errors: QN_EINVAL (numbers the schedule cannot do; memory too small), QN_ENOMEM. */
 qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err) QN_MUST_USE;

@@ -3,12 +3,14 @@
 
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "core/clock.h"
 #include "measured.h"
 
 qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
 {
     *r = (qni_racer){.opt = *opt, .how = *how};
-    r->how.traces = qn_min32(QNI_RACE_TRACES, (int32_t)opt->steps);
+    r->how.flight = qn_max32(r->how.flight, 1);
+    r->how.traces = r->how.flight > 1 ? r->how.flight : qn_min32(QNI_RACE_TRACES, (int32_t)opt->steps);
     r->seconds = qn_calloc((size_t)opt->steps, sizeof(*r->seconds));
     if (r->seconds == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %lld steps", (long long)opt->steps);
     return qni_bench_open(&r->run, &r->opt, &r->how, err);
@@ -72,16 +74,29 @@ out:
     return st;
 }
 
+/* Round i of a racer: one step, or one flight. */
+static qn_status advance(qni_racer *r, int32_t i, qn_err *err)
+{
+    double lr[QNI_RACE_TRACES];
+    qn_step_result result[QNI_RACE_TRACES];
+    qni_bench_run *b = &r->run;
+    const int32_t n = r->how.flight;
+    int32_t done;
+    for (int32_t k = 0; k < n; k++) lr[k] = 1e-4;
+    const int64_t began = qn_now_ns();
+    qn_trace *trace = &b->trace[n > 1 || i < 0 ? 0 : i % b->traces];
+    const qn_status st = qn_trainer_flight(b->trainer, (int64_t)(i + 1) * n, n, lr, result, &done, trace, err);
+    if (st == QN_OK && i >= 0) r->seconds[i] = (double)(qn_now_ns() - began) * 1e-9 / n;
+    return st;
+}
+
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err)
 {
     const int32_t steps = n > 0 ? (int32_t)r->opt.steps : 0;
     for (int32_t i = -1; i < steps; i++) {
         for (int32_t j = 0; j < n; j++) {
-            qn_step_result result;
-            qni_bench_run *b = &r[j].run;
-            const qn_status st = qn_trainer_step(b->trainer, i + 1, 1e-4, &result, &b->trace[i < 0 ? 0 : i % b->traces], err);
+            const qn_status st = advance(&r[j], i, err);
             if (st != QN_OK) return st;
-            if (i >= 0) r[j].seconds[i] = (double)result.ns * 1e-9;
         }
     }
     for (int32_t j = 0; j < n; j++) {

@@ -4,7 +4,7 @@
 
 #include "bench_common.h"
 
-enum { QNI_RACE_TRACES = 15 }; /* of the last steps */
+enum { QNI_RACE_TRACES = 15 }; /* of the last steps; also the longest flight */
 
 typedef struct qni_racer {
     qn_bench_options opt; /* without zeros */
@@ -23,8 +23,8 @@ typedef struct qni_racer {
 qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err) QN_MUST_USE;
 void qni_racer_close(qni_racer *r);
 
-/* opt->steps rounds in which each racer takes a step, so that a machine whose speed drifts slows all of them; the first step of
- * each is not counted. Then judges all. */
+/* opt->steps rounds in which each racer takes a step, or a flight of how.flight steps (its time shared out, the last one's
+ * traces), so that a machine whose speed drifts slows all of them; the first step of each is not counted. Then judges all. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
 
 /* Costs of the plan's tasks in ns, as measured over the racer's traces [tasks]. Errors: QN_ENOMEM. */
