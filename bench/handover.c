@@ -16,7 +16,7 @@
 
 #include "core/clock.h"
 #include "core/team.h"
-#include "runtime/executor.h"
+#include "runtime/executor/executor.h"
 #include "support/hand_plan.h"
 #include "transport/transport.h"
 

@@ -17,7 +17,7 @@
 #include "core/compiler.h"
 #include "core/rng.h"
 #include "schedule/gen/gen.h"
-#include "schedule/schedule_text.h"
+#include "schedule/text/schedule_text.h"
 #include "schedule/trace.h"
 
 QN_UNUSED static qn_order *rig_generate(const char *name, int32_t P, int32_t M, int32_t v, int32_t group)

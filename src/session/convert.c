@@ -7,7 +7,7 @@
 #include "data/text/text.h"
 #include "load.h"
 #include "quern/session.h"
-#include "runtime/checkpoint.h"
+#include "runtime/checkpoint/checkpoint.h"
 
 const char *qn_version(void)
 {

@@ -5,8 +5,8 @@
 
 #include "device_option.h"
 #include "load.h"
-#include "runtime/checkpoint_source.h"
-#include "runtime/runner.h"
+#include "runtime/checkpoint/checkpoint_source.h"
+#include "runtime/forward/runner.h"
 
 typedef struct qni_device_model {
     qni_loaded model;

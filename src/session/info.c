@@ -27,11 +27,11 @@
 #include "data/text/text.h"
 #include "gguf_model.h"
 #include "load.h"
-#include "page.h"
+#include "session/report/page.h"
 #include "quern/session.h"
 #include "run_dir.h"
-#include "runtime/peft.h"
-#include "schedule_file.h"
+#include "runtime/checkpoint/peft.h"
+#include "session/schedules/schedule_file.h"
 #include "store/metrics.h"
 
 /* The object in the making; bad: a fact did not fit into memory (or is no UTF-8). */

@@ -10,7 +10,7 @@
 #include "core/team.h"
 #include "gguf_model.h"
 #include "run_dir.h"
-#include "runtime/peft.h"
+#include "runtime/checkpoint/peft.h"
 
 qn_status qni_model_dir(char out[QNI_PATH], const char *path, qn_err *err)
 {

@@ -6,7 +6,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "model/cost.h"
-#include "schedule/round_pipe.h"
+#include "schedule/round/round_pipe.h"
 
 typedef struct layers {
     int32_t count;

@@ -4,7 +4,7 @@
 #define QN_SESSION_ROUND_CUT_H
 
 #include "model/model.h"
-#include "schedule_costs.h"
+#include "session/schedules/schedule_costs.h"
 
 typedef struct qni_round_wish {
     const qn_model *model;

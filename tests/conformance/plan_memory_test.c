@@ -11,9 +11,9 @@
 #include <string.h>
 
 #include "core/compiler.h"
-#include "runtime/executor.h"
+#include "runtime/executor/executor.h"
 #include "schedule/gen/gen.h"
-#include "schedule/schedule_text.h"
+#include "schedule/text/schedule_text.h"
 #include "support/sanitized.h"
 
 enum { MOST = 64, WORKERS = 16, HOME = 1 << 16 };

@@ -9,7 +9,7 @@
 #include "core/io.h"
 #include "data/safetensors/safetensors.h"
 #include "data/tokenizer/tokenizer.h"
-#include "runtime/runner.h"
+#include "runtime/forward/runner.h"
 #include "support/trainer_rig.h"
 #include "schedule/gen/gen.h"
 #include "schedule/trace.h"

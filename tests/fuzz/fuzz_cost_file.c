@@ -4,7 +4,7 @@
 #include "core/alloc.h"
 #include "core/compiler.h"
 #include "support/fuzz_dir.h"
-#include "session/schedule_costs.h"
+#include "session/schedules/schedule_costs.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

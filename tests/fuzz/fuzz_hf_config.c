@@ -5,7 +5,7 @@
 
 #include "core/alloc.h"
 #include "core/compiler.h"
-#include "runtime/hf_config.h"
+#include "runtime/checkpoint/hf_config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

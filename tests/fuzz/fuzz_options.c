@@ -7,7 +7,7 @@
 #include "quern/schedule.h"
 #include "quern/session.h"
 #include "session/run_dir.h"
-#include "session/schedule_costs.h"
+#include "session/schedules/schedule_costs.h"
 #include "support/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

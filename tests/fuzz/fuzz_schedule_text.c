@@ -5,7 +5,7 @@
 
 #include "core/alloc.h"
 #include "core/compiler.h"
-#include "schedule/schedule_text.h"
+#include "schedule/text/schedule_text.h"
 #include "schedule/trace.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

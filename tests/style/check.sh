@@ -102,8 +102,8 @@ check_calls() {
         case $file in
         src/core/alloc.c) home='malloc|calloc|realloc|mmap' ;;
         src/core/io.c) home='open|mmap' ;;
-        src/session/train_setup.c) home=fopen ;;
-        src/session/bench_disk.c) home=open ;;
+        src/session/train/train_setup.c) home=fopen ;;
+        src/session/bench/bench_disk.c) home=open ;;
         *) home=none ;;
         esac
         grep -nE '(^|[^a-z_A-Z>.])(malloc|calloc|realloc|strdup|mmap|open|fopen|exit|printf|puts)\(' "$file" |

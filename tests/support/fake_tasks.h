@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/executor.h"
+#include "runtime/executor/executor.h"
 
 typedef struct fake {
     const qn_plan *plan;

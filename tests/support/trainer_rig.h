@@ -14,7 +14,7 @@
 
 #include "core/compiler.h"
 #include "core/rng.h"
-#include "runtime/trainer.h"
+#include "runtime/trainer/trainer.h"
 #include "schedule/gen/gen.h"
 
 enum { RIG_T = 6, RIG_BATCH = 7, RIG_VOCAB = 23, RIG_MAX_STAGES = 16 };

@@ -3,7 +3,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "schedule/gen/gen.h"
-#include "schedule/round_pipe.h"
+#include "schedule/round/round_pipe.h"
 
 /* The slots of pieces, cut for the pattern's costs, of each piece where they are known. slot [2 * pieces]: forward, then
  * backward.
