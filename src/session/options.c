@@ -86,7 +86,7 @@ static const qn_key train_keys[] = {
     KEY(INT, "optimizer-lag", T, optimizer_lag, "0", 0, 1, NULL, "steps",
         "the optimizer works on a step's gradients while the next step computes"),
     KEY(INT, "flight", T, flight, "0", 0, 15, NULL, "steps",
-        "run without a barrier between them (0: 8 where that gains time, with --post-validate or on devices; else 1)"),
+        "run without a barrier between them (0: two seconds of steps, at most 8, with --post-validate or on devices; else 1)"),
     KEY(TEXT, "out", T, out, NULL, 0, 0, NULL, "", "RUN directory to write"),
     KEY(TEXT, "init", T, init, NULL, 0, 0, NULL, "", "MODEL or run whose weights to start from"),
     KEY(INT, "lora-rank", T, lora_rank, "0", 0, 65536, NULL, "", "train low-rank adapters on the model of --init (0: none)"),

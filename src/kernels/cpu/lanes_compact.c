@@ -36,14 +36,14 @@ typedef struct compact_call {
 
 /* What a tile asks for: `lines` cache lines (0 .. 2) of the next panel for each vector row of its own. */
 typedef struct look_ahead {
-    const char *at;
+    uintptr_t at; /* an address only: it may run past the weights */
     int lines;
 } look_ahead;
 
 QN_INLINE void ask_ahead(look_ahead *a)
 {
-    if (a->lines > 0) __builtin_prefetch(a->at, 0, 2);
-    if (a->lines > 1) __builtin_prefetch(a->at + QN_CACHE_LINE, 0, 2);
+    if (a->lines > 0) __builtin_prefetch((const void *)a->at, 0, 2);
+    if (a->lines > 1) __builtin_prefetch((const void *)(a->at + QN_CACHE_LINE), 0, 2);
     a->at += PC * 4;
 }
 
@@ -157,7 +157,7 @@ QN_INLINE vf to_float(vi v)
             vi sum[WIDE][NV];                                                                                                    \
             QN_UNROLL for (int i = 0; i < mr; i++) QN_UNROLL for (int j = 0; j < nv; j++) sum[i][j] = vi_of(x[i].sum[b]);        \
             for (int l = 0; l < ahead.lines; l++)                                                                                \
-                __builtin_prefetch(ahead.at - PC * (int)sizeof(qn_f16) + l * QN_CACHE_LINE, 0, 2);                               \
+                __builtin_prefetch((const void *)(ahead.at - PC * sizeof(qn_f16) + (size_t)l * QN_CACHE_LINE), 0, 2);            \
             QN_UNROLL for (int u = 0; u < UNITS; u++)                                                                            \
             {                                                                                                                    \
                 ask_ahead(&ahead);                                                                                               \
@@ -169,7 +169,7 @@ QN_INLINE vf to_float(vi v)
                         STEP(sum[i][j], (vi)load_vector(bytes + (u * NV + j) * W * 4), vi_of(four));                             \
                 }                                                                                                                \
             }                                                                                                                    \
-            ahead.at += PC * (int)sizeof(qn_f16);                                                                                \
+            ahead.at += PC * sizeof(qn_f16);                                                                                     \
             QN_UNROLL for (int j = 0; j < nv; j++)                                                                               \
             {                                                                                                                    \
                 const vf scale = load_scales(scales + j * W * (int)sizeof(qn_f16));                                              \
@@ -297,8 +297,8 @@ static void store_rows(const compact_call *call, const float *c, int64_t r, int6
 /* The part of the next panel that the pass-th pass over this one asks for. */
 static look_ahead part_of_next(const char *next, int32_t pass, int lines)
 {
-    if (lines == 0 || pass * lines >= LINES) return (look_ahead){.at = NULL};
-    return (look_ahead){.at = next + (size_t)(pass * lines) * QN_CACHE_LINE, .lines = lines};
+    if (lines == 0 || pass * lines >= LINES) return (look_ahead){.lines = 0};
+    return (look_ahead){.at = (uintptr_t)next + (size_t)(pass * lines) * QN_CACHE_LINE, .lines = lines};
 }
 
 /* A tile of 8 bits, in two halves of the panel where the rows are too many for the whole. */

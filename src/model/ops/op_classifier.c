@@ -11,7 +11,8 @@ static void classify(const qn_op_run *r, unsigned what)
 {
     double unused = 0.0;
     double *loss = what & QN_CLASS_LOSS ? r->mb->loss : &unused;
-    r->k->classifier(r->ex, r->lin, loss, r->din[0], r->dw[0], r->in[0], r->packed, r->mb->targets + r->first, r->R, what);
+    const int32_t *targets = r->R > 0 ? r->mb->targets + r->first : r->mb->targets; /* with no rows there may be none at all */
+    r->k->classifier(r->ex, r->lin, loss, r->din[0], r->dw[0], r->in[0], r->packed, targets, r->R, what);
 }
 
 static void evaluate(const qn_op_run *r)

@@ -24,6 +24,16 @@ enum { CONFIG_LIMIT = 16 << 20, STATE_LIMIT = 64 << 20, TILE_ROWS = 16 };
 
 /* --- writing tensors */
 
+/* to [rows, columns] with O floats from row to row becomes the transpose of w, with I from row to row. Whole cache lines on both
+ * sides: sizes of models are multiples of 1024 bytes so often that a column's lines drive each other out of the cache. */
+static void copy_tile(float *to, int64_t O, const float *w, int64_t I, int64_t rows, int64_t columns)
+{
+    float tile[TILE_ROWS][TILE_ROWS];
+    for (int64_t o = 0; o < columns; o++)
+        for (int64_t r = 0; r < rows; r++) tile[r][o] = w[o * I + r];
+    for (int64_t r = 0; r < rows; r++) memcpy(to + r * O, tile[r], (size_t)columns * sizeof(float));
+}
+
 /* Elements [first, first + count) of the transpose of w [O, I] as the file holds it, [I, O]. Whole rows of the file go in bands,
  * so that a line of w is read for all of them. */
 static void copy_transposed(float *to, const float *w, int64_t O, int64_t I, int64_t first, int64_t count)
@@ -38,8 +48,8 @@ static void copy_transposed(float *to, const float *w, int64_t O, int64_t I, int
             continue;
         }
         const int64_t rows = qn_min64(TILE_ROWS, (count - done) / O);
-        for (int64_t o = 0; o < O; o++)
-            for (int64_t r = 0; r < rows; r++) to[done + r * O + o] = w[o * I + row + r];
+        for (int64_t o = 0; o < O; o += TILE_ROWS)
+            copy_tile(to + done + o, O, w + o * I + row, I, rows, qn_min64(TILE_ROWS, O - o));
         done += rows * O;
     }
 }

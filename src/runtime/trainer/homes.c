@@ -144,15 +144,17 @@ void qni_homes_clear_grads(qni_homes *h)
     }
 }
 
+/* NULL: the stage has no gradients. */
 static char *level_of(const qni_homes *h, int32_t stage, int32_t level)
 {
     const size_t size = h->region_size[qn_chain_stage(h->grid, stage)];
-    return h->region[stage] + (size_t)level * qni_line_up(size);
+    return size > 0 ? h->region[stage] + (size_t)level * qni_line_up(size) : NULL;
 }
 
 void *qni_homes_sums(const qni_homes *h, int32_t stage, int32_t replica)
 {
-    return level_of(h, stage, h->levels) + qni_homes_bundle(h, stage, replica).at;
+    char *sums = level_of(h, stage, h->levels);
+    return sums != NULL ? sums + qni_homes_bundle(h, stage, replica).at : NULL;
 }
 
 void *qni_homes_values(const qni_homes *h, int32_t stage, int32_t replica)
@@ -180,7 +182,7 @@ static void count_item(qni_homes *h, int32_t stage, int32_t item, size_t at, siz
 {
     const int32_t each = h->grid.items / h->groups, group = (item - qn_first_item(h->grid, stage)) / each;
     const size_t stride = qni_line_up(h->region_size[qn_chain_stage(h->grid, stage)]);
-    if (h->levels == 0 || (item + 1) % each != 0) return;
+    if (h->levels == 0 || (item + 1) % each != 0 || bytes == 0) return;
     qni_homes_count(h, &h->set->exec[qni_homes_worker(h, stage)], level_of(h, stage, 0) + at, stride, group, bytes);
 }
 

@@ -132,11 +132,15 @@ out:
     return st;
 }
 
-/* How many steps from this one on may follow each other: up to the next evaluation or checkpoint, which look at the state. */
+/* How many steps from this one on may follow each other: up to the next evaluation or checkpoint, which look at the state. A
+ * length that was not asked for is what somebody waits for after Ctrl-C; the first flight is a single step, which tells how long
+ * that takes. */
 static int32_t flight_length(const qni_train_run *r, int64_t step)
 {
+    static const int64_t PATIENCE_NS = 2000000000;
     const qn_train_options *o = r->opt;
     int64_t n = qn_min64(qni_train_flight(r), o->steps - step);
+    if (o->flight == 0) n = qn_min64(n, r->step_ns > 0 ? qn_max64(PATIENCE_NS / r->step_ns, 1) : 1);
     if (o->eval_every > 0) n = qn_min64(n, o->eval_every - step % o->eval_every);
     if (o->save_every > 0) n = qn_min64(n, o->save_every - step % o->save_every);
     return (int32_t)n;
@@ -158,6 +162,7 @@ static qn_status take_flight(qni_train_run *r, int64_t step, qn_train_done *done
     for (int32_t i = 0; i < taken; i++) {
         qn_train_step s;
         r->traced_ns[slot + i] = result[i].ns;
+        r->step_ns = result[i].ns;
         *seconds += (double)result[i].ns * 1e-9;
         const qn_status st = after_step(r, step + i, &result[i], &s, shown_rate, flown == QN_OK ? err : NULL);
         if (st != QN_OK) return flown == QN_OK ? st : flown;

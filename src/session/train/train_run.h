@@ -49,6 +49,7 @@ typedef struct qni_train_run {
     int64_t first_step; /* steps done before this call */
     qn_trace trace[QNI_TRACES];
     int64_t traced_ns[QNI_TRACES]; /* step times, 0: unused */
+    int64_t step_ns;               /* of the last step; 0 before the first */
     int next_trace;                /* where the next flight's traces go, if they fit behind it */
 } qni_train_run;
 
