@@ -2,6 +2,7 @@
  * the papers. */
 #include "schedule_rig.h"
 #include "support/plan_peak.h"
+#include "support/sanitized.h"
 
 /* Narayanan et al. 2021: makespan where the schedule is regular, held micro-batches everywhere. */
 static void check_published(const char *name, const qn_plan *p, int32_t P, int32_t M, int32_t v)
@@ -53,7 +54,7 @@ static void all_small_sizes(void **state)
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
         for (int32_t P = 1; P <= 8; P++) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 4); v++) {
-                for (int32_t M = 1; M <= 24; M++) {
+                for (int32_t M = 1; M <= 24; M += QN_SANITIZED ? 5 : 1) {
                     if (rig_possible(g, P, M) && !rig_too_slow(g, P, M)) check_size(g->name, P, M, v);
                 }
             }
@@ -90,7 +91,7 @@ static void full_plans(void **state)
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
         for (int32_t P = 1; P <= 4; P++) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 3); v++) {
-                for (int32_t M = 1; M <= 6; M++) {
+                for (int32_t M = 1; M <= 6; M += QN_SANITIZED ? 2 : 1) {
                     if (!rig_possible(g, P, M) || rig_too_slow(g, P, M)) continue;
                     for (int32_t k = 0; k < 3 * 2 * 2 * 2; k++) {
                         const bool step = k / 3 % 2 != 0 && k / 12 % 2 == 0;
@@ -287,7 +288,7 @@ static void slots_cost_no_time(void **state)
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
         for (int32_t P = 2; P <= 8; P += 2) {
             for (int32_t v = g->min_chunks; v <= (g->max_chunks > 0 ? g->max_chunks : 4); v++) {
-                for (int32_t M = 1; M <= 24; M += 3) {
+                for (int32_t M = 1; M <= 24; M += QN_SANITIZED ? 11 : 3) {
                     if (!rig_possible(g, P, M) || g->host_state || rig_too_slow(g, P, M)) continue;
                     qn_lowering how = rig_plain();
                     qn_plan *p = rig_plan(g->name, P, M, v, &how);
