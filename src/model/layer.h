@@ -67,6 +67,12 @@ typedef struct qn_op_run {
     float *logits;
 } qn_op_run;
 
+/* Tokens or targets of the run's rows; with no rows there may be none at all. */
+static inline const int32_t *qni_ids_of(const qn_op_run *r, const int32_t *ids)
+{
+    return r->R > 0 ? ids + r->first : ids;
+}
+
 /* What an operation costs: floating-point operations of its products, and kernel scratch. */
 typedef struct qn_op_flops {
     int64_t forward, input, weight;

@@ -11,7 +11,7 @@ static void classify(const qn_op_run *r, unsigned what)
 {
     double unused = 0.0;
     double *loss = what & QN_CLASS_LOSS ? r->mb->loss : &unused;
-    const int32_t *targets = r->R > 0 ? r->mb->targets + r->first : r->mb->targets; /* with no rows there may be none at all */
+    const int32_t *targets = qni_ids_of(r, r->mb->targets);
     r->k->classifier(r->ex, r->lin, loss, r->din[0], r->dw[0], r->in[0], r->packed, targets, r->R, what);
 }
 

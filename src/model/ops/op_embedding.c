@@ -3,21 +3,16 @@
 
 #include "core/compiler.h"
 
-/* Of the run's first row; with no rows there may be no tokens at all. */
-static const int32_t *tokens_of(const qn_op_run *r)
-{
-    return r->R > 0 ? r->mb->tokens + r->first : r->mb->tokens;
-}
-
 static void embedding_forward(const qn_op_run *r)
 {
     for (int64_t i = 0; r->w[1] != NULL && i < r->R; i++) QN_ASSERT(r->pos[i] < r->op->size[0]);
-    r->k->embedding_forward(r->ex, r->out[0], tokens_of(r), r->pos, r->w[0], r->w[1], r->R, r->ld_out[0]);
+    r->k->embedding_forward(r->ex, r->out[0], qni_ids_of(r, r->mb->tokens), r->pos, r->w[0], r->w[1], r->R, r->ld_out[0]);
 }
 
 static void embedding_backward_weight(const qn_op_run *r)
 {
-    r->k->embedding_backward_weight(r->ex, r->dw[0], r->dw[1], tokens_of(r), r->pos, r->dout[0], r->R, r->ld_out[0]);
+    r->k->embedding_backward_weight(r->ex, r->dw[0], r->dw[1], qni_ids_of(r, r->mb->tokens), r->pos, r->dout[0], r->R,
+                                    r->ld_out[0]);
 }
 
 static const qn_op_kind embedding = {

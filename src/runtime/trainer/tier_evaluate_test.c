@@ -1,22 +1,12 @@
 /* Evaluation between steps on devices with little memory: the bits of resident evaluation, in the arenas of training, which goes
  * on as if nothing had been. */
-#include "support/trainer_rig.h"
+#include "support/device_rig.h"
 
 #include "core/checked.h"
 
 enum { BLOCKS = 4, PIECES = BLOCKS + 2, ITEMS = 3, STEPS = 4, COUNT = 150 };
 
-static const qn_model_config models[] = {
-    {.arch = QN_ARCH_GPT2,
-     .layers = BLOCKS,
-     .heads = 2,
-     .width = 16,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .tied = true,
-     .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA, .layers = BLOCKS, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB},
-};
+static const qn_model_config models[] = RIG_DEVICE_MODELS(BLOCKS);
 
 static qn_tokens *open_tokens(void)
 {

@@ -3,41 +3,12 @@
 #include <math.h>
 
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
+#include "support/device_rig.h"
 #include "trainer_internal.h"
 
 enum { BLOCKS = 6, PIECES = BLOCKS + 2, ITEMS = 4, STEPS = QN_SANITIZED ? 4 : 9 };
 
-static const qn_model_config models[] = {
-    {.arch = QN_ARCH_GPT2,
-     .layers = BLOCKS,
-     .heads = 2,
-     .width = 16,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .tied = true,
-     .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA, .layers = BLOCKS, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB},
-};
-
-/* Pieces dealt to N devices in turn, forward, the last one fused, and backward. */
-static qn_order *dealt(int32_t N)
-{
-    qn_order *o;
-    qn_err err;
-    rig_ok(qn_order_open(&o, N, PIECES, ITEMS, &err), &err);
-    rig_ok(qn_order_split_backward(o, &err), &err);
-    for (int32_t i = 0; i < 2 * PIECES - 1; i++) {
-        const int32_t piece = i < PIECES ? i : 2 * PIECES - 2 - i, w = i % N;
-        if (i < PIECES) o->worker_of[piece] = w;
-        if (i >= PIECES - 1) o->backward_of[piece] = w;
-        for (int32_t m = 0; m < ITEMS; m++) {
-            if (i < PIECES) qn_order_push(o, w, QN_OP_F, piece, m);
-            if (i >= PIECES - 1) qn_order_push(o, w, QN_OP_BW, piece, m);
-        }
-    }
-    return o;
-}
+static const qn_model_config models[] = RIG_DEVICE_MODELS(BLOCKS);
 
 typedef struct way {
     int32_t devices, window, replace, lag, flight, groups;
@@ -57,7 +28,7 @@ static journey train(const qn_model *m, const way *x)
     int32_t first[RIG_MAX_STAGES + 1];
     qn_trainer *t;
     qn_err err;
-    qn_order *o = dealt(x->devices);
+    qn_order *o = rig_dealt(x->devices, PIECES, ITEMS);
     const qn_trainer_tiers tiers = {.window = x->window, .replace = x->replace, .lag = x->lag};
     rig_cut(first, o->stages, qn_model_layers(m));
     const qn_trainer_desc d = {.model = m,

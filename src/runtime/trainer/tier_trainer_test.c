@@ -5,46 +5,17 @@
 #include "core/alloc.h"
 #include "homes.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
+#include "support/device_rig.h"
 
 enum { BLOCKS = 8, PIECES = BLOCKS + 2, ITEMS = 3, STEPS = QN_SANITIZED ? 3 : 20 };
 
-static const qn_model_config models[] = {
-    {.arch = QN_ARCH_GPT2,
-     .layers = BLOCKS,
-     .heads = 2,
-     .width = 16,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .tied = true,
-     .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA, .layers = BLOCKS, .heads = 2, .width = 16, .context = 8, .vocab = RIG_VOCAB},
-};
+static const qn_model_config models[] = RIG_DEVICE_MODELS(BLOCKS);
 
 typedef struct outcome {
     double loss[STEPS], norm[STEPS];
     char *state;
     size_t bytes;
 } outcome;
-
-/* Pieces dealt to N devices in turn, forward, the last one fused, and backward. */
-static qn_order *dealt(int32_t N, int32_t items)
-{
-    qn_order *o;
-    qn_err err;
-    rig_ok(qn_order_open(&o, N, PIECES, items, &err), &err);
-    rig_ok(qn_order_split_backward(o, &err), &err);
-    for (int32_t i = 0; i < 2 * PIECES - 1; i++) {
-        const int32_t piece = i < PIECES ? i : 2 * PIECES - 2 - i, w = i % N;
-        if (i < PIECES) o->worker_of[piece] = w;
-        if (i >= PIECES - 1) o->backward_of[piece] = w;
-        for (int32_t m = 0; m < items; m++) {
-            if (i < PIECES) qn_order_push(o, w, QN_OP_F, piece, m);
-            if (i >= PIECES - 1) qn_order_push(o, w, QN_OP_BW, piece, m);
-        }
-    }
-    return o;
-}
 
 static qn_trainer *open_on(const qn_model *m, const qn_order *o, const char *transport, const qn_trainer_tiers *tiers,
                            const int64_t *limit, uint64_t jitter, qn_err *err)
@@ -136,7 +107,7 @@ static void every_window_gives_the_resident_bits(void **state)
         outcome want = resident(m);
         assert_true(QN_SANITIZED || want.loss[STEPS - 1] < want.loss[0]); /* a few steps may not learn yet */
         for (int32_t N = 1; N <= 3; N++) {
-            qn_order *o = dealt(N, ITEMS);
+            qn_order *o = rig_dealt(N, PIECES, ITEMS);
             for (int32_t k = 1; k <= PIECES; k++) {
                 for (int32_t r = 1; r <= k; r++, turn++) {
                     if ((c > 0 && k > 3) || (QN_SANITIZED && turn % 7 != 0))
@@ -191,7 +162,7 @@ static void four_times_the_device(void **state)
     (void)state;
     qn_model *m = rig_model(&models[1]);
     outcome want = resident(m);
-    qn_order *o = dealt(1, ITEMS);
+    qn_order *o = rig_dealt(1, PIECES, ITEMS);
     qn_err err = {0};
     int64_t one = 1, limit;
     const qn_trainer_tiers most = {.window = PIECES, .replace = 1}, fit = {.replace = 1};
@@ -363,7 +334,7 @@ static void the_lagging_optimizer_is_its_reference(void **state)
             for (int i = 0; i < 3; i++, at += param_bytes(&x, p)) memcpy(at, part[i], param_bytes(&x, p));
         }
         for (int32_t N = 1; N <= 3; N++) {
-            qn_order *o = dealt(N, ITEMS);
+            qn_order *o = rig_dealt(N, PIECES, ITEMS);
             for (uint64_t jitter = 0; jitter < 6; jitter++) {
                 const qn_trainer_tiers tiers = {.window = 2 + (int32_t)jitter % 2, .replace = 1, .lag = 1};
                 qn_err err;

@@ -81,18 +81,17 @@ void qni_lower_stage_done(qni_lower *l, int32_t task, int32_t stage);
 qn_status qni_lower_place_messages(qni_lower *l, const int64_t *arrival, qn_err *err) QN_MUST_USE;
 qn_status qni_lower_frees(qni_lower *l, qn_err *err) QN_MUST_USE;
 void qni_lower_slot_sizes(qni_lower *l);
-/* lower_slots.c: offsets of all values in their arenas and what that makes tasks wait for. */
-/* colour: [n] slots of one worker's arena: offset from the times, and what the writer must wait for; top is what they take. */
+/* [n] slots of one worker's arena: offset from the times, and what the writer must wait for; top is what they take. */
 typedef struct qni_slot {
     int64_t from, until, bytes, offset;
     int32_t drop_lane, drop_index; /* who drops it, as a place in a lane of the worker */
     int32_t need[QN_LANES];
 } qni_slot;
-qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
-/* lower_slots_tight.c: the same, the largest slots first. Takes n * n steps, some times over. */
+/* lower_slots_tight.c: the largest slots first. Takes n * n steps, some times over. */
 qn_status qni_colour_largest(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
-/* Whichever of the two takes less memory. */
+/* lower_slots.c: in the order of their starts or the largest first, whichever takes less memory. */
 qn_status qni_colour_best(qni_slot *slot, int32_t n, int64_t *top, qn_err *err) QN_MUST_USE;
+/* Offsets of all values in their arenas and what that makes tasks wait for. */
 struct qn_span_time;
 qn_status qni_lower_slots(qn_plan *p, const struct qn_span_time *time, qn_err *err) QN_MUST_USE;
 

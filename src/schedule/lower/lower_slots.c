@@ -210,7 +210,7 @@ static int by_slot_end(const void *pa, const void *pb)
     return (*a > *b) - (*a < *b);
 }
 
-qn_status qni_colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
+static qn_status colour_slots(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
 {
     arena_state a = {0};
     int32_t ended = 0;
@@ -238,10 +238,10 @@ qn_status qni_colour_best(qni_slot *slot, int32_t n, int64_t *top, qn_err *err)
 {
     enum { MOST = 2048 }; /* slots, for what takes n * n steps */
     int64_t other = 0;
-    qn_status st = qni_colour_slots(slot, n, top, err);
+    qn_status st = colour_slots(slot, n, top, err);
     if (st == QN_OK && n <= MOST) st = qni_colour_largest(slot, n, &other, err);
     if (st != QN_OK || n > MOST) return st;
-    if (other >= *top) return qni_colour_slots(slot, n, top, err);
+    if (other >= *top) return colour_slots(slot, n, top, err);
     *top = other;
     return QN_OK;
 }

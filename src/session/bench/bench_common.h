@@ -45,6 +45,9 @@ void qni_bench_close(qni_bench_run *b);
 /* The median time of `steps` steps (at most 1000) after one that is not counted; the last steps' traces are kept. */
 qn_status qni_bench_steps(double *seconds, qni_bench_run *b, int32_t steps, qn_err *err) QN_MUST_USE;
 
+/* The lines of quern bench link that are about hand-overs between workers. */
+qn_status qni_bench_handover(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
 /* The median of n numbers; sorts them. */
 double qni_median(double *x, int32_t n);
 /* The width of the middle half of n sorted numbers (as qni_median leaves them), as a share of their median; 0 for less than 2. */

@@ -314,45 +314,54 @@ static void show(const qn_bench_options *o, const char *verb, const char *how, c
     qni_line_end(&l, line, ctx);
 }
 
-/* The six kinds, one after the other. What needs two cores is 0 where there is one. */
-static qn_status run_all(double *out[KINDS], int32_t i, bool quick, qn_err *err)
+/* The six kinds, or of them the three hand-overs, one after the other. What needs two cores is 0 where there is one. */
+static qn_status run_kinds(double *out[KINDS], int32_t i, bool rings_too, bool quick, qn_err *err)
 {
     const bool two = qn_team_cores() > 1;
     const int32_t own = quick ? QUICK_ROUNDS : ROUNDS;
     double round = 0;
     qn_status st = QN_OK;
-    if (two) st = run_rings(&round, 0, own, true, err);
+    if (two && rings_too) st = run_rings(&round, 0, own, true, err);
     out[0][i] = round / 2;
     if (st == QN_OK && two) st = run_handover(&out[1][i], 1, false, own, err);
     if (st == QN_OK) st = run_handover(&out[2][i], 0, false, quick ? QUICK_ROUNDS : SHARED_ROUNDS, err);
     if (st == QN_OK && two) st = run_handover(&out[3][i], 1, true, WAKES, err);
-    if (st == QN_OK && two) st = run_rings(&out[4][i], PAYLOAD, COPIES, false, err);
-    if (st == QN_OK) st = run_copy(&out[5][i], PAYLOAD, COPIES, err);
+    if (st == QN_OK && two && rings_too) st = run_rings(&out[4][i], PAYLOAD, COPIES, false, err);
+    if (st == QN_OK && rings_too) st = run_copy(&out[5][i], PAYLOAD, COPIES, err);
     return st;
 }
 
-qn_status qn_bench_link(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
+static qn_status measure(const qn_bench_options *given, bool rings_too, qn_line_fn *line, void *ctx, qn_err *err)
 {
     const int32_t runs = (int32_t)given->steps;
     double *out[KINDS], median[KINDS], spread[KINDS], *room = qn_calloc((size_t)KINDS * (size_t)runs, sizeof(*room));
     if (room == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %d runs", runs);
     qn_status st = QN_OK;
     for (int k = 0; k < KINDS; k++) out[k] = room + k * runs;
-    for (int32_t i = -1; st == QN_OK && i < runs; i++) st = run_all(out, qn_max32(i, 0), given->quick, err);
+    for (int32_t i = -1; st == QN_OK && i < runs; i++) st = run_kinds(out, qn_max32(i, 0), rings_too, given->quick, err);
     for (int k = 0; k < KINDS; k++) {
         median[k] = qni_median(out[k], runs);
         spread[k] = qni_spread(out[k], runs);
     }
     qn_free(room);
     if (st != QN_OK) return st;
-    if (qn_team_cores() > 1) {
-        show(given, "link", "ring latency", "us", median[0] * 1e-3, 0, 0, spread[0], line, ctx);
-        show(given, "handover", "between cores", "us", median[1] * 1e-3, median[0] * 1e-3, 1, spread[1], line, ctx);
-    }
+    const bool two = qn_team_cores() > 1;
+    if (two && rings_too) show(given, "link", "ring latency", "us", median[0] * 1e-3, 0, 0, spread[0], line, ctx);
+    if (two) show(given, "handover", "between cores", "us", median[1] * 1e-3, median[0] * 1e-3, 1, spread[1], line, ctx);
     show(given, "handover", "on a shared core", "us", median[2] * 1e-3, 0, 9, spread[2], line, ctx);
-    if (qn_team_cores() > 1) {
-        show(given, "handover", "to a core that sleeps", "us", median[3] * 1e-3, 0, 0, spread[3], line, ctx);
+    if (two) show(given, "handover", "to a core that sleeps", "us", median[3] * 1e-3, 0, 0, spread[3], line, ctx);
+    if (two && rings_too)
         show(given, "link", "ring copy", "gbs", PAYLOAD / median[4], PAYLOAD / median[5], 0, spread[4], line, ctx);
-    }
-    return show_trace(given, line, ctx, err);
+    return QN_OK;
+}
+
+qn_status qn_bench_link(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
+{
+    const qn_status st = measure(given, true, line, ctx, err);
+    return st == QN_OK ? show_trace(given, line, ctx, err) : st;
+}
+
+qn_status qni_bench_handover(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
+{
+    return measure(given, false, line, ctx, err);
 }
