@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
-int64_t qn_now_ns(void); /* monotonic */
+int64_t qn_now_ns(void);        /* monotonic */
+int64_t qn_thread_cpu_ns(void); /* what the calling thread has had of a processor */
 
 #endif

@@ -15,6 +15,8 @@ typedef struct qn_trace {
     qn_span_time *time;
     int64_t ticks_per_ms; /* pictures show milliseconds, or the unit below; 0: plain ticks */
     const char *unit;     /* NULL: "ms"; borrowed */
+    int64_t *cpu; /* NULL, or [plan->tasks], the caller's: processor time in ns of each task of a comp lane, from the runtime.
+                     Less than its wall time where the thread waited or had to stand back for another */
 } qn_trace;
 
 typedef struct qn_trace_summary {

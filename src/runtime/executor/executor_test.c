@@ -50,17 +50,22 @@ static void step_and_check(fake *f)
 {
     const qn_plan *p = f->plan;
     qn_err err = {0};
-    qn_trace trace = {.plan = p, .time = calloc((size_t)p->tasks + 1, sizeof(*trace.time))};
+    qn_trace trace = {.plan = p,
+                      .time = calloc((size_t)p->tasks + 1, sizeof(*trace.time)),
+                      .cpu = calloc((size_t)p->tasks + 1, sizeof(*trace.cpu))};
+    for (int32_t t = 0; t < p->tasks; t++) trace.cpu[t] = -1;
     const qn_status st = fake_step(f, &trace, &err);
     if (st != QN_OK) fail_msg("step %d: %s", (int)f->step, err.text);
     assert_right(f);
     assert_int_equal(f->ran, fake_tasks(p));
     for (int32_t t = 0; t < p->tasks; t++) {
         assert_true(trace.time[t].start >= 0 && trace.time[t].end >= trace.time[t].start);
+        assert_true(p->task[t].lane == QN_LANE_COMP ? trace.cpu[t] >= 0 : trace.cpu[t] == -1);
         for (int32_t i = 0; i < p->task[t].wait.count; i++)
             assert_true(trace.time[p->ref[p->task[t].wait.first + i]].end <= trace.time[t].start);
     }
     free(trace.time);
+    free(trace.cpu);
     for (int32_t w = 0; w < p->workers; w++) assert_true(qn_executor_high_water(f->ex, w) <= p->arena_bytes[w]);
 }
 

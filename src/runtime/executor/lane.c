@@ -103,18 +103,27 @@ static int64_t step_ns(const qn_executor *ex)
     return qn_now_ns() - ex->began_ns;
 }
 
+/* The processor time between a comp task's begin and end; on the thread that steps the lane. */
+static void note_cpu(const qn_executor *ex, int32_t task, int64_t sign)
+{
+    if (ex->trace == NULL || ex->trace->cpu == NULL || ex->plan->task[task].lane != QN_LANE_COMP) return;
+    ex->trace->cpu[task] = sign < 0 ? -qn_thread_cpu_ns() : ex->trace->cpu[task] + qn_thread_cpu_ns();
+}
+
 void qni_task_begins(qni_worker *w, int32_t task)
 {
     const qn_executor *ex = w->ex;
     comes_alive(w, ex->plan->task[task].out);
     comes_alive(w, ex->plan->task[task].acc);
     if (ex->trace != NULL) ex->trace->time[task].start = step_ns(ex);
+    note_cpu(ex, task, -1);
 }
 
 void qni_task_ends(qni_worker *w, qni_lane *lane)
 {
     qn_executor *ex = w->ex;
     const int32_t task = qni_next(lane);
+    note_cpu(ex, task, 1);
     if (ex->trace != NULL) ex->trace->time[task].end = step_ns(ex);
     if (qn_joint_last(ex->plan, task) == task) /* joint tasks hold what they have until the last of them ends */
         for (int32_t t = qn_joint_first(ex->plan, task); t <= task; t++) dies(w, ex->plan->task[t].free);

@@ -32,15 +32,19 @@ static void close_nothing(qn_source *s)
 
 static const qn_source_ops random_ops = {.read = read_random, .close = close_nothing};
 
-static qn_status open_traces(qni_bench_run *b, int32_t traces, qn_err *err)
+/* Flights cut their traces out of one, which knows no processor time. */
+static qn_status open_traces(qni_bench_run *b, int32_t traces, bool cpu, qn_err *err)
 {
     const qn_plan *plan = qn_trainer_plan(b->trainer);
     b->trace = qn_calloc((size_t)traces, sizeof(*b->trace));
     if (b->trace == NULL) return QN_FAIL(err, QN_ENOMEM, "%d traces", traces);
     b->traces = traces;
     for (int32_t i = 0; i < traces; i++) {
-        b->trace[i] = (qn_trace){.plan = plan, .time = qn_calloc((size_t)plan->tasks, sizeof(qn_span_time))};
-        if (b->trace[i].time == NULL) return QN_FAIL(err, QN_ENOMEM, "trace of %d tasks", plan->tasks);
+        b->trace[i] = (qn_trace){.plan = plan,
+                                 .time = qn_calloc((size_t)plan->tasks, sizeof(qn_span_time)),
+                                 .cpu = cpu ? qn_calloc((size_t)plan->tasks, sizeof(int64_t)) : NULL};
+        if (b->trace[i].time == NULL || (cpu && b->trace[i].cpu == NULL))
+            return QN_FAIL(err, QN_ENOMEM, "trace of %d tasks", plan->tasks);
     }
     return QN_OK;
 }
@@ -176,7 +180,7 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const qn
     QN_TRY(st, qn_model_open(&b->model, &config, err), out);
     QN_TRY(st, open_order(b, opt, how, err), out);
     QN_TRY(st, open_trainer(b, opt, how, err), out);
-    QN_TRY(st, open_traces(b, how->traces, err), out);
+    QN_TRY(st, open_traces(b, how->traces, how->flight <= 1, err), out);
 out:
     if (st != QN_OK) qni_bench_close(b);
     return st;
@@ -184,7 +188,10 @@ out:
 
 void qni_bench_close(qni_bench_run *b)
 {
-    for (int32_t i = 0; i < b->traces; i++) qn_free(b->trace[i].time);
+    for (int32_t i = 0; i < b->traces; i++) {
+        qn_free(b->trace[i].time);
+        qn_free(b->trace[i].cpu);
+    }
     qn_free(b->trace);
     qn_trainer_close(b->trainer);
     qn_order_close(b->order);
@@ -238,15 +245,26 @@ qni_line qni_line_begin(int json)
     return l;
 }
 
-static const char *separator(const qni_line *l)
+/* pair: as it is to be shown. */
+static void put_pair(qni_line *l, const char *pair)
 {
-    return l->json ? (l->used > 1 ? ", " : "") : (l->used > 0 ? "  " : "");
+    const size_t width = strlen(pair), indent = 4;
+    if (l->json) {
+        put(l, "%s%s", l->used > 1 ? ", " : "", pair);
+    } else if (l->column > 0 && l->column + 2 + width > QNI_COLUMNS) {
+        put(l, "\n    %s%s", pair, "");
+        l->column = indent + width;
+    } else {
+        put(l, "%s%s", l->column > 0 ? "  " : "", pair);
+        l->column += width + (l->column > 0 ? 2 : 0);
+    }
 }
 
 void qni_line_text(qni_line *l, const char *name, const char *value)
 {
-    put(l, "%s%s", separator(l), "");
-    put(l, l->json ? "\"%s\": \"%s\"" : "%s %s", name, value);
+    char pair[512];
+    snprintf(pair, sizeof(pair), l->json ? "\"%s\": \"%s\"" : "%s %s", name, value);
+    put_pair(l, pair);
 }
 
 void qni_line_number(qni_line *l, const char *name, double value)
@@ -260,8 +278,9 @@ void qni_line_number(qni_line *l, const char *name, double value)
         snprintf(number, sizeof(number), "%.0f", value);
     else
         snprintf(number, sizeof(number), "%.4g", value);
-    put(l, "%s%s", separator(l), "");
-    put(l, l->json ? "\"%s\": %s" : "%s %s", name, number);
+    char pair[256];
+    snprintf(pair, sizeof(pair), l->json ? "\"%s\": %s" : "%s %s", name, number);
+    put_pair(l, pair);
 }
 
 void qni_line_end(qni_line *l, qn_line_fn *line, void *ctx)

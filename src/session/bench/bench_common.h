@@ -53,10 +53,12 @@ double qni_median(double *x, int32_t n);
 /* The width of the middle half of n sorted numbers (as qni_median leaves them), as a share of their median; 0 for less than 2. */
 double qni_spread(const double *x, int32_t n);
 
-/* One line of results: name and value pairs, as JSON or as text. The text form shows 4 significant digits. */
+/* One line of results: name and value pairs, as JSON or as text. The text form shows 4 significant digits, and goes on in an
+ * indented line before it gets wider than QNI_COLUMNS. */
+enum { QNI_COLUMNS = 100 };
 typedef struct qni_line {
     char text[2048];
-    size_t used;
+    size_t used, column;
     int json;
 } qni_line;
 qni_line qni_line_begin(int json);

@@ -1,6 +1,8 @@
 /* Training steps in turn; see bench_race.h. */
 #include "bench_race.h"
 
+#include <math.h>
+
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
@@ -11,7 +13,8 @@ qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_be
     *r = (qni_racer){.opt = *opt, .how = *how};
     r->how.flight = qn_max32(r->how.flight, 1);
     r->how.traces = r->how.flight > 1 ? r->how.flight : qn_min32(QNI_RACE_TRACES, (int32_t)opt->steps);
-    r->seconds = qn_calloc((size_t)opt->steps, sizeof(*r->seconds));
+    r->seconds = qn_calloc(2 * (size_t)opt->steps, sizeof(*r->seconds));
+    r->stolen = r->seconds != NULL ? r->seconds + opt->steps : NULL;
     if (r->seconds == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %lld steps", (long long)opt->steps);
     return qni_bench_open(&r->run, &r->opt, &r->how, err);
 }
@@ -44,22 +47,38 @@ static qn_status replay(double *ratio, const qni_bench_run *b, qn_trace *room, i
     return QN_OK;
 }
 
+/* The costs of one step: see bench_race.h. pooled, cost: [tasks] */
+static qn_status step_costs(int64_t *cost, const int64_t *pooled, const qn_trace *trace, qn_err *err)
+{
+    const qn_plan *p = trace->plan;
+    const qn_status st = qni_measured_costs(cost, trace, 1, err);
+    for (int32_t k = 0; k < p->tasks && st == QN_OK; k++)
+        if (p->task[k].lane != QN_LANE_COMP || p->task[k].item == QN_NONE) cost[k] = pooled[k];
+    return st;
+}
+
 static qn_status judge(qni_racer *r, qn_err *err)
 {
     const qni_bench_run *b = &r->run;
     const size_t tasks = (size_t)b->trace->plan->tasks + 1;
     qn_trace simulated = {.time = qn_calloc(tasks, sizeof(*simulated.time))};
-    int64_t *cost = qn_calloc(tasks, sizeof(*cost));
+    int64_t *cost = qn_calloc(2 * tasks, sizeof(*cost)), *pooled = cost != NULL ? cost + tasks : NULL;
+    const qn_sim_options how = {.cost = cost};
     double each[QNI_RACE_TRACES];
     qn_trace_summary real, ideal;
     qn_status st = simulated.time != NULL && cost != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "trace");
     if (st == QN_OK) st = replay(&r->replayed, b, &simulated, cost, err);
+    if (st == QN_OK) st = qni_measured_costs(pooled, b->trace, b->traces, err);
+    for (int32_t i = 0; i < b->traces && st == QN_OK; i++) {
+        st = step_costs(cost, pooled, &b->trace[i], err);
+        if (st == QN_OK) st = qn_simulate(&simulated, b->trace->plan, &how, err);
+        each[i] = (double)qni_trace_makespan(&b->trace[i]) / (double)qni_trace_makespan(&simulated);
+    }
     if (st == QN_OK) st = qni_simulate_measured(&simulated, b->trace, b->traces, err);
     if (st != QN_OK) goto out;
     const qn_trace *typical = qni_trace_median(b->trace, b->traces);
     r->measured_ms = (double)qni_trace_makespan(typical) * 1e-6;
     r->simulated_ms = (double)qni_trace_makespan(&simulated) * 1e-6;
-    for (int32_t i = 0; i < b->traces; i++) each[i] = (double)qni_trace_makespan(&b->trace[i]) * 1e-6 / r->simulated_ms;
     r->ratio_middle = qni_median(each, b->traces);
     r->ratio_least = each[0];
     r->ratio_most = each[b->traces - 1];
@@ -74,6 +93,19 @@ out:
     return st;
 }
 
+/* Of the makespan: what tasks of the worst worker lasted longer than their thread had a processor. */
+static double stolen_share(const qn_trace *t)
+{
+    int64_t worst = 0;
+    for (int32_t w = 0; w < t->plan->workers && t->cpu != NULL; w++) {
+        const int32_t first = t->plan->lane[w][QN_LANE_COMP][0], count = t->plan->lane[w][QN_LANE_COMP][1];
+        int64_t lost = 0;
+        for (int32_t k = first; k < first + count; k++) lost += qn_max64(t->time[k].end - t->time[k].start - t->cpu[k], 0);
+        worst = qn_max64(worst, lost);
+    }
+    return (double)worst / (double)qn_max64(qni_trace_makespan(t), 1);
+}
+
 /* Round i of a racer: one step, or one flight. */
 static qn_status advance(qni_racer *r, int32_t i, qn_err *err)
 {
@@ -83,19 +115,44 @@ static qn_status advance(qni_racer *r, int32_t i, qn_err *err)
     const int32_t n = r->how.flight;
     int32_t done;
     for (int32_t k = 0; k < n; k++) lr[k] = 1e-4;
-    const int64_t began = qn_now_ns();
     qn_trace *trace = &b->trace[n > 1 || i < 0 ? 0 : i % b->traces];
-    const qn_status st = qn_trainer_flight(b->trainer, (int64_t)(i + 1) * n, n, lr, result, &done, trace, err);
-    if (st == QN_OK && i >= 0) r->seconds[i] = (double)(qn_now_ns() - began) * 1e-9 / n;
-    return st;
+    const int64_t began = qn_now_ns();
+    const qn_status st = qn_trainer_flight(b->trainer, r->taken, n, lr, result, &done, trace, err);
+    r->taken += n;
+    if (st != QN_OK || i < 0) return st;
+    r->seconds[i] = (double)(qn_now_ns() - began) * 1e-9 / n;
+    r->stolen[i] = stolen_share(trace);
+    return QN_OK;
+}
+
+enum { AGAIN = 3 }; /* rounds of repetitions at most */
+static const double UNDISTURBED = 0.01;
+
+/* One more step for each that was disturbed. */
+static qn_status repeat(qni_racer *r, qn_err *err)
+{
+    const int32_t steps = (int32_t)r->opt.steps;
+    double least = r->stolen[0];
+    for (int32_t i = 1; i < steps; i++) least = fmin(least, r->stolen[i]);
+    r->disturbed = 0;
+    for (int32_t i = 0; i < steps; i++) {
+        if (r->stolen[i] <= least + UNDISTURBED) continue;
+        r->disturbed++;
+        if (r->left_out >= steps) continue;
+        r->left_out++;
+        const qn_status st = advance(r, i, err);
+        if (st != QN_OK) return st;
+        if (r->stolen[i] <= least + UNDISTURBED) r->disturbed--;
+    }
+    return QN_OK;
 }
 
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err)
 {
     const int32_t steps = n > 0 ? (int32_t)r->opt.steps : 0;
-    for (int32_t i = -1; i < steps; i++) {
+    for (int32_t i = -1; i < steps + AGAIN; i++) {
         for (int32_t j = 0; j < n; j++) {
-            const qn_status st = advance(&r[j], i, err);
+            const qn_status st = i < steps ? advance(&r[j], i, err) : repeat(&r[j], err);
             if (st != QN_OK) return st;
         }
     }

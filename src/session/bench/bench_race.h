@@ -11,10 +11,13 @@ typedef struct qni_racer {
     qni_bench_how how;
     qni_bench_run run;
     double *seconds; /* [steps], sorted by judge */
+    double *stolen;  /* [steps]: of the makespan, what the worst worker's tasks took longer than their threads had a processor */
+    int64_t taken;   /* steps so far, with those that are not counted */
+    int32_t left_out, disturbed; /* steps that were repeated; those that stayed disturbed */
     /* By judge. */
     double step_s;                                /* median */
-    double measured_ms, simulated_ms;             /* makespan of the median trace; simulated with the costs of the same steps */
-    double ratio_least, ratio_middle, ratio_most; /* measured / simulated over the traces */
+    double measured_ms, simulated_ms;             /* makespan of the median trace; simulated with the costs of all those steps */
+    double ratio_least, ratio_middle, ratio_most; /* over the traces: measured / simulated with the costs of that step */
     double replayed; /* measured / simulated with each task as long as it was in that very step, median: the executor's own */
     double bubble_measured, bubble_simulated;
 } qni_racer;
@@ -24,7 +27,13 @@ qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_be
 void qni_racer_close(qni_racer *r);
 
 /* opt->steps rounds in which each racer takes a step, or a flight of how.flight steps (its time shared out, the last one's
- * traces), so that a machine whose speed drifts slows all of them; the first step of each is not counted. Then judges all. */
+ * traces), so that a machine whose speed drifts slows all of them; the first step of each is not counted. Steps in which the
+ * machine was disturbed are repeated at the end, again in turn, as many as were asked for at most: those whose `stolen` is more
+ * than 0.01 above the racer's least (which is its own doing: copy lanes and tasks that wait share its cores). Flights are not
+ * looked at. Then judges all.
+ *
+ * The costs of a step are the medians of all tasks of one kind (op, stage, worker) in it; of kinds that a step has once (the
+ * optimizer, packing, copies) the medians over all traces. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
 
 /* Costs of the plan's tasks in ns, as measured over the racer's traces [tasks]. Errors: QN_ENOMEM. */
