@@ -105,6 +105,7 @@ static void cut(qn_build *b, int32_t use, int32_t axis, int64_t runs)
     QN_ASSERT(p->slice.shards == 1 && p->dim[axis] % c->shards == 0);
     p->dim[axis] /= c->shards;
     p->count /= c->shards;
+    p->real = p->count;
     QN_ASSERT(p->count % runs == 0);
     p->slice = (qn_slice){.shards = c->shards, .shard = c->shard, .runs = runs, .length = p->count / runs};
 }
@@ -121,15 +122,33 @@ int32_t qni_cut_in(qn_build *b, int32_t use)
     return use;
 }
 
+/* Shard `shard` of so many of a table of V rows; rows from V on are padding. */
+static void take_rows(qn_param *p, const qn_model_config *c, int32_t shards, int32_t shard)
+{
+    const int64_t left = ((int64_t)c->vocab - shard * p->dim[0]) * p->dim[1];
+    p->slice = (qn_slice){.shards = shards, .shard = shard, .runs = 1, .length = p->count};
+    p->real = qn_max64(0, qn_min64(p->count, left));
+}
+
 int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head)
 {
     const qn_model_config *c = &b->m->config;
     if (b->failed) return use;
     qn_param *p = &b->m->param[b->m->use[use].param];
     p->origin = head ? b->m->chain_params + 1 : 0;
-    p->slice = (qn_slice){.shards = c->vocab_shards, .shard = shard, .runs = 1, .length = p->count};
-    const int64_t left = ((int64_t)c->vocab - shard * p->dim[0]) * p->dim[1];
-    p->real = qn_max64(0, qn_min64(p->count, left));
+    take_rows(p, c, c->vocab_shards, shard);
+    return use;
+}
+
+int64_t qni_vocab_rows(const qn_model_config *c)
+{
+    return ((int64_t)c->vocab + c->shards - 1) / c->shards;
+}
+
+int32_t qni_cut_rows(qn_build *b, int32_t use)
+{
+    const qn_model_config *c = &b->m->config;
+    if (!b->failed && c->shards > 1) take_rows(&b->m->param[b->m->use[use].param], c, c->shards, c->shard);
     return use;
 }
 

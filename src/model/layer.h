@@ -82,9 +82,11 @@ typedef void qn_op_fn(const qn_op_run *r);
 
 typedef struct qn_op_kind {
     const char *name;
-    qn_op_fn *forward;                          /* NULL: nothing to do in F */
-    qn_op_fn *evaluate;                         /* NULL: as forward */
-    qn_op_fn *infer;                            /* NULL: as forward */
+    qn_op_fn *forward;  /* NULL: nothing to do in F */
+    qn_op_fn *evaluate; /* NULL: as forward */
+    qn_op_fn *infer;    /* NULL: as forward */
+    qn_op_fn *tell; /* of shards: before they meet, writes row `shard` of output 0 [shards, ..], or in backward of its gradient;
+                       they GATHER these rows, and forward, evaluate or backward find all of them */
     qn_op_fn *backward_input;                   /* NULL: no input has a gradient */
     qn_op_fn *backward_weight;                  /* NULL: no parameters */
     qn_op_fn *backward;                         /* both in one pass; NULL: backward_input, then backward_weight */
@@ -114,7 +116,7 @@ typedef struct qn_op {
     int32_t ins, outs, uses;
     qn_ref in[QN_OP_INS], out[QN_OP_OUTS];
     int32_t use[QN_OP_USES]; /* -1: none */
-    int64_t size[3];         /* by kind: linear C, O; attention H, K, D; rope H, D */
+    int64_t size[4];         /* by kind: linear C, O; attention H, K, D; rope H, D */
     double real;             /* by kind: eps, theta, scale, dropout */
 } qn_op;
 
@@ -164,6 +166,10 @@ int32_t qni_adapter(qn_build *b, int64_t out, int64_t in, qn_init init, const ch
 /* The parameter of that use, made with the rows of one vocabulary shard, is that part of the embedding table or (head) of the
  * output matrix. Returns the use. */
 int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head);
+/* The tensor shard's rows of the vocabulary: ceil(V / t), the last of them padding where t does not divide V. cut_rows: the
+ * parameter of that use, made with so many rows, is that part of a table of V rows. Returns the use. */
+int64_t qni_vocab_rows(const qn_model_config *c);
+int32_t qni_cut_rows(qn_build *b, int32_t use);
 /* Another use, by this layer, of the parameter that an earlier use reads. */
 int32_t qni_again(qn_build *b, int32_t use);
 
@@ -193,6 +199,11 @@ int32_t qni_linear_part(qn_build *b, const char *label, int32_t x, int64_t out, 
 void qni_rope(qn_build *b, const char *label, int32_t x, int64_t H, int64_t D, double theta); /* in place */
 void qni_dropout(qn_build *b, const char *label, int32_t x, double dropout);                  /* in place */
 void qni_classifier(qn_build *b, const char *label, int32_t x, int64_t V, int32_t w);         /* ends the chain */
+
+/* The two of a tensor shard, for its rows of the vocabulary: look-ups with positions, summed over the shards (to the shard's
+ * slice of the rows); and the end of the chain, whose input's gradient is the shard's part. */
+int32_t qni_lookup(qn_build *b, const char *label, int32_t wte, int32_t wpe);
+void qni_classifier_shard(qn_build *b, const char *label, int32_t x, int32_t w);
 
 int32_t qni_position(qn_build *b, const char *label, int32_t x, int32_t wpe);
 void qni_vocabulary(qn_build *b, const char *label, int64_t rows, int32_t out, int32_t in); /* a shard: vocab.c runs it */

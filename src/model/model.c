@@ -311,20 +311,24 @@ void qn_model_init_param(const qn_model *m, int32_t i, uint64_t seed, qn_dtype d
     }
 }
 
-static void move_slice(const qn_slice *s, char *part, char *full, size_t element, bool take)
+/* Padding is no part of the full one. */
+static void move_slice(const qn_param *p, char *part, char *full, size_t element, bool take)
 {
-    const size_t bytes = (size_t)s->length * element;
+    const qn_slice *s = &p->slice;
+    const size_t bytes = (size_t)s->length * element, padding = (size_t)(p->count - p->real) * element;
+    if (take && padding > 0) memset(part + (size_t)p->real * element, 0, padding);
+    if (p->real == 0) return;
     full += (size_t)s->shard * bytes;
     for (int64_t run = 0; run < s->runs; run++, part += bytes, full += (size_t)s->shards * bytes)
-        memcpy(take ? part : full, take ? full : part, bytes);
+        memcpy(take ? part : full, take ? full : part, bytes - padding); /* what is padded has one run */
 }
 
 void qn_param_take(const qn_param *p, void *part, const void *full, size_t element)
 {
-    move_slice(&p->slice, part, (char *)full, element, true); /* only read */
+    move_slice(p, part, (char *)full, element, true); /* only read */
 }
 
 void qn_param_put(const qn_param *p, void *full, const void *part, size_t element)
 {
-    move_slice(&p->slice, (char *)part, full, element, false); /* only read */
+    move_slice(p, (char *)part, full, element, false); /* only read */
 }

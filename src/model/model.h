@@ -68,7 +68,7 @@ typedef struct qn_param {
     int64_t count;   /* elements */
     qn_slice slice;
     int32_t origin; /* index in the whole model: its own without vocabulary shards */
-    int64_t real;   /* elements that the whole model has; those behind are a vocabulary shard's padding, and stay 0 */
+    int64_t real;   /* elements that the whole model has; those behind, in rows of the vocabulary, are padding and stay 0 */
 } qn_param;
 
 typedef struct qn_use {
@@ -82,12 +82,13 @@ typedef struct qn_model qn_model;
  *
  * With shards = t > 1 it is one of t shard models (Megatron-LM's tensor parallelism, Narayanan et al. 2021, arXiv:2104.04473):
  * query, key, value, gate and up products hold 1/t of their outputs (whole heads), the two products that lead back to the stream
- * 1/t of their inputs. Norms, embedding and head are whole in every shard, with identical gradients. Chain, parameter indices and
- * names are those of t = 1.
+ * 1/t of their inputs, embedding and output matrix ceil(V / t) rows of the vocabulary, those from V on padding. Norms, positions
+ * and biases of the stream are whole in every shard, with identical gradients, and so is the loss. Chain, parameter indices and
+ * names are those of t = 1. For training and evaluation.
  *
- * With sequence (Korthikanti et al. 2022, arXiv:2205.05198) the residual stream, norms, joins, embedding and head have only the
+ * With sequence (Korthikanti et al. 2022, arXiv:2205.05198) the residual stream, norms, joins and positions have only the
  * rows of the shard's slice (qn_shard_slice of the item's rows); the way into the cut products gathers them, the way out scatters
- * the sum. The gradients of what is used there are parts (qn_param.joined), and so is the loss. For training and evaluation. */
+ * the sum. The gradients of what is used there are parts (qn_param.joined). */
 qn_status qn_model_open(qn_model **out, const qn_model_config *config, qn_err *err) QN_MUST_USE;
 void qn_model_close(qn_model *m);
 /* Shard `shard` of `shards` of a whole model: its configuration with these numbers, and what is frozen in it. Errors: as
@@ -200,7 +201,7 @@ qn_status qn_stage_pack_part(const qn_stage *s, const qn_exec *ex, void *packed,
 bool qn_stage_packs_whole(const qn_stage *s, int32_t param);
 
 /* How the stages of t shard models meet, each in its own pass over the same item: once per half layer in F (after the product
- * that leads back to the stream) and once in B (before the norm).
+ * that leads back to the stream) and once in B (before the norm); and at the chain's ends (ops/op_shard_vocab.c).
  *
  *   SUM      whole [rows, width] of each shard becomes the sum over all shards
  *   SCATTER  mine, the rows of this shard's slice (qn_shard_slice), becomes the sum over all shards of these rows of whole; the
@@ -276,6 +277,7 @@ typedef struct qn_pass {
     size_t mark;
     bool begun;
     int32_t made; /* private: operations before this one are done making again what the one at the cursor reads */
+    bool told;    /* private: the operation at the cursor has written what it tells the other shards */
     bool waits;   /* the last step found the other shards not there yet: step again later */
 } qn_pass;
 bool qn_pass_step(qn_pass *p);

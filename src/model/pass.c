@@ -317,11 +317,16 @@ static bool shards_are_here(const qn_pass *p, const qn_op_run *r, bool back)
     const qn_op_kind *kind = r->op->kind;
     const qn_meet meets = back ? kind->meets_back : kind->meets;
     if (meets == QN_MEET_NONE || r->B * r->T == 0) return true;
+    QN_ASSERT(s->exchange.meet != NULL);
     void *in = back ? r->din[0] : r->in[0], *out = back ? r->dout[0] : r->out[0];
     const qn_value *value = &s->layer[p->layer].layer->value[r->op->out[0].value];
     const bool act = (back ? kind->grad_elem : value->elem) == QN_ELEM_ACT;
     qn_meeting what = {.kind = meets, .type = act ? s->k->act : s->k->res, .rows = r->B * r->T, .width = value->width};
-    if (meets == QN_MEET_SUM) { /* elements, not rows: the slices are as even as can be */
+    if (kind->tell != NULL) { /* a row each */
+        const int32_t t = s->m->config.shards;
+        what = (qn_meeting){.kind = meets, .whole = back ? out : r->out[0], .type = s->k->res, .rows = t};
+        what.width = value->width / t * r->B * r->T;
+    } else if (meets == QN_MEET_SUM) { /* elements, not rows: the slices are as even as can be */
         what.whole = back ? in : out;
         what.rows *= what.width;
         what.width = 1;
@@ -330,7 +335,6 @@ static bool shards_are_here(const qn_pass *p, const qn_op_run *r, bool back)
         what.mine = inwards ? in : out;
         what.whole = inwards ? out : in;
     }
-    QN_ASSERT(s->exchange.meet != NULL);
     return s->exchange.meet(s->exchange.ctx, &what);
 }
 
@@ -355,7 +359,10 @@ static bool is_ready(qn_pass *p)
 {
     if (goes_back(p) && !make_again(p)) return false;
     const qn_op_run r = resolve(p);
-    return p->kind == PASS_WEIGHT || shards_are_here(p, &r, goes_back(p));
+    if (p->kind == PASS_WEIGHT) return true;
+    if (r.op->kind->tell != NULL && !p->told) r.op->kind->tell(&r);
+    p->told = true;
+    return shards_are_here(p, &r, goes_back(p));
 }
 
 static void run_op(const qn_pass *p)
@@ -404,6 +411,7 @@ bool qn_pass_step(qn_pass *p)
         if (p->waits) return true;
         run_op(p);
         p->made = 0;
+        p->told = false;
         p->op += goes_back(p) ? -1 : 1;
         settle(p);
     }

@@ -20,9 +20,9 @@ static qn_status check_limits(const qn_model *m, int32_t first, int32_t count, c
     if (!qn_mul_i64(&rows, l->B, l->T) || rows > MAX_ROWS || l->B > MAX_ROWS || l->T > MAX_ROWS || l->cache_len > MAX_ROWS)
         return QN_FAIL(err, QN_EINVAL, "a micro-batch of %lld samples of %lld tokens is too large; %lld rows are possible",
                        (long long)l->B, (long long)l->T, (long long)MAX_ROWS);
-    if (m->config.sequence && (!l->train || l->cache_len > 0))
+    if (m->config.shards > 1 && (!l->train || l->cache_len > 0))
         return QN_FAIL(err, QN_EUNSUPPORTED,
-                       "a shard with a slice of the rows (sequence parallelism) trains; it does not generate");
+                       "a tensor shard, which has its rows of the vocabulary, trains; it does not generate");
     if (l->kv != QN_F32 && l->kv != QN_BF16)
         return QN_FAIL(err, QN_EINVAL, "a cache of type %s; f32 and bf16 are possible", qn_dtype_name(l->kv));
     if (m->config.arch == QN_ARCH_GPT2 && l->T > m->config.context)

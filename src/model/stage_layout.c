@@ -230,6 +230,9 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     qni_life v[2 * QN_LAYER_VALUES], *const again = v + l->values; /* gradients; values that are made again where they are read */
     mark_stream(stream, l);
     set_add_flags(sl, stream, elem);
+    for (int32_t o = 0; o < l->ops; o++)
+        for (int32_t i = 0; l->op[o].kind->tell != NULL && i < l->op[o].outs; i++)
+            elem[l->op[o].out[i].value] = l->value[l->op[o].out[i].value].elem; /* the operation's own */
     for (int32_t i = 0; i < l->values; i++) v[i] = qni_no_life(qni_value_bytes(s, &l->value[i], elem[i]));
     for (int32_t o = 0; o < l->ops; o++) { /* lives run backwards: from the value's readers to its writer */
         const qn_op *op = &l->op[o];
@@ -240,7 +243,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
         const qn_op *op = &l->op[o];
         for (int32_t i = 0; i < op->outs; i++) {
             const int32_t out = op->out[i].value;
-            if (v[out].end >= 0) qni_life_touch(&v[out], o); /* values that nothing reads have no gradient */
+            if (v[out].end >= 0 || op->kind->tell != NULL) qni_life_touch(&v[out], o); /* others that nothing reads have none */
             if (sl->op[o].learns && i == 0) for_weight[out] = true;
         }
     }

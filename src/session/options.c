@@ -52,7 +52,7 @@ static const qn_key train_keys[] = {
         "how a step is taken back: from a copy (the same bits), or backwards (no memory, up to rounding)"),
     KEY(INT, "threads", T, threads, "1", 1, 1024, NULL, "", "threads of a worker"),
     KEY(INT, "tensor", T, tensor, "1", 1, 64, NULL, "",
-        "shards of every layer; as many workers as divide both it and --workers share a stage"),
+        "shards of every layer, embedding and output matrix; as many workers as divide both it and --workers share a stage"),
     KEY(BOOL, "sequence-parallel", T, sequence_parallel, NULL, 0, 0, NULL, "",
         "with --tensor: between attention and MLP a shard keeps its slice of the tokens alone, so that all activations fall by "
         "the "

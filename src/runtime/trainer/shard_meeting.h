@@ -22,8 +22,7 @@ typedef struct qni_member { /* a shard on this worker */
     qn_mb mb;
     bool busy, offered, ready; /* offered: waits with its numbers; ready: the meeting is over, the pass may go on */
     int32_t shard;
-    double loss, *loss_of; /* of its rows, and where the loss of all goes, where shards have slices */
-    char *whole, *mine;    /* of the meeting: see qn_meeting; mine is this shard's slice, wherever it is */
+    char *whole, *mine; /* of the meeting: see qn_meeting; mine is this shard's slice, wherever it is */
 } qni_member;
 
 typedef struct qni_cursor { /* goes through the pieces of some shards' slices, shard by shard */
@@ -57,7 +56,6 @@ struct qni_joint {
     int64_t piece;   /* the most bytes of a shard's slice in a message */
     uint64_t turn;   /* phases of this task so far */
     int32_t arrays;  /* of a JOIN: how many have been offered */
-    bool losses;     /* are still to be summed */
 };
 
 /* A shard's part in the next meeting: the hook of a stage (qn_exchange, ctx a qni_member), true when the meeting is over. The

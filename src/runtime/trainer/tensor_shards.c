@@ -39,7 +39,6 @@ qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set,
     }
     for (int32_t t = 0; t < plan->tasks; t++) {
         const qn_task *x = &plan->task[t];
-        s->trains = s->trains || x->op == QN_OP_B || x->op == QN_OP_BW;
         if (x->op == QN_OP_RECV && plan->channel[x->channel].slices > 1) s->gather[plan->ref[x->out.first]] = true;
     }
     const qn_grid g = qn_plan_grid(plan);
@@ -148,13 +147,6 @@ static int32_t begin_set(const qni_shards *s, qni_joint *j, int32_t task)
     return first;
 }
 
-/* Does the head of a column compute a loss in this task? */
-static bool has_loss(const qni_shards *s, const qn_task *t)
-{
-    const bool computes = s->trains ? t->op == QN_OP_B || t->op == QN_OP_BW : t->op == QN_OP_F;
-    return computes && s->set->sequence && qn_last_in_column(qn_plan_grid(s->plan), t->stage);
-}
-
 static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx)
 {
     const int32_t first = begin_set(s, j, task);
@@ -164,23 +156,8 @@ static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t ta
         const qn_exchange x = {qni_meeting_offer, m};
         qn_stage_set_exchange(s->set->stage[s->plan->task[first + i].stage], &x);
         m->pass = make(ctx, ex, first + i, &m->mb);
-        m->loss = 0;
-        m->loss_of = m->mb.loss;
-        if (s->set->sequence) m->mb.loss = &m->loss;
     }
-    j->losses = has_loss(s, &s->plan->task[task]);
     begin_gather(s, j, ex, first);
-}
-
-/* The losses of all slices, like any sum. */
-static void offer_losses(qni_joint *j)
-{
-    for (int32_t i = 0; i < j->count; i++) {
-        qni_member *m = &j->member[i];
-        const qn_meeting what = {.kind = QN_MEET_SUM, .whole = &m->loss, .type = QN_F64, .rows = 1, .width = 1};
-        (void)qni_meeting_offer(m, &what);
-    }
-    j->losses = false;
 }
 
 qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_of *make, void *ctx, qn_err *err)
@@ -196,13 +173,11 @@ qn_status qni_shards_run(qni_shards *s, qn_executor *ex, int32_t task, qni_pass_
             while (m->busy && !m->offered) m->busy = qn_pass_step(&m->pass);
             busy |= m->busy;
         }
-        if (!busy && !j->open && j->losses) offer_losses(j);
         if (!busy && !j->open) break;
         if (!was_open) qni_meeting_begin(s, j);
         const qn_status st = qni_meeting_run(s, j, ex, err);
         if (st != QN_OK) return st;
     }
-    for (int32_t i = 0; has_loss(s, &s->plan->task[task]) && i < j->count; i++) *j->member[i].loss_of += j->member[i].loss;
     j->task = QN_NONE;
     return QN_OK;
 }

@@ -35,7 +35,6 @@ typedef struct qni_shards {
     qni_joint **joint; /* [workers] what a worker runs now */
     int64_t *sums;     /* [workers] how often its shards met, over all steps */
     int64_t *sent;     /* [workers] bytes it sent to other workers */
-    bool trains;       /* the plan has backwards */
     bool *gather;      /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
 } qni_shards;
 

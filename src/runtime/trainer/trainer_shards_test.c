@@ -245,9 +245,10 @@ static void a_link_carries_a_slice_of_each_shard(void **unused)
     qn_model_close(m);
 }
 
-/* Four sums per block and item, each a scatter and a gather: with a worker for each of t shards every worker sends 2 (t - 1) / t
- * of the numbers, 8 b s h (t - 1) / t a layer in all (Narayanan et al. 2021, section 3.2). With fewer workers, w, the raw
- * contributions of all their shards: t (w - 1) / w + (w - 1) of the numbers over all workers. */
+/* Four sums per block and item, and one each of look-ups and of the gradient of the head's input; each a scatter and a gather:
+ * with a worker for each of t shards every worker sends 2 (t - 1) / t of the numbers, 8 b s h (t - 1) / t a layer in all
+ * (Narayanan et al. 2021, section 3.2). With fewer workers, w, the raw contributions of all their shards: t (w - 1) / w + (w - 1)
+ * of the numbers over all workers. The head's statistics, three of each row and shard, are gathered. */
 static void four_sums_of_a_block(void **unused)
 {
     (void)unused;
@@ -259,11 +260,12 @@ static void four_sums_of_a_block(void **unused)
                 const rig_way way = {.schedule = "1f1b", .workers = 1, .threads = 1, .shards = t, .shard_workers = w};
                 count_step(m, way, bytes);
                 const int64_t n = (int64_t)RIG_BATCH * RIG_T * config[c].width * (int64_t)sizeof(float);
-                const int64_t sum = n * t * (w - 1) / w + n * (w - 1), sums = 4 * config[c].layers;
-                assert_int_equal(bytes[QN_V_PART], sums * sum);
-                if (w == t) assert_int_equal(bytes[QN_V_PART] / t, config[c].layers * 8 * n * (t - 1) / t);
+                const int64_t sum = n * t * (w - 1) / w + n * (w - 1), sums = 4 * config[c].layers + 2;
+                const int64_t stats = (int64_t)RIG_BATCH * RIG_T * 3 * t * (w - 1) * (int64_t)sizeof(float);
+                assert_int_equal(bytes[QN_V_PART], sums * sum + stats);
+                if (w == t) assert_int_equal((bytes[QN_V_PART] - stats) / t, (config[c].layers * 8 + 4) * n * (t - 1) / t);
                 /* one piece each: of every slice from or to each of the others */
-                assert_int_equal(messages_of[QN_V_PART], sums * ITEMS * 2 * t * (w - 1));
+                assert_int_equal(messages_of[QN_V_PART], (sums * 2 + 1) * ITEMS * t * (w - 1));
             }
         }
         qn_model_close(m);
@@ -393,6 +395,38 @@ static void together_with_replicas(void **unused)
     }
 }
 
+/* Embedding and output matrix: each shard has ceil(V / t) rows of them, with their gradients and moments; so over all shards
+ * there is no second copy, and of one of them nothing but the vectors is as large as with t = 1. */
+static void each_shard_has_its_rows_of_the_vocabulary(void **unused)
+{
+    (void)unused;
+    for (size_t c = 0; c < QN_COUNT(config); c++) {
+        qn_model *m = rig_model(&config[c]);
+        for (int32_t t = 1; t <= 4; t *= 2) {
+            const rig_way way = {
+                .schedule = "1f1b", .workers = 2, .threads = 1, .transport = "self", .shards = t, .shard_workers = t};
+            qn_trainer *a = rig_open(m, QN_MODE_F32, &way, ITEMS);
+            const qn_memory memory = qn_trainer_memory(a);
+            int64_t once = 0, most = 0; /* elements; what rounding up to cache lines adds */
+            for (int32_t p = 0; p < qn_model_params(m); p++) {
+                const qn_param *whole = qn_model_param(m, p);
+                for (int32_t k = 0; k < t; k++) {
+                    const qn_param_home h = qn_trainer_shard_home(a, p, k);
+                    if (whole->rank == 2 && whole->dim[0] == RIG_VOCAB)
+                        assert_int_equal(h.part->dim[0], (RIG_VOCAB + t - 1) / t);
+                    else if (whole->rank == 2 && whole->dim[0] != config[c].context)
+                        assert_int_equal(h.part->count, whole->count / t);
+                    once += h.part->count;
+                    most += 64 / 4;
+                }
+            }
+            assert_in_range(memory.moments, 2 * once * 4, 2 * (once + most) * 4);
+            qn_trainer_close(a);
+        }
+        qn_model_close(m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +440,7 @@ int main(void)
         cmocka_unit_test(together_with_replicas),
         cmocka_unit_test(steps_after_the_first_allocate_nothing),
         cmocka_unit_test(near_one_shard),
+        cmocka_unit_test(each_shard_has_its_rows_of_the_vocabulary),
         cmocka_unit_test(state_goes_from_one_number_of_shards_to_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
