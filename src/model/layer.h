@@ -57,6 +57,7 @@ typedef struct qn_op_run {
     bool add[QN_OP_INS]; /* din[i] holds a gradient already: add to it */
     const void *w[QN_OP_USES];
     void *dw[QN_OP_USES];
+    qn_row_sums *rows; /* takes the gradient of use 0 in place of dw[0], or NULL */
     qn_linear *lin;
     const void *packed;
     int64_t past; /* infer: positions already in the cache */

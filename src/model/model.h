@@ -13,6 +13,7 @@
 
 #include "core/tensor.h"
 #include "kernels/kernels.h"
+#include "row_sums.h"
 #include "quern/status.h"
 
 typedef enum qn_arch { QN_ARCH_GPT2, QN_ARCH_LLAMA } qn_arch;
@@ -157,7 +158,9 @@ typedef struct qn_stage_need {
 typedef struct qn_stage_binding {
     void *const *value;
     void *const *grad;
-    void *packed;   /* packed_bytes */
+    void *packed;      /* packed_bytes */
+    qn_row_sums *rows; /* where an embedding's gradient goes instead of grad[rows_use]; NULL: there. Borrowed */
+    int32_t rows_use;
 } qn_stage_binding; /* qn_stage_bind copies the entries it needs: bind again after they change. grad may be NULL for infer */
 
 /* Infer: the next rows of one sequence among those of others, of other lengths, in one item. */

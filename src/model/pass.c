@@ -253,6 +253,7 @@ static qn_op_run resolve(const qn_pass *p)
         r.w[u] = so->w[u];
         r.dw[u] = so->dw[u];
     }
+    r.rows = so->rows;
     r.packed = op->kind->is_product ? offset_in(s->packed, so->packed_offset) : NULL;
     r.past = p->past;
     r.cache = offset_in(p->cache, so->cache_offset);

@@ -134,6 +134,7 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b)
                 so->w[u] = use < 0 ? NULL : b->value[s->m->use[use].param];
                 const bool frozen = use >= 0 && s->m->param[s->m->use[use].param].frozen;
                 so->dw[u] = use < 0 || frozen || b->grad == NULL ? NULL : b->grad[use];
+                if (u == 0) so->rows = use >= 0 && use == b->rows_use ? b->rows : NULL;
             }
         }
     }

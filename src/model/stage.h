@@ -49,6 +49,7 @@ typedef struct stage_op {
     int32_t remake[QNI_WAYS];  /* before which operation's backward, by the way of the pass; -1: not in it */
     const void *w[QN_OP_USES]; /* as bound */
     void *dw[QN_OP_USES];
+    qn_row_sums *rows; /* in place of dw[0], or NULL */
 } stage_op;
 
 typedef struct stage_layer {

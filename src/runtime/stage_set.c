@@ -168,7 +168,7 @@ void qni_stage_set_fini(qn_stage_set *s)
     *s = (qn_stage_set){0};
 }
 
-void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad)
+void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad, qn_row_sums *rows, int32_t rows_use)
 {
     const int32_t n = qn_model_params(s->model), uses = qn_model_uses(s->model), t = s->shards;
     for (int32_t i = 0; i < s->stages; i++) {
@@ -176,7 +176,8 @@ void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const 
         void **v = s->bound, **g = v + n;
         for (int32_t p = 0; p < n; p++) v[p] = value[w][p * t + k];
         for (int32_t u = 0; grad != NULL && u < uses; u++) g[u] = grad[qn_replica(qni_stage_set_grid(s, 1), i)][u * t + k];
-        const qn_stage_binding b = {.value = v, .grad = grad != NULL ? g : NULL, .packed = s->packed[i]};
+        const qn_stage_binding b = {
+            .value = v, .grad = grad != NULL ? g : NULL, .packed = s->packed[i], .rows = rows, .rows_use = rows_use};
         qn_stage_bind(s->stage[i], &b);
     }
 }

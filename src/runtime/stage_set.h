@@ -61,8 +61,9 @@ qn_status qni_stage_set_init(qn_stage_set *s, const qn_stage_set_desc *d, qn_err
 void qni_stage_set_fini(qn_stage_set *s);
 
 /* value[worker][param * shards + shard], grad[replica][use * shards + shard] (grad NULL: no gradients). The pointers are copied.
- */
-void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad);
+ * rows: where the gradient of use rows_use goes instead, with one replica of one shard; NULL: nowhere else. */
+void qni_stage_set_bind(qn_stage_set *s, void *const *const *value, void *const *const *grad, qn_row_sums *rows,
+                        int32_t rows_use);
 
 /* Scratch that passes left behind when they were given up. */
 void qni_stage_set_reset_scratch(qn_stage_set *s);

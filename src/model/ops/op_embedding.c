@@ -11,8 +11,13 @@ static void embedding_forward(const qn_op_run *r)
 
 static void embedding_backward_weight(const qn_op_run *r)
 {
-    r->k->embedding_backward_weight(r->ex, r->dw[0], r->dw[1], qni_ids_of(r, r->mb->tokens), r->pos, r->dout[0], r->R,
-                                    r->ld_out[0]);
+    const int32_t *row = qni_ids_of(r, r->mb->tokens);
+    void *dwte = r->dw[0];
+    if (r->rows != NULL) {
+        row = qn_row_sums_find(r->rows, row, r->R);
+        dwte = r->rows->sum;
+    }
+    r->k->embedding_backward_weight(r->ex, dwte, r->dw[1], row, r->pos, r->dout[0], r->R, r->ld_out[0]);
 }
 
 static const qn_op_kind embedding = {

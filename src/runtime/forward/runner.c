@@ -82,7 +82,7 @@ static qn_status open_resident(qn_runner *r, const qn_runner_desc *d, const qn_s
     if (value == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for a runner of %d workers", d->workers);
     for (int32_t w = 0; w < d->workers; w++) value[w] = d->value;
     qn_status st = qni_stage_set_init(&r->set, set, err);
-    if (st == QN_OK) qni_stage_set_bind(&r->set, value, NULL);
+    if (st == QN_OK) qni_stage_set_bind(&r->set, value, NULL, NULL, QN_NONE);
     r->open = st == QN_OK;
     if (st == QN_OK) st = qni_forward_init(&r->forward, forward, err);
     qn_free(value);

@@ -18,17 +18,19 @@ bool qni_homes_frozen(const qni_homes *h, int32_t param)
     return qni_home_param(h, param)->frozen;
 }
 
-qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, int32_t items, int32_t groups, bool zero1, qn_err *err)
+qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, const qni_homes_shape *shape, qn_err *err)
 {
     *h = (qni_homes){.set = set,
-                     .grid = qni_stage_set_grid(set, items),
-                     .groups = groups,
-                     .zero1 = zero1,
+                     .grid = qni_stage_set_grid(set, shape->items),
+                     .groups = shape->groups,
+                     .zero1 = shape->zero1,
+                     .tokens = shape->tokens,
+                     .rows_use = QN_NONE,
                      .shards = set->shards,
                      .params = qn_model_params(set->model) * set->shards,
                      .uses = qn_model_uses(set->model) * set->shards,
                      .element = qn_dtype_bytes(set->k->param)};
-    for (int32_t n = groups / qn_replicas(h->grid); n > 1; n /= 2) h->levels++;
+    for (int32_t n = shape->groups / qn_replicas(h->grid); n > 1; n /= 2) h->levels++;
     return qni_homes_lay(h, err);
 }
 

@@ -53,6 +53,11 @@ typedef struct qni_homes {
     void ***sum;                  /* [replicas][uses] */
     void ***m, ***v;              /* [workers][params] */
     void **table;                 /* all pointers of value, grad, sum, m and v */
+    /* Of a table that the embedding and the head of one stage share, with one group of gradients: the head adds to the table's
+     * accumulator, what the embedding adds is kept by rows until TIE. rows_use: the embedding's, QN_NONE: there is none */
+    qn_row_sums rows;
+    int32_t rows_use;
+    int64_t tokens;   /* of a step */
     int32_t tied;     /* parameter with uses in two stages of the chain, QN_NONE: none; of shard 0, the other shards' follow */
     int32_t tied_use; /* its other use, likewise */
     qn_arena *block;  /* [workers][QNI_BLOCKS] */
@@ -91,10 +96,15 @@ static inline bool qni_homes_joined(const qni_homes *h, int32_t param)
 }
 void *qni_homes_join(const qni_homes *h, int32_t stage, int32_t index, int64_t *count);
 
-/* groups: G, a power of two that the replicas divide and that divides the items. Errors: QN_ENOMEM (with the bytes needed),
- * QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes. */
-qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, int32_t items, int32_t groups, bool zero1,
-                         qn_err *err) QN_MUST_USE;
+typedef struct qni_homes_shape {
+    int32_t items, groups; /* groups: G, a power of two that the replicas divide and that divides the items */
+    bool zero1;
+    int64_t tokens; /* of a step */
+} qni_homes_shape;
+
+/* Errors: QN_ENOMEM (with the bytes needed), QN_EUNSUPPORTED (more than one weight shared between workers). fini accepts zeroes.
+ */
+qn_status qni_homes_init(qni_homes *h, const qn_stage_set *set, const qni_homes_shape *shape, qn_err *err) QN_MUST_USE;
 void qni_homes_fini(qni_homes *h);
 
 void qni_homes_set_initial(qni_homes *h, uint64_t seed); /* values of the run's start, by each owner's team */

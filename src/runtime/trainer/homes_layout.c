@@ -70,6 +70,19 @@ static qn_status find_uses(qni_homes *h, qn_err *err)
     return QN_OK;
 }
 
+/* The embedding's use of a table whose other use is in the same stage. Accumulators that travel, or of which there are several,
+ * are whole. */
+static void find_rows(qni_homes *h)
+{
+    const bool whole = h->shards > 1 || qn_replicas(h->grid) > 1 || h->levels > 0 || h->set->unpacked;
+    if (whole || qn_model_config_of(h->set->model)->vocab_shards > 0) return;
+    for (int32_t u = 0; u < h->uses; u++) {
+        const int32_t p = qni_use_param(h, u), first = h->first_use[p];
+        if (u == first || qni_homes_frozen(h, p) || h->use_chain[u] != h->use_chain[first]) continue;
+        if (qn_model_use(h->set->model, first)->layer == 0) h->rows_use = first;
+    }
+}
+
 /* The largest parameter of chain stage s (shard 0's) that has no owner yet, or QN_NONE. */
 static int32_t largest_without(const qni_homes *h, int32_t s)
 {
@@ -116,6 +129,10 @@ static void lay_region(qni_homes *h, int32_t s)
                 if (h->use_chain[u] != s || qni_homes_frozen(h, p) || qn_replica(h->grid, h->owner[p]) != r ||
                     (u != h->first_use[p]) != (others == 1))
                     continue;
+                if (others == 1 && h->rows_use == h->first_use[p]) { /* shared */
+                    h->use_at[u] = h->use_at[h->rows_use];
+                    continue;
+                }
                 for (int32_t k = 0; k < h->shards; k++) {
                     h->use_at[u + k] = qni_line_up(end);
                     QN_ASSERT(bytes_of(h, p + k) == bytes_of(h, p));
@@ -213,6 +230,9 @@ static void lay_grads(qni_homes *h, qn_arena *a, int32_t w)
             h->grad[r][u] = h->region[stage] + h->use_at[u];
             h->sum[r][u] = h->region[stage] + (size_t)h->levels * line + h->use_at[u];
         }
+        if (h->rows_use == QN_NONE || qni_use_stage(h, r, h->rows_use) != stage) continue;
+        const qn_param *table = qni_home_param(h, qni_use_param(h, h->rows_use));
+        qn_row_sums_lay(&h->rows, a, table->dim[0], table->dim[1], h->tokens, h->element);
     }
 }
 
@@ -260,6 +280,7 @@ qn_status qni_homes_lay(qni_homes *h, qn_err *err)
 {
     qn_status st = take_tables(h, err);
     if (st == QN_OK) st = find_uses(h, err);
+    if (st == QN_OK) find_rows(h);
     if (st == QN_OK) st = deal_out(h, err);
     for (int32_t s = 0; st == QN_OK && s < qn_depth(h->grid); s++) lay_region(h, s);
     if (st == QN_OK) st = take_whole(h, err);

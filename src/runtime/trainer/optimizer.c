@@ -22,6 +22,10 @@ void qni_tie(qni_homes *h, int32_t stage, void *other)
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
         if (h->owner[p] != stage || u == h->first_use[p] || qni_homes_frozen(h, p)) continue;
+        if (h->rows_use == h->first_use[p]) {
+            qn_row_sums_fold(&h->rows, h->set->k, &h->set->exec[worker], h->sum[replica][u]);
+            continue;
+        }
         const bool here = qni_homes_worker(h, qni_use_stage(h, replica, u)) == worker;
         void *from = here ? h->sum[replica][u] : other;
         if (from != NULL) h->set->k->fold(&h->set->exec[worker], h->sum[replica][h->first_use[p]], from, count_of(h, p));

@@ -195,8 +195,10 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
                                               .again = desc->recompute == QN_RECOMPUTE_PART ? desc->again : NULL,
                                               .again_early = !desc->recompute_late},
                                    .pin = desc->pin};
+    const qni_homes_shape shape = {
+        .items = o->items, .groups = groups, .zero1 = desc->zero1, .tokens = desc->source->batch * desc->source->T};
     QN_TRY(st, qni_stage_set_init(&t->set, &set, err), out);
-    QN_TRY(st, qni_homes_init(&t->homes, &t->set, o->items, groups, desc->zero1, err), out);
+    QN_TRY(st, qni_homes_init(&t->homes, &t->set, &shape, err), out);
     if (t->tiered) QN_TRY(st, open_tier(t, err), out);
     QN_TRY(st, qni_trainer_plan(t, err), out);
     QN_TRY(st, qni_trainer_flights_open(t, err), out);
@@ -205,7 +207,9 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
         QN_TRY(st, qni_speculation_init(&t->speculation, &t->homes, &t->desc.hyper, desc->post_validate, err), out);
     QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
     QN_TRY(st, open_executor(t, err), out);
-    if (!t->tiered) qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad);
+    if (!t->tiered)
+        qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad,
+                           t->homes.rows_use != QN_NONE ? &t->homes.rows : NULL, t->homes.rows_use);
     qni_homes_set_initial(&t->homes, desc->seed);
     qni_lag_restart(&t->lag);
     t->desc.order = NULL; /* the plan has taken its place */
