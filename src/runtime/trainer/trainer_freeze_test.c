@@ -54,17 +54,22 @@ static void assert_moved(const qn_model *m, const char *state)
     }
 }
 
-/* Bytes of the gradients of all uses and of both moments on one worker: each array is padded to a cache line. */
+/* Bytes of the gradients of all parameters, a tied one's rows, and both moments on one worker: each array is padded to a cache
+ * line. */
 static void assert_memory(const qn_model *m, qn_memory got)
 {
     int64_t grads = 0, moments = 0;
-    for (int32_t u = 0; u < qn_model_uses(m); u++) {
-        const qn_param *p = qn_model_param(m, qn_model_use(m, u)->param);
-        if (!p->frozen) grads += (p->count * (int64_t)sizeof(float) + 63) / 64 * 64;
-    }
+    qn_row_sums rows;
     for (int32_t i = 0; i < qn_model_params(m); i++) {
         const qn_param *p = qn_model_param(m, i);
-        if (!p->frozen) moments += 2 * ((p->count * (int64_t)sizeof(float) + 63) / 64 * 64);
+        const int64_t bytes = (p->count * (int64_t)sizeof(float) + 63) / 64 * 64;
+        int32_t uses = 0;
+        for (int32_t u = 0; u < qn_model_uses(m); u++) uses += qn_model_use(m, u)->param == i;
+        if (p->frozen) continue;
+        qn_arena probe = QN_ARENA_PROBE;
+        if (uses > 1) qn_row_sums_lay(&rows, &probe, p->dim[0], p->dim[1], rig_source.batch * rig_source.T, sizeof(float));
+        grads += bytes + (int64_t)probe.used;
+        moments += 2 * bytes;
     }
     assert_in_range(got.grads, grads - 63, grads); /* the last one needs no padding */
     assert_in_range(got.moments, moments - 63, moments);
