@@ -15,8 +15,8 @@
  * These waits go from one step to the next only, never back: a plan of one step that can run can run as a flight.
  *
  * Post-validated steps (arXiv:2401.10241, section 4): the decision of step k arrives while step k + 1 warms up. Its VALIDATEs,
- * and the RECV that brings it, stand behind the forwards that begin step k + 1 on the worker, before its first task of another
- * kind. They need nothing of step k + 1, so that nothing can lock up. */
+ * and the RECV that brings it, stand behind the forwards (of vocabulary shards too) that begin step k + 1 on the worker, before
+ * its first task of another kind. They need nothing of step k + 1, so that nothing can lock up. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +62,7 @@ static void mark_warm_up(chain *c, bool *read)
         const int32_t comp = p->lane[w][QN_LANE_COMP][0], recv = p->lane[w][QN_LANE_RECV][0];
         for (int32_t t = comp; t < comp + p->lane[w][QN_LANE_COMP][1]; t++) {
             const qn_task *x = &p->task[t];
-            if (x->op != QN_OP_F && x->op != QN_OP_PACK) break;
+            if (x->op != QN_OP_F && x->op != QN_OP_PACK && x->op != QN_OP_VI && x->op != QN_OP_VS) break;
             c->lead[t] = true;
             for (int32_t i = 0; i < x->in.count; i++) read[p->ref[x->in.first + i]] = true;
         }

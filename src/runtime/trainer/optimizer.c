@@ -47,6 +47,25 @@ void qni_norm(const qni_homes *h, int32_t worker, double *sums)
                                          count_of(h, p));
 }
 
+bool qni_steps(const qni_homes *h, int32_t stage, int32_t param)
+{
+    const int32_t owner = h->owner[param];
+    if (qni_homes_frozen(h, param) || qni_use_stage(h, qn_replica(h->grid, stage), h->first_use[param]) != stage) return false;
+    return h->zero1 ? owner == stage : qn_stepping_stage(h->grid, h->set->worker_of, stage, qn_replica(h->grid, owner)) == stage;
+}
+
+void qni_norm_rest(const qni_homes *h, int32_t worker, double *sums)
+{
+    for (int32_t p = 0; p < h->params; p++) {
+        if (sums[p] != 0.0 || qni_homes_worker(h, h->owner[p]) == worker || is_copy(h, p)) continue;
+        for (int32_t r = 0; r < qn_replicas(h->grid); r++) {
+            const int32_t u = h->first_use[p], stage = qni_use_stage(h, r, u);
+            if (qni_homes_worker(h, stage) == worker && qni_steps(h, stage, p))
+                sums[p] = h->set->k->sumsq(&h->set->exec[worker], h->sum[r][u], count_of(h, p));
+        }
+    }
+}
+
 int32_t qni_head_of_item(const qni_homes *h, int32_t item)
 {
     const qn_grid g = h->grid;
@@ -101,13 +120,6 @@ static void clear(const qn_exec *ex, void *at, size_t bytes)
     qn_exec_run(ex, clear_part, &job);
 }
 
-/* Does the stage step the parameter? */
-static bool steps(const qni_homes *h, int32_t stage, int32_t param)
-{
-    const int32_t owner = h->owner[param];
-    return h->zero1 ? owner == stage : qn_stepping_stage(h->grid, h->set->worker_of, stage, qn_replica(h->grid, owner)) == stage;
-}
-
 /* Whether the use's gradient is zero already, since it was folded into its owner's on this worker. */
 static bool was_folded(const qni_homes *h, int32_t stage, int32_t u, int32_t p)
 {
@@ -123,8 +135,7 @@ void qni_update(qni_homes *h, int32_t stage, qni_update_kind kind, const qni_ver
     const double t = (double)step + 1.0;
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
-        if (qni_use_stage(h, replica, u) != stage || qni_homes_frozen(h, p) || u != h->first_use[p] || !steps(h, stage, p))
-            continue;
+        if (u != h->first_use[p] || !qni_steps(h, stage, p)) continue;
         const qn_adamw a = {.lr = lr,
                             .beta1 = hyper->beta1,
                             .beta2 = hyper->beta2,
@@ -149,7 +160,7 @@ static void clear_rest(qni_homes *h, int32_t stage, bool stepped)
     for (int32_t u = 0; u < h->uses; u++) {
         const int32_t p = qni_use_param(h, u);
         if (qni_use_stage(h, replica, u) != stage || qni_homes_frozen(h, p) || was_folded(h, stage, u, p)) continue;
-        if (stepped && u == h->first_use[p] && steps(h, stage, p)) continue;
+        if (stepped && u == h->first_use[p] && qni_steps(h, stage, p)) continue;
         clear(&h->set->exec[qni_homes_worker(h, stage)], h->sum[replica][u], (size_t)count_of(h, p) * h->element);
     }
 }

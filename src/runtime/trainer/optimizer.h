@@ -30,6 +30,10 @@ int64_t qni_sums_count(const qni_homes *h, int32_t items);
 void qni_tie(qni_homes *h, int32_t stage, void *other);
 /* Squares of the gradients that stages of this worker own into sums. */
 void qni_norm(const qni_homes *h, int32_t worker, double *sums);
+/* Whether the stage steps the parameter, in this or any replica. */
+bool qni_steps(const qni_homes *h, int32_t stage, int32_t param);
+/* Squares of the gradients that stages of this worker step and others own, where sums has none yet. */
+void qni_norm_rest(const qni_homes *h, int32_t worker, double *sums);
 /* The last stage of the replica that runs the item: its worker has the item's loss. */
 int32_t qni_head_of_item(const qni_homes *h, int32_t item);
 /* sums: [workers]. */

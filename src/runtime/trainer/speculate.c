@@ -18,7 +18,7 @@ static void copy_state(const qni_speculation *s, int32_t stage, bool back)
     const int32_t w = qni_homes_worker(h, stage);
     char *at = s->kept[stage];
     for (int32_t p = 0; p < h->params; p++) {
-        if (h->owner[p] != stage || qni_homes_frozen(h, p)) continue;
+        if (!qni_steps(h, stage, p)) continue;
         void *const part[] = {h->value[w][p], h->m[w][p], h->v[w][p]};
         const size_t bytes = param_bytes(h, p);
         for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++, at += bytes) {
@@ -33,9 +33,8 @@ static void copy_state(const qni_speculation *s, int32_t stage, bool back)
 static qn_status take_copies(qni_speculation *s, qn_err *err)
 {
     const qni_homes *h = s->homes;
-    for (int32_t p = 0; p < h->params; p++)
-        if (!qni_homes_frozen(h, p)) s->kept_bytes[h->owner[p]] += 3 * param_bytes(h, p);
     for (int32_t i = 0; i < h->set->stages; i++) {
+        for (int32_t p = 0; p < h->params; p++) s->kept_bytes[i] += qni_steps(h, i, p) ? 3 * param_bytes(h, p) : 0;
         if (s->kept_bytes[i] == 0) continue;
         s->kept[i] = qn_alloc_pages(s->kept_bytes[i]);
         if (s->kept[i] == NULL)

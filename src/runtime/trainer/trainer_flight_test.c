@@ -1,12 +1,9 @@
 /* Flights: several steps without a barrier between them give the bits of one step at a time, for every schedule; with a spike, an
  * infinity or a NaN in any stage at any step of a flight; after a step that was refused, and after a cancelled flight. */
+#include "support/fault_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
-#include <math.h>
 #include <pthread.h>
-
-#include "trainer_internal.h"
 
 enum { STEPS = QN_SANITIZED ? 5 : 8, LONG = 20, ITEMS = 4 };
 
@@ -90,75 +87,6 @@ static void wide_steps_fly(void **state)
 
 /* ---- faults */
 
-typedef struct fault {
-    int64_t step;
-    int32_t stage;
-    double value; /* 0: none */
-} fault;
-
-static void spoil(qn_trainer *t, fault f)
-{
-    t->spoil.step = f.step;
-    t->spoil.stage = f.stage;
-    t->spoil.value = f.value;
-}
-
-typedef struct journey {
-    double loss[LONG], norm[LONG];
-    int32_t taken[LONG]; /* 0: refused */
-    char *state;
-    qn_speculated early;
-} journey;
-
-/* Through all steps; what is refused is passed over, as a trainer that goes on would. still: behind the fault the weights stay as
- * they are. */
-static journey fly(const qn_model *m, const rig_way *way, fault f, bool still)
-{
-    journey out = {.state = malloc(rig_state_bytes(m, sizeof(float)))};
-    double lr[LONG];
-    qn_trainer *t = rig_open(m, QN_MODE_F32, way, ITEMS);
-    assert_non_null(out.state);
-    spoil(t, f);
-    for (int32_t i = 0; i < LONG; i++) lr[i] = still && i > f.step ? 0.0 : RIG_LR;
-    for (int32_t at = 0; at < LONG;) {
-        qn_step_result r[LONG];
-        int32_t done;
-        qn_err err;
-        const qn_status st = qn_trainer_flight(t, at, LONG - at, lr + at, r, &done, NULL, &err);
-        for (int32_t i = 0; i < done; i++) {
-            out.loss[at + i] = r[i].loss;
-            out.norm[at + i] = r[i].grad_norm;
-            out.taken[at + i] = 1;
-        }
-        at += done;
-        if (st == QN_OK) break;
-        assert_int_equal(st, QN_ENONFINITE);
-        char step[32];
-        snprintf(step, sizeof step, "step %d:", at + 1);
-        assert_non_null(strstr(err.text, step));
-        assert_int_equal(at, f.step);
-        at++;
-    }
-    rig_state(out.state, t, m, sizeof(float), 0);
-    out.early = qn_trainer_speculated(t);
-    qn_trainer_close(t);
-    return out;
-}
-
-/* Of the weights. */
-static double difference(const journey *got, const journey *want, const qn_model *m)
-{
-    const float *a = (const float *)(const void *)got->state, *b = (const float *)(const void *)want->state;
-    double most = 0;
-    for (int32_t p = 0; p < qn_model_params(m); p++) {
-        const int64_t n = qn_model_param(m, p)->count;
-        for (int64_t i = 0; i < n; i++) most = fmax(most, fabs((double)a[i] - b[i]) / (1e-3 + fabs((double)b[i])));
-        a += 3 * n;
-        b += 3 * n;
-    }
-    return most;
-}
-
 static const double values[] = {1e4, INFINITY, NAN, 0};
 
 /* wrong: counts stages that stepped early and were taken back. */
@@ -167,7 +95,6 @@ static void faults(const char *schedule, int32_t workers, int32_t stages, qn_und
     uint32_t turn = (uint32_t)workers;
     for (int32_t c = 0; c < 2; c++) {
         qn_model *m = rig_model(&rig_config[c]);
-        const size_t bytes = rig_state_bytes(m, sizeof(float));
         for (int32_t stage = 0; stage < stages; stage++) {
             for (int64_t step = clip > 0 ? QNI_PATIENCE - 1 : 0; step < LONG; step++, turn++) {
                 if (turn % (QN_SANITIZED ? 13 : 4) != 0) continue;
@@ -179,19 +106,15 @@ static void faults(const char *schedule, int32_t workers, int32_t stages, qn_und
                                .undo = undo,
                                .clip = clip,
                                .flight = 2 + (int32_t)(turn % 5)};
-                const fault f = {.step = step, .stage = stage, .value = values[turn / 4 % 4]};
-                const journey got = fly(m, &way, f, undo == QN_UNDO_IN_PLACE);
+                const bool near = undo == QN_UNDO_IN_PLACE;
+                const rig_fault f = {.step = step, .stage = stage, .item = ITEMS - 1, .value = values[turn / 4 % 4]};
+                const rig_journey got = rig_fly(m, &way, ITEMS, LONG, f, near);
                 way.flight = 1;
                 way.undo = QN_UNDO_NONE;
                 way.transport = "self";
                 way.seed = 0;
-                const journey want = fly(m, &way, f, undo == QN_UNDO_IN_PLACE);
-                bool good = memcmp(got.taken, want.taken, sizeof got.taken) == 0;
-                if (undo != QN_UNDO_IN_PLACE)
-                    good = good && memcmp(got.state, want.state, bytes) == 0 &&
-                           memcmp(got.loss, want.loss, sizeof got.loss) == 0 && memcmp(got.norm, want.norm, sizeof got.norm) == 0;
-                if (undo == QN_UNDO_IN_PLACE) good = good && difference(&got, &want, m) <= 1e-5;
-                if (!good)
+                const rig_journey want = rig_fly(m, &way, ITEMS, LONG, f, near);
+                if (!rig_same_journey(&got, &want, m, near))
                     fail_msg("%s, %d workers, undo %d, clip %g: %g in stage %d at step %d", schedule, workers, (int)undo, clip,
                              f.value, stage, (int)step);
                 *wrong += got.early.wrong;

@@ -60,9 +60,9 @@ struct qn_trainer {
     int32_t ended;               /* the step whose FOLD ended the flight before its last step, or QN_NONE */
     atomic_bool cancelled;       /* since the flight began, by the caller */
     qni_speculation speculation; /* post-validated steps; else unused */
-    struct {                     /* test hook: adds value to a gradient of the stage before its norm is taken */
+    struct {                     /* test hook: adds value to what an item adds to a gradient of a stage */
         int64_t step;
-        int32_t stage;
+        int32_t stage, item; /* stage: as in replica 0; item: the step's, so of the replica that runs it */
         double value;
     } spoil;
     bool dirty; /* the last step stopped early: gradients are not zero */

@@ -100,6 +100,23 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
                             value_in(ex, p, task->out, QN_V_WSTASH));
 }
 
+/* Test hook: task has added to the gradient of a use. QN_NONE: to all of its stage, of which it is the first. */
+static void spoil(qn_trainer *t, const qn_task *task, int32_t use)
+{
+    const qni_homes *h = &t->homes;
+    const int32_t replica = qn_replica(h->grid, task->stage), first = qn_stage_at(h->grid, replica * h->grid.shards, 0);
+    if (t->spoil.value == 0.0 || t->spoil.step != t->step + task->step || t->spoil.item != task->item ||
+        t->spoil.stage != task->stage - first)
+        return;
+    for (int32_t u = 0; u < h->uses && use == QN_NONE; u++)
+        if (qni_use_stage(h, replica, u) == task->stage) use = u;
+    void *grad = use == QN_NONE ? NULL : h->grad[replica][use];
+    if (grad != NULL && h->element == sizeof(double))
+        *(double *)grad += t->spoil.value;
+    else if (grad != NULL)
+        *(float *)grad += (float)t->spoil.value;
+}
+
 static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
 {
     const qn_plan *p = t->plan;
@@ -114,8 +131,10 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
     }
     if (t->tiered || (task->op != QN_OP_BW && task->op != QN_OP_W)) return QN_OK; /* on devices: when they have landed */
     const bool alone = task->op == QN_OP_W && !t->set.sequence;
-    for (int32_t i = alone ? index : qn_joint_first(p, index); i <= index; i++)
+    for (int32_t i = alone ? index : qn_joint_first(p, index); i <= index; i++) {
+        spoil(t, &p->task[i], QN_NONE);
         qni_homes_added(&t->homes, p->task[i].stage, task->item);
+    }
     return QN_OK;
 }
 
@@ -127,7 +146,9 @@ static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
     qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
     if (task->op != QN_OP_VT && task->op != QN_OP_VJ) return;
     const int32_t shard = qn_chain_stage(g, task->stage) - qn_depth(g);
-    qni_homes_added_to(&t->homes, qn_vocab_use(t->sharded, shard, task->op == QN_OP_VJ), task->stage, task->item);
+    const int32_t use = qn_vocab_use(t->sharded, shard, task->op == QN_OP_VJ);
+    if (task->op == QN_OP_VT) spoil(t, task, use);
+    qni_homes_added_to(&t->homes, use, task->stage, task->item);
 }
 
 /* Targets of an item that count. */
@@ -146,21 +167,6 @@ static void tie_within(qn_trainer *t, int32_t stage)
     if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
 }
 
-/* Test hook: the first gradient of a stage. */
-static void spoil(qn_trainer *t, int32_t worker, int32_t k)
-{
-    qni_homes *h = &t->homes;
-    for (int32_t u = 0; u < h->uses && t->spoil.value != 0.0 && t->spoil.step == t->step + k; u++) {
-        const int32_t stage = t->spoil.stage;
-        if (qni_homes_worker(h, stage) != worker || qni_use_stage(h, 0, u) != stage) continue;
-        if (h->element == sizeof(double))
-            *(double *)h->sum[0][u] += t->spoil.value;
-        else
-            *(float *)h->sum[0][u] += (float)t->spoil.value;
-        return;
-    }
-}
-
 static void run_norm(qn_trainer *t, int32_t worker, int32_t k)
 {
     train_worker *w = &t->worker[worker];
@@ -168,7 +174,6 @@ static void run_norm(qn_trainer *t, int32_t worker, int32_t k)
     double *loss = w->sums + t->homes.params, *targets = loss + items;
     for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
         if (t->set.worker_of[s] == worker) tie_within(t, s);
-    spoil(t, worker, k);
     qni_norm(&t->homes, worker, w->sums);
     for (int32_t i = 0; i < items; i++) {
         const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
@@ -213,19 +218,29 @@ static qn_status run_join(qn_trainer *t, qn_executor *ex, int32_t index, qn_err 
     return QN_OK;
 }
 
-/* Each sum is of one worker's and zero at all others, so that adding them changes no bit. */
-static void run_guess(qn_trainer *t, int32_t worker, int32_t k)
+/* Each sum is of one worker's and zero at all others, so that adding them changes no bit; but squares may be there already, from
+ * another replica that steps the same. */
+static void run_guess(qn_trainer *t, const qn_task *task)
 {
-    train_worker *w = &t->worker[worker];
-    const double *before = worker > 0 ? t->inbox[worker - 1] : NULL;
+    const qn_plan *p = t->plan;
+    train_worker *w = &t->worker[task->worker];
+    const double *before = NULL;
     int64_t tokens = 0;
-    for (int64_t i = 0; i < t->sums_count; i++) w->partial[i] = before != NULL ? before[i] + w->sums[i] : w->sums[i];
-    for (int32_t i = 0; i < t->plan->items; i++) tokens += targets_of(t, w, i, k);
-    qni_speculation_guess(&t->speculation, worker, w->partial, tokens);
+    for (int32_t i = 0; i < task->in.count; i++) {
+        const qn_value *v = &p->value[p->ref[task->in.first + i]];
+        if (v->cls == QN_V_STAT && v->item != QN_NONE) before = t->inbox[v->stage];
+    }
+    for (int64_t i = 0; i < t->sums_count; i++) {
+        const double own = w->sums[i];
+        w->partial[i] = before == NULL || (i < t->homes.params && own != 0.0) ? own : before[i] + own;
+    }
+    for (int32_t i = 0; i < p->items; i++) tokens += targets_of(t, w, i, task->step);
+    if (qn_replicas(t->homes.grid) > 1) qni_norm_rest(&t->homes, task->worker, w->partial);
+    qni_speculation_guess(&t->speculation, task->worker, w->partial, tokens);
 }
 
-/* The decision: worker 0 has everybody's sums; in a post-validated step the last worker has them all in one. When the steps that
- * follow would stand on something else, it ends the flight (speculate.h); nobody has acted on it yet. */
+/* The decision: worker 0 has everybody's sums; in a post-validated step the last in line has them all in one. When the steps
+ * that follow would stand on something else, it ends the flight (speculate.h); nobody has acted on it yet. */
 static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
 {
     qni_verdict v;
@@ -305,7 +320,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         run_norm(t, task->worker, task->step);
         return QN_OK;
     case QN_OP_GUESS:
-        run_guess(t, task->worker, task->step);
+        run_guess(t, task);
         return QN_OK;
     case QN_OP_FOLD:
         run_fold(t, ex, task->worker, task->step);

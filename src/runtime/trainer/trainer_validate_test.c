@@ -1,27 +1,10 @@
 /* Post-validation (Qi et al. 2024, arXiv:2401.10241, section 4): whatever spike, infinity or NaN appears in whatever stage's
  * gradient at whatever step, the state after every step is that of the synchronous optimizer: bit for bit with a copy, within
  * rounding when undone in place. */
+#include "support/fault_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
-
-#include <math.h>
-
-#include "trainer_internal.h"
 
 enum { STEPS = QN_SANITIZED ? 13 : 16, ITEMS = 5 };
-
-typedef struct fault {
-    int64_t step;
-    int32_t stage;
-    double value; /* 0: none */
-} fault;
-
-static void spoil(qn_trainer *t, fault f)
-{
-    t->spoil.step = f.step;
-    t->spoil.stage = f.stage;
-    t->spoil.value = f.value;
-}
 
 static double difference(const float *a, const float *b, size_t n)
 {
@@ -31,7 +14,7 @@ static double difference(const float *a, const float *b, size_t n)
 }
 
 /* Both ways, step by step, with the same fault; adds what was stepped early and taken back. */
-static void compare(qn_speculated *sum, const qn_model *m, const rig_way *early, fault f)
+static void compare(qn_speculated *sum, const qn_model *m, const rig_way *early, rig_fault f)
 {
     rig_way late = *early;
     late.undo = QN_UNDO_NONE;
@@ -39,8 +22,8 @@ static void compare(qn_speculated *sum, const qn_model *m, const rig_way *early,
     const size_t bytes = rig_state_bytes(m, sizeof(float));
     char *sa = malloc(bytes), *sb = malloc(bytes);
     assert_true(sa != NULL && sb != NULL);
-    spoil(a, f);
-    spoil(b, f);
+    rig_spoil(a, f);
+    rig_spoil(b, f);
     for (int64_t step = 0; step < STEPS; step++) {
         qn_step_result ra = {0}, rb = {0};
         const qn_status one = qn_trainer_step(a, step, RIG_LR, &ra, NULL, NULL),
@@ -84,7 +67,8 @@ static void sweep(qn_undo undo, const char *schedule, int32_t workers, double cl
                                      .seed = turn % 3 == 2 ? 1u + turn : 0,
                                      .undo = undo,
                                      .clip = clip};
-                compare(&sum, m, &way, (fault){.step = step, .stage = s, .value = values[(turn + turn / 3) % 3]});
+                compare(&sum, m, &way,
+                        (rig_fault){.step = step, .stage = s, .item = ITEMS - 1, .value = values[(turn + turn / 3) % 3]});
             }
         }
         qn_model_close(m);

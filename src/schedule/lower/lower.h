@@ -61,10 +61,12 @@ void qni_lower_pairs(qni_lower *l);
 /* lower_step.c: PACK before a stage's first forward; all that comes after the last backward. */
 void qni_lower_step(qni_lower *l);
 uint64_t qni_lower_step_tag(int32_t cls, int32_t index, int32_t item);
-/* lower_replicas.c: gradients to their owners, sums back to the replicas, a stage's OPT; nothing with one replica. */
+/* lower_replicas.c: gradients to their owners, sums back to the replicas; what a task that works with a stage's sums reads; what
+ * leaves a stage behind the task that makes its parameters. Nothing with one replica. */
 void qni_lower_sums(qni_lower *l);
 void qni_lower_sums_back(qni_lower *l);
-void qni_lower_replica_opt(qni_lower *l, int32_t opt, int32_t stage);
+void qni_lower_replica_reads(qni_lower *l, int32_t task, int32_t stage);
+void qni_lower_replica_done(qni_lower *l, int32_t opt, int32_t stage);
 /* lower_join.c: sums over the shards of a stage, after those over replicas and before TIE; nothing where no shard has a part of
  * a gradient. */
 void qni_lower_joins(qni_lower *l);

@@ -100,22 +100,29 @@ void qni_lower_sums_back(qni_lower *l)
                 if (bytes == 0) continue;
                 const int32_t sent = qni_add_value(&l->b, QN_V_PGRAD, owner, r, l->order->worker_of[owner], bytes);
                 qni_add_link(&l->b, l->last_add[owner], QNI_OUT, sent);
+                l->sum_back[owner * qn_replicas(g) + r] = sent; /* who clears it waits until it has left */
                 send_to_replicas(l, owner, sent, l->last_add[owner], QN_V_PGRAD, bytes);
             }
         }
     }
 }
 
-void qni_lower_replica_opt(qni_lower *l, int32_t opt, int32_t stage)
+void qni_lower_replica_reads(qni_lower *l, int32_t task, int32_t stage)
+{
+    const qn_grid g = qn_order_grid(l->order);
+    if (qn_replicas(g) == 1) return;
+    for (int32_t q = 0; q < qn_replicas(g); q++) {
+        const int32_t back = l->sum_back[stage * qn_replicas(g) + q];
+        if (back != QN_NONE) qni_add_link(&l->b, task, QNI_IN, back);
+    }
+}
+
+void qni_lower_replica_done(qni_lower *l, int32_t opt, int32_t stage)
 {
     const qn_grid g = qn_order_grid(l->order);
     const int32_t r = qn_replica(g, stage);
     qni_builder *b = &l->b;
     if (qn_replicas(g) == 1) return;
-    for (int32_t q = 0; q < qn_replicas(g); q++) {
-        const int32_t back = l->sum_back[stage * qn_replicas(g) + q];
-        if (back != QN_NONE) qni_add_link(b, opt, QNI_IN, back);
-    }
     const int64_t bytes = owned_bytes(l, l->how->value_bytes, qn_chain_stage(g, stage), r);
     if (!l->how->zero1 || bytes == 0) return;
     const int32_t sent = qni_add_value(b, QN_V_TPARAM, stage, r, l->order->worker_of[stage], bytes);

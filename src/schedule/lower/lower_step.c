@@ -120,6 +120,7 @@ static void send_tied(qni_lower *l, int32_t opt, int32_t stage)
 void qni_lower_stage_done(qni_lower *l, int32_t task, int32_t stage)
 {
     const qn_grid g = qn_order_grid(l->order);
+    qni_lower_replica_done(l, task, stage);
     if (is_tied(l) && qn_chain_stage(g, stage) == l->how->tied_owner) send_tied(l, task, stage);
 }
 
@@ -131,7 +132,7 @@ static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
         qni_add_link(&l->b, opt, QNI_IN, result);
         qni_add_link(&l->b, opt, QNI_IN, l->pgrad[s]);
         qni_vocab_pgrads(l, opt, w, s);
-        qni_lower_replica_opt(l, opt, s);
+        qni_lower_replica_reads(l, opt, s);
         qni_lower_stage_done(l, opt, s);
     }
 }
@@ -139,9 +140,11 @@ static void add_optimizer(qni_lower *l, int32_t w, int32_t result)
 void qni_lower_step(qni_lower *l)
 {
     const qn_grid g = qn_order_grid(l->order);
+    qni_lower_sums(l);
+    qni_lower_joins(l);
+    for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
+    qni_lower_sums_back(l);
     if (l->how->post_validate) {
-        qni_lower_joins(l);
-        for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
         qni_lower_validated(l);
         return;
     }
@@ -150,10 +153,6 @@ void qni_lower_step(qni_lower *l)
         l->b.failed = true;
         return;
     }
-    qni_lower_sums(l);
-    qni_lower_joins(l);
-    for (int32_t k = 0; is_tied(l) && k < g.shards; k++) add_tie(l, k);
-    qni_lower_sums_back(l);
     for (int32_t w = 0; w < l->workers; w++) stat[w] = sums_for_fold(l, w);
     qni_lower_fold(l, 0, l->workers, stat);
     for (int32_t w = 0; w < l->workers; w++) add_optimizer(l, w, stat[w]);
