@@ -66,9 +66,10 @@ int32_t qn_joint_first(const qn_plan *p, int32_t t)
 
 static qn_status check_numbers(const qn_order *base, int32_t replicas, int32_t shards, int32_t shard_workers, qn_err *err)
 {
-    if (base->columns != 1)
-        return QN_FAIL(err, QN_EINVAL, "this schedule has %d columns already: replicas and shards are made of schedules with one",
-                       base->columns);
+    if (base->shards != 1)
+        return QN_FAIL(err, QN_EINVAL,
+                       "this schedule has %d shards of a stage already: replicas and shards are made of schedules without",
+                       base->shards);
     if (replicas < 1 || shards < 1 || shard_workers < 1 || shards % shard_workers != 0)
         return QN_FAIL(
             err, QN_EINVAL,
@@ -80,24 +81,59 @@ static qn_status check_numbers(const qn_order *base, int32_t replicas, int32_t s
     return QN_OK;
 }
 
-/* A table of n numbers repeated times times; NULL stays NULL. each: how often every number stands in a row. */
-static bool repeat(int64_t **out, const int64_t *from, int32_t n, int32_t each, int32_t times)
+/* Shard k of a stage of copy r of base: each column of base becomes o->shards neighbouring ones. */
+static int32_t wide_stage(const qn_order *o, const qn_order *base, int32_t r, int32_t stage, int32_t k)
+{
+    const int32_t each = base->stages / base->columns, column = stage / each;
+    return ((r * base->columns + column) * o->shards + k) * each + stage % each;
+}
+
+/* The shards of a stage are spread over shard_workers workers, from the first of those that worker w of base in copy r becomes.
+ */
+static int32_t wide_worker(const qn_order *o, const qn_order *base, int32_t r, int32_t w, int32_t k, int32_t shard_workers)
+{
+    return (r * base->workers + w) * shard_workers + k / (o->shards / shard_workers);
+}
+
+/* A table of the base order's stages for all their copies; NULL stays NULL. */
+static bool widen_sizes(int64_t **out, const qn_order *o, const qn_order *base, const int64_t *from, int32_t replicas)
 {
     if (from == NULL) return true;
-    int64_t *at = *out = qn_malloc((size_t)n * (size_t)each * (size_t)times, sizeof **out);
-    for (int32_t t = 0; at != NULL && t < times; t++)
-        for (int32_t i = 0; i < n * each; i++) *at++ = from[i / each];
+    *out = qn_malloc((size_t)o->stages, sizeof **out);
+    for (int32_t r = 0; *out != NULL && r < replicas; r++)
+        for (int32_t s = 0; s < base->stages; s++)
+            for (int32_t k = 0; k < o->shards; k++) (*out)[wide_stage(o, base, r, s, k)] = from[s];
     return *out != NULL;
 }
 
-/* Worker w of base in replica r, with its shards spread over shard_workers workers. */
+/* Every worker that one of base becomes has its limit. */
+static bool widen_limits(qn_order *o, const qn_order *base, int32_t shard_workers)
+{
+    if (base->arena_limit == NULL) return true;
+    o->arena_limit = qn_malloc((size_t)o->workers, sizeof *o->arena_limit);
+    for (int32_t w = 0; o->arena_limit != NULL && w < o->workers; w++)
+        o->arena_limit[w] = base->arena_limit[w / shard_workers % base->workers];
+    return o->arena_limit != NULL;
+}
+
+static void place_stages(qn_order *o, const qn_order *base, int32_t r, int32_t shard_workers)
+{
+    for (int32_t s = 0; s < base->stages; s++) {
+        for (int32_t k = 0; k < o->shards; k++) {
+            const int32_t wide = wide_stage(o, base, r, s, k);
+            o->worker_of[wide] = wide_worker(o, base, r, base->worker_of[s], k, shard_workers);
+            if (base->backward_of != NULL) o->backward_of[wide] = wide_worker(o, base, r, base->backward_of[s], k, shard_workers);
+        }
+    }
+}
+
+/* Worker w of base in copy r. */
 static void push_worker(qn_order *o, const qn_order *base, int32_t r, int32_t w, int32_t shard_workers)
 {
-    const int32_t own = o->shards / shard_workers, first = (r * base->workers + w) * shard_workers;
     for (int32_t i = 0; i < base->count[w]; i++) {
         const qn_order_task *t = &base->task[w][i];
         for (int32_t k = 0; k < o->shards; k++)
-            qn_order_push(o, first + k / own, (qn_op)t->op, (r * o->shards + k) * base->stages + t->stage,
+            qn_order_push(o, wide_worker(o, base, r, w, k, shard_workers), (qn_op)t->op, wide_stage(o, base, r, t->stage, k),
                           r * base->items + t->item);
     }
 }
@@ -113,30 +149,22 @@ qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas,
         st = QN_FAIL(err, QN_ERANGE, "%lld workers: 1 to %d are possible", (long long)workers, QN_MAX_WORKERS);
         goto out;
     }
-    const int32_t columns = replicas * shards;
-    QN_TRY(st, qn_order_open(&o, (int32_t)workers, base->stages * columns, base->items * replicas, err), out);
-    o->columns = columns;
+    const int32_t copies = replicas * shards; /* of every stage */
+    QN_TRY(st, qn_order_open(&o, (int32_t)workers, base->stages * copies, base->items * replicas, err), out);
+    o->columns = base->columns * copies;
     o->shards = shards;
     o->sides = base->sides;
     o->vocab = base->vocab;
     QN_TRY(st, qni_check_grid(qn_order_grid(o), err), out);
     memcpy(o->cost, base->cost, sizeof o->cost);
-    if (!repeat(&o->arena_limit, base->arena_limit, base->workers, shard_workers, replicas) ||
-        !repeat(&o->act_bytes, base->act_bytes, base->stages, 1, columns) ||
-        !repeat(&o->stash_bytes, base->stash_bytes, base->stages, 1, columns) ||
-        !repeat(&o->wstash_bytes, base->wstash_bytes, base->stages, 1, columns)) {
+    if (!widen_limits(o, base, shard_workers) || !widen_sizes(&o->act_bytes, o, base, base->act_bytes, replicas) ||
+        !widen_sizes(&o->stash_bytes, o, base, base->stash_bytes, replicas) ||
+        !widen_sizes(&o->wstash_bytes, o, base, base->wstash_bytes, replicas)) {
         st = QN_FAIL(err, QN_ENOMEM, "order of %d stages", o->stages);
         goto out;
     }
-    for (int32_t s = 0; s < o->stages; s++) {
-        const int32_t column = s / base->stages, r = column / shards, k = column % shards;
-        o->worker_of[s] = (r * base->workers + base->worker_of[s % base->stages]) * shard_workers + k / (shards / shard_workers);
-    }
     if (base->backward_of != NULL) QN_TRY(st, qn_order_split_backward(o, err), out);
-    for (int32_t s = 0; base->backward_of != NULL && s < o->stages; s++) {
-        const int32_t one = s % base->stages;
-        o->backward_of[s] += (base->backward_of[one] - base->worker_of[one]) * shard_workers;
-    }
+    for (int32_t r = 0; r < replicas; r++) place_stages(o, base, r, shard_workers);
     for (int32_t r = 0; r < replicas; r++)
         for (int32_t w = 0; w < base->workers; w++) push_worker(o, base, r, w, shard_workers);
     QN_TRY(st, qn_order_done(o, err), out);

@@ -55,13 +55,13 @@ static void every_schedule_widens(void **state)
     (void)state;
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) {
         const qn_lowering how = {.tied_owner = QN_NONE, .tied_replica = QN_NONE, .recompute = QN_RECOMPUTE_EXCEPT_LAST};
-        const int32_t P = 2, M = 4;
-        if (g->max_workers > 0 || qn_generator_replicas(g) > 1) continue;
+        const int32_t P = 2, M = 4, own_columns = qn_generator_replicas(g);
+        if (g->max_workers > 0) continue;
         qn_plan *one = rig_plan(g->name, P, M, g->usual_chunks, &how);
         for (size_t i = 0; i < QN_COUNT(wide); i++) {
             const int32_t R = wide[i][0], t = wide[i][1], own = wide[i][1] / wide[i][2];
             qn_order *o = widened(g->name, P, M, R, t, wide[i][2]);
-            assert_int_equal(o->columns, R * t);
+            assert_int_equal(o->columns, R * t * own_columns);
             assert_int_equal(o->items, R * M);
             assert_int_equal(o->workers, R * P * wide[i][2]);
             qn_plan *p = rig_lower(o, &how);
@@ -206,6 +206,7 @@ static void numbers_that_do_not_divide(void **state)
     assert_refused(o, QN_EINVAL, items);
     o->columns = 2;
     qn_order *wide = NULL;
+    o->shards = 2;
     assert_int_equal(qn_order_widen(&wide, o, 2, 1, 1, &err), QN_EINVAL);
     qn_order_close(o);
     o = rig_generate("gpipe", 2, 3, 1, 0);

@@ -200,10 +200,11 @@ static inline qn_grid qn_order_grid(const qn_order *o)
     return (qn_grid){o->stages, o->items, o->columns, o->shards, o->sides};
 }
 
-/* The order of `replicas` copies of base, which has one column: items of base each, on workers of their own. A base worker of a
- * replica becomes shard_workers neighbouring ones, each with shards / shard_workers shards; tasks of these stand next to each
- * other. Stage s of shard k of replica r is (r * shards + k) * base->stages + s; worker w of base is (r * base->workers + w) *
- * shard_workers onwards. *out is the caller's. Errors: QN_EINVAL (numbers that do not go together), QN_ERANGE, QN_ENOMEM. */
+/* The order of `replicas` copies of base, whose columns are replicas already (one, or the two of DualPipe): items of base each,
+ * on workers of their own. A base worker of a copy becomes shard_workers neighbouring ones, each with shards / shard_workers
+ * shards; tasks of these stand next to each other. With c columns of depth D in base, stage s of shard k of column j of copy r is
+ * ((r * c + j) * shards + k) * D + s; worker w of base is (r * base->workers + w) * shard_workers onwards. *out is the caller's.
+ * Errors: QN_EINVAL (numbers that do not go together), QN_ERANGE, QN_ENOMEM. */
 qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas, int32_t shards, int32_t shard_workers,
                          qn_err *err) QN_MUST_USE;
 

@@ -2,7 +2,8 @@
  * losses are those of one worker with the same numbers, to the bit, or a sentence refuses before anything is written.
  *
  * The suite runs a scattered part; QUERN_COMBINATIONS=all runs all of them, QUERN_COMBINATIONS=FILE also writes the table
- * docs/combinations.md (./dev combinations). */
+ * docs/combinations.md (./dev combinations). QUERN_COMBINATIONS_OF=NAME looks at one schedule, QUERN_COMBINATIONS_SAY prints what
+ * refusals say. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -226,11 +227,12 @@ static void every_schedule_with_every_pair(void **state)
     (void)state;
     static int works[OPTIONS][OPTIONS], tried[OPTIONS][OPTIONS];
     static signed char alone[64 * OPTIONS];
-    const char *file = getenv("QUERN_COMBINATIONS");
+    const char *file = getenv("QUERN_COMBINATIONS"), *of = getenv("QUERN_COMBINATIONS_OF");
     int32_t schedules = 0, together = 0, runs = 0;
     uint32_t turn = 0;
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++, schedules++) {
         signed char *one = &alone[schedules * OPTIONS];
+        if (of != NULL && strcmp(of, g->name) != 0) continue;
         for (int32_t a = 0; a < OPTIONS; a++, turn++) {
             if (left_out(turn)) continue;
             one[a] = (signed char)try_one(g, a, a, (int32_t)turn);

@@ -123,6 +123,45 @@ static void dualpipe_is_two_groups(void **unused)
     }
 }
 
+/* Pairs of directions side by side, each of shards: as many groups as there are directions in all, or twice as many. */
+static void dualpipe_of_replicas_and_shards(void **unused)
+{
+    static const int32_t wide[][3] = {{2, 1, 1}, {1, 2, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 1}};
+    (void)unused;
+    for (int32_t c = 0; c < RIG_CONFIGS; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        for (uint32_t k = 0; k < 2 * QN_COUNT(wide); k++) {
+            const int32_t *w = wide[k / 2], groups = k % 2 ? 4 : 2 * w[0];
+            if ((k + 3 * (uint32_t)c) % (QN_SANITIZED ? 6 : 3) != 0) continue; /* a scattered part */
+            for (int32_t sequence = 0; sequence < (w[1] > 1 ? 2 : 1); sequence++) {
+                const rig_way base = {.schedule = "gpipe",
+                                      .workers = 1,
+                                      .threads = 1,
+                                      .transport = "self",
+                                      .groups = groups,
+                                      .shards = w[1],
+                                      .sequence = sequence != 0},
+                              way = {.schedule = "dualpipe",
+                                     .workers = 2,
+                                     .threads = 1 + (int32_t)(k % 2),
+                                     .recompute = (qn_recompute)(k % 3),
+                                     .transport = transports[k % 3],
+                                     .seed = k % 3 == 2 ? 4000u + k : 0,
+                                     .replicas = w[0],
+                                     .shards = w[1],
+                                     .shard_workers = w[2],
+                                     .groups = groups,
+                                     .sequence = sequence != 0,
+                                     .zero1 = k % 2 != 0};
+                outcome want = compute(m, QN_MODE_F32, &base);
+                assert_same(m, QN_MODE_F32, &way, &want);
+                free(want.state);
+            }
+        }
+        qn_model_close(m);
+    }
+}
+
 static void frozen_parameters_do_not_travel(void **unused)
 {
     static const char *const pattern[] = {"transformer.wte*", "*.mlp.*"};
@@ -255,6 +294,7 @@ int main(void)
         cmocka_unit_test(same_bits_for_any_number_of_replicas),
         cmocka_unit_test(replicas_of_shards),
         cmocka_unit_test(dualpipe_is_two_groups),
+        cmocka_unit_test(dualpipe_of_replicas_and_shards),
         cmocka_unit_test(frozen_parameters_do_not_travel),
         cmocka_unit_test(groups_are_a_tree),
         cmocka_unit_test(memory_of_groups_and_zero1),

@@ -6,12 +6,20 @@
 #include "schedule/gen/gen.h"
 #include "train_run.h"
 
-/* Workers that share a stage: the largest number that divides both the shards and the workers of a replica. */
+/* Replicas that a schedule consists of by itself: DualPipe's two directions. */
+static int64_t own_replicas(const qn_train_options *o)
+{
+    const qn_generator *g = qn_generator_find(o->schedule);
+    return g != NULL ? qn_generator_replicas(g) : 1;
+}
+
+/* Workers that share a stage: the largest number that divides both the shards and the workers of a replica, and leaves as many
+ * workers of a shard as two directions need. */
 static int64_t shard_workers(const qn_train_options *o)
 {
-    const int64_t t = qn_max64(o->tensor, 1), workers = o->workers / qn_max64(o->data_parallel, 1);
+    const int64_t t = qn_max64(o->tensor, 1), workers = o->workers / qn_max64(o->data_parallel, 1), own = own_replicas(o);
     int64_t n = t;
-    while (t % n != 0 || workers % n != 0) n--;
+    while (n > 1 && (t % n != 0 || workers % n != 0 || workers / n % own != 0)) n--;
     return n;
 }
 
@@ -42,8 +50,7 @@ qn_status qni_train_widen(qni_train_run *r, qn_err *err)
 
 int64_t qni_train_groups(const qn_train_options *o)
 {
-    const qn_generator *g = qn_generator_find(o->schedule);
-    const int64_t own = g != NULL ? qn_generator_replicas(g) : 1;
-    const int64_t replicas = qn_max64(o->data_parallel, 1) * own, groups = o->grad_groups > 0 ? o->grad_groups : replicas;
+    const int64_t replicas = qn_max64(o->data_parallel, 1) * own_replicas(o),
+                  groups = o->grad_groups > 0 ? o->grad_groups : replicas;
     return groups == 1 && replicas == 1 ? 0 : groups;
 }
