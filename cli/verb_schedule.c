@@ -33,7 +33,7 @@ static qn_status search(char **out, const qn_schedule_options *opt, bool json, q
     return st;
 }
 
-static qn_status act(char **out, int action, const qn_schedule_options *opt, const qn_list *paths, bool json, qn_err *err)
+static qn_status act(char **out, int action, const qn_schedule_options *opt, bool json, qn_err *err)
 {
     switch (action) {
     case LIST:
@@ -41,8 +41,7 @@ static qn_status act(char **out, int action, const qn_schedule_options *opt, con
     case SHOW:
         return qn_schedule_show(out, opt, columns(), err);
     case CHECK:
-        if (paths->count != 1) return QN_FAIL(err, QN_EINVAL, "check wants one file: quern schedule check FILE");
-        return qn_schedule_check(out, paths->item[0], json, err);
+        return qn_schedule_check(out, opt, json, err);
     case SIMULATE:
         return qn_schedule_simulate(out, opt, json, err);
     case COMPARE:
@@ -52,21 +51,25 @@ static qn_status act(char **out, int action, const qn_schedule_options *opt, con
     }
 }
 
-/* Words that stand alone: schedules to show, simulate or compare. */
+/* Words that stand alone: schedules to show, check, simulate or compare. */
 static bool take_names(qn_schedule_options *opt, int action, const qn_list *words, bool given)
 {
-    if (words->count == 0 || action == CHECK) return true;
+    const bool one = action == SHOW || action == CHECK || action == SIMULATE;
+    if (action == CHECK && words->count == 0 && !given) {
+        fprintf(stderr, "quern: check wants one schedule: quern schedule check FILE\n");
+        return false;
+    }
+    if (words->count == 0) return true;
     if (action == COMPARE && opt->names.count == 0) {
         opt->names = *words;
         return true;
     }
-    if ((action == SHOW || action == SIMULATE) && words->count == 1 && !given) {
+    if (one && words->count == 1 && !given) {
         opt->schedule = words->item[0];
         return true;
     }
     fprintf(stderr, "quern: schedule %s: '%s' stands alone; %s\n", actions[action], words->item[words->count - 1],
-            action == SHOW || action == SIMULATE ? "one schedule was wanted"
-                                                 : "only show, simulate, compare and check take names");
+            one ? "one schedule was wanted" : "only show, check, simulate and compare take names");
     return false;
 }
 
@@ -93,7 +96,7 @@ static int run(const cli_verb *verb, int argc, char **argv)
         qn_config_close(config);
         return EXIT_USAGE;
     }
-    const int code = act(&text, action, &opt, &paths, json, &err) == QN_OK ? cli_print(text) : cli_fail(&err);
+    const int code = act(&text, action, &opt, json, &err) == QN_OK ? cli_print(text) : cli_fail(&err);
     qn_config_close(config);
     return code;
 }
@@ -101,13 +104,15 @@ static int run(const cli_verb *verb, int argc, char **argv)
 const cli_verb cli_schedule = {
     .name = "schedule",
     .summary = "list, show, check, simulate, compare and search pipeline schedules",
-    .examples = "  quern schedule list\n"
-                "  quern schedule show interleaved --workers 4 --micro-batches 8\n"
-                "  quern schedule check mine.txt\n"
-                "  quern schedule simulate 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
-                "  quern schedule simulate mine.txt --cost-from runs/first --memory 2G --critical\n"
-                "  quern schedule compare --workers 4 --micro-batches 16 --memory 3 --html page.html\n"
-                "  quern schedule search --workers 4 --micro-batches 16 --cost F=3,B=4,W=2 --memory 3 --out mine.txt\n",
+    .examples =
+        "  quern schedule list\n"
+        "  quern schedule show interleaved --workers 4 --micro-batches 8\n"
+        "  quern schedule check mine.txt\n"
+        "  quern schedule simulate 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
+        "  quern schedule simulate mine.txt --cost-from runs/first --memory 2G --critical\n"
+        "  quern schedule simulate roundpipe --workers 2 --cost F=2,B=4 --sizes weights=28M,act=3M --link 2G/s --window 2\n"
+        "  quern schedule compare --workers 4 --micro-batches 16 --memory 3 --html page.html\n"
+        "  quern schedule search --workers 4 --micro-batches 16 --cost F=3,B=4,W=2 --memory 3 --out mine.txt\n",
     .table = &qn_schedule_table,
     .run = run,
 };

@@ -22,30 +22,37 @@ typedef struct qn_schedule_options {
     int32_t pairs;    /* overlap pairs of dualpipe and dualpipev: 0 two tasks, 1 as one call that runs both */
     const char *cost; /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
                          given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
-    const char *cost_from;   /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
-    const char *sizes;       /* "act=1M,stash=4M,wstash=1M": bytes of a stage's values; NULL: not known */
-    const char *memory;      /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
-    double latency;          /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
-    int64_t depth;           /* slots of a channel */
-    int32_t recompute;       /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
-    const char *svg, *trace; /* files to write */
-    const char *html;        /* compare: a page to write */
-    int critical;            /* simulate: list the critical path */
-    qn_list names;           /* compare: schedules, empty: all */
-    int64_t seed, rounds;    /* search: rounds 0: as many as a few seconds take */
-    double seconds;          /* search: stop after that time, 0: when the rounds are done. Results then depend on the machine */
-    const char *out;         /* search: FILE for the order */
+    const char *cost_from; /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
+    const char *sizes;     /* "act=1M,stash=4M,wstash=1M,weights=8M,grads=8M": bytes of a stage's values, or of each stage as in
+                              cost; NULL: not known */
+    /* Devices of little memory (quern train's flags): weights on the host, copies over a link; times are milliseconds unless a
+     * cost file names another unit. Needs the bytes of weights. */
+    int64_t device_memory;     /* bytes of each worker's arena; 0: no limit */
+    const char *link, *window; /* "2G/s"; "k,k'"; NULL: as fast as memory; as many as fit */
+    int forward;               /* forward passes alone */
+    const char *memory;        /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
+    double latency;            /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
+    int64_t depth;             /* slots of a channel */
+    int32_t recompute;         /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
+    const char *svg, *trace;   /* files to write */
+    const char *html;          /* compare: a page to write */
+    int critical;              /* simulate: list the critical path */
+    qn_list names;             /* compare: schedules, empty: all */
+    int64_t seed, rounds;      /* search: rounds 0: as many as a few seconds take */
+    double seconds;            /* search: stop after that time, 0: when the rounds are done. Results then depend on the machine */
+    const char *out;           /* search: FILE for the order */
 } qn_schedule_options;
 
 extern const qn_table qn_schedule_table;
 
 /* Each returns text through *out (freed with qn_text_free): lines for people, or with json one object a line.
+ * opt->schedule is a name or a file.
  * Errors: QN_EINVAL (unknown name with the nearest, numbers the schedule cannot do), QN_ENOENT, QN_EFORMAT (line and column),
  * QN_ESCHEDULE (the tasks at fault), QN_EIO, QN_ENOMEM. */
 qn_status qn_schedule_list(char **out, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t columns,
                            qn_err *err) QN_MUST_USE; /* order text and a drawing */
-qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err) QN_MUST_USE;
+qn_status qn_schedule_check(char **out, const qn_schedule_options *opt, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_simulate(char **out, const qn_schedule_options *opt, bool json, qn_err *err) QN_MUST_USE;
 qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool json, qn_err *err) QN_MUST_USE;
 

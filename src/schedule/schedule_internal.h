@@ -7,6 +7,9 @@
 
 #include "ir.h"
 
+struct qn_trace;
+struct qn_span_time;
+
 /* --- names */
 const char *qni_op_name(int32_t op);
 const char *qni_class_name(int32_t cls);
@@ -148,7 +151,6 @@ void qni_graph_close(qni_graph *g);
 /* QN_ESCHEDULE with the tasks that wait for each other, unless all nodes are in order. */
 qn_status qni_graph_live(const qni_graph *g, qn_err *err) QN_MUST_USE;
 /* Start and end of each task as soon as possible. Of the options: latency, cost, w_overtakes. */
-struct qn_span_time;
 struct qn_sim_options;
 void qni_graph_times(const qni_graph *g, struct qn_span_time *time, const struct qn_sim_options *opt);
 
@@ -167,6 +169,12 @@ qn_status qni_clocks(int32_t (**out)[QN_LANES], const qni_graph *g, qn_err *err)
 qn_status qni_check_copy(const qn_plan *p, int32_t task, qn_err *err) QN_MUST_USE;
 qn_status qni_check_tiers(const qn_plan *p, const int32_t (*clock)[QN_LANES], qn_err *err) QN_MUST_USE;
 bool qni_plan_has_tiers(const qn_plan *p);
+/* Pictures show copy lanes where a copy takes time. */
+bool qni_shows_copies(const struct qn_trace *t);
+static inline bool qni_is_copy(int32_t op)
+{
+    return op == QN_OP_LOAD || op == QN_OP_OFFLOAD;
+}
 /* Several steps (check_steps.c): what has no place in an arena is the same memory in all of them. Errors: QN_ESCHEDULE,
  * QN_ENOMEM.
  */

@@ -48,8 +48,8 @@ qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *
  * and of each gap between two of its compute tasks (by what the second one waits for)
  *   switch    for something not yet computed, when the first is a forward and the second a backward (or its recomputation)
  *   internal  the same between any other two; also what is spent on step tasks and by an executor
- *   transfer  for something computed that is on its way, or stands behind other messages
- *   memory    for room: a slot of an arena or a channel that is still in use
+ *   transfer  for something computed that is on its way, or stands behind other messages and copies
+ *   memory    for room: as long as it would not have been, had no slot of an arena or a channel been in use
  * Of RoundPipe's simulator (arXiv:2604.27085) come fill, drain, switch and internal; what is blocked is taken out of them here.
  */
 typedef enum qn_idle_part {

@@ -33,11 +33,16 @@ static const char *picture_of(const qn_generator *g)
     return in_docs(name);
 }
 
-/* Four workers (or as many as it may have), eight micro-batches, tasks of one length; exit status 0 when the file is written. */
+/* Four workers (or as many as it may have), eight micro-batches, tasks of one length; exit status 0 when the file is written.
+ * Schedules of devices with little memory: with their copies, a stage's weights in 3 ms. */
 static qn_status draw(const qn_generator *g, const char *path, qn_err *err)
 {
     char *text = NULL;
+    const bool devices = g->host_state || g->max_workers == 1;
     const qn_schedule_options opt = {.schedule = g->name,
+                                     .sizes = devices ? "act=100,weights=3000" : NULL,
+                                     .link = devices ? "1000000/s" : NULL,
+                                     .window = devices ? "2" : NULL,
                                      .workers = g->max_workers > 0 ? g->max_workers : 4,
                                      .micro_batches = 8,
                                      .cost = "F=1,B=1,W=1",

@@ -22,17 +22,22 @@ qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *
     return st;
 }
 
+bool qni_shows_copies(const qn_trace *t)
+{
+    for (int32_t i = 0; i < t->plan->tasks; i++)
+        if (qni_is_copy(t->plan->task[i].op) && t->time[i].end > t->time[i].start) return true;
+    return false;
+}
+
 typedef struct worker_sums {
     int64_t busy, first, last, live, peak;
 } worker_sums;
 
 /* Stashes that a task makes, less those that it is the last to need. Where a backward runs elsewhere (RoundPipe) a forward that
  * drops its own stash leaves none; the recomputation on the backward's worker makes it. */
-int32_t qni_task_stashes(const qn_plan *p, int32_t task)
+static int32_t stashes_made(const qn_plan *p, int32_t task)
 {
     const qn_task *t = &p->task[task];
-    if (t->op == QN_OP_W || t->op == QN_OP_BW) return -1;
-    if (p->backward_of == NULL) return t->op == QN_OP_F;
     if (t->op != QN_OP_F) return t->op == QN_OP_R;
     for (int32_t i = 0; i < t->free.count; i++) {
         const qn_value *v = &p->value[p->ref[t->free.first + i]];
@@ -41,7 +46,14 @@ int32_t qni_task_stashes(const qn_plan *p, int32_t task)
     return 1;
 }
 
-static worker_sums sum_worker(const qn_trace *t, int32_t w)
+int32_t qni_task_stashes(const qn_plan *p, int32_t task)
+{
+    const int32_t op = p->task[task].op;
+    if (op == QN_OP_W || op == QN_OP_BW) return -1;
+    return p->backward_of == NULL ? op == QN_OP_F : stashes_made(p, task);
+}
+
+static worker_sums sum_worker(const qn_trace *t, int32_t w, bool tiers)
 {
     const qn_plan *p = t->plan;
     worker_sums s = {.first = INT64_MAX, .last = INT64_MIN};
@@ -50,7 +62,7 @@ static worker_sums sum_worker(const qn_trace *t, int32_t w)
         const int32_t op = p->task[i].op;
         const qn_span_time x = t->time[i];
         if (!qni_is_work(op) || x.end < x.start) continue;
-        s.live += qni_task_stashes(p, i);
+        s.live += tiers && (op == QN_OP_F || op == QN_OP_R) ? stashes_made(p, i) : qni_task_stashes(p, i);
         s.peak = qn_max64(s.peak, s.live);
         if (x.end == x.start) continue;
         s.busy += x.end - x.start;
@@ -64,8 +76,9 @@ void qn_trace_summarize(qn_trace_summary *out, const qn_trace *t)
 {
     memset(out, 0, sizeof *out);
     const int32_t workers = t->plan->workers;
+    const bool tiers = qni_plan_has_tiers(t->plan);
     for (int32_t w = 0; w < workers; w++) {
-        const worker_sums s = sum_worker(t, w);
+        const worker_sums s = sum_worker(t, w, tiers);
         out->busy_total += s.busy;
         out->peak[w] = s.peak;
         out->idle_makespan[w] = -s.busy; /* completed below */

@@ -1,13 +1,12 @@
 /* Why workers stand still, and what a step's length hangs on: a trace read against its plan's graph. Definitions: trace.h.
  *
- * A gap ends where a compute task starts. Three moments cut it: all the task needs is computed; it would have arrived had it
- * left at once; nothing holds the task any more but its own lane.
+ * A gap ends where a compute task starts. Three moments cut it: all the task needs is computed; it would have arrived had there
+ * been room all along (in arenas and channels), behind the other messages and copies of its lanes; nothing holds the task any
+ * more but its own lane.
  *
  *   previous end        computed             arrived             released     start
- *        | switch/internal |      transfer      | memory/transfer  | internal |
- *
- * The time between arrival and release is blamed on memory when a slot that had to become free (in the arena or in a channel)
- * lies on the chain of causes behind it, later than the arrival. */
+ *        | switch/internal |      transfer      |      memory      | internal |
+ */
 #include <string.h>
 
 #include "core/alloc.h"
@@ -20,7 +19,8 @@ typedef struct causes {
     int64_t latency;
     int32_t *writer;   /* [values]: the task, or QN_NONE */
     int64_t *released; /* [tasks]: when the last thing outside its lane that it waited for was complete */
-    int64_t *memory;   /* [tasks]: the latest moment on that chain at which a slot became free; -1: none */
+    int64_t *arrived;  /* [tasks]: messages and copies: when they would be complete had there been room; others: when what they
+                          need would be there */
     qni_graph g;
 } causes;
 
@@ -28,7 +28,7 @@ static void close_causes(causes *c)
 {
     qn_free(c->writer);
     qn_free(c->released);
-    qn_free(c->memory);
+    qn_free(c->arrived);
     qni_graph_close(&c->g);
 }
 
@@ -49,27 +49,30 @@ static bool for_data(const causes *c, int32_t t, int32_t from)
     return false;
 }
 
-/* One cause of t: complete at `at`; the later one counts, of two at once the one that is not for memory. */
-static void consider(const causes *c, int64_t *released, int64_t *memory, int32_t from, int64_t at, bool room)
+/* One cause of t, complete at `at`; with room all along it would have been so when it is computed, or arrived. */
+static void consider(const causes *c, int64_t *released, int64_t *arrived, int32_t from, int64_t at, int64_t way)
 {
-    const int64_t slot = room ? at : c->t->plan->task[from].lane != QN_LANE_COMP ? c->memory[from] : -1;
-    if (at < *released || (at == *released && slot >= *memory)) return;
-    *released = at;
-    *memory = slot;
+    const int32_t lane = c->t->plan->task[from].lane;
+    const bool works = lane == QN_LANE_COMP || lane == QN_LANE_HOST;
+    *released = qn_max64(*released, at);
+    *arrived = qn_max64(*arrived, (works ? c->t->time[from].end : c->arrived[from]) + way);
 }
 
-static void causes_of(const causes *c, int64_t *released, int64_t *memory, int32_t t)
+static void causes_of(const causes *c, int64_t *released, int64_t *arrived, int32_t t)
 {
     const qn_plan *p = c->t->plan;
     const qn_task *x = &p->task[t];
     const qn_span_time *time = c->t->time;
-    if (x->lane != QN_LANE_COMP && qni_lane_index(p, t) > 0) consider(c, released, memory, t - 1, time[t - 1].end, false);
-    if (x->op == QN_OP_RECV && c->g.peer[t] != QN_NONE && c->g.node[t] == t)
-        consider(c, released, memory, c->g.peer[t], time[c->g.peer[t]].end + c->latency, false);
-    if (c->g.frees[t] != QN_NONE) consider(c, released, memory, c->g.frees[t], time[c->g.frees[t]].end, true);
+    const int32_t peer = x->op == QN_OP_RECV && c->g.node[t] == t ? c->g.peer[t] : QN_NONE;
+    if (x->lane != QN_LANE_COMP && qni_lane_index(p, t) > 0) consider(c, released, arrived, t - 1, time[t - 1].end, 0);
+    if (peer != QN_NONE) consider(c, released, arrived, peer, time[peer].end + c->latency, c->latency);
+    if (c->g.frees[t] != QN_NONE) *released = qn_max64(*released, time[c->g.frees[t]].end);
     for (int32_t i = 0; i < x->wait.count; i++) {
         const int32_t from = p->ref[x->wait.first + i];
-        consider(c, released, memory, from, time[from].end, !for_data(c, t, from));
+        if (for_data(c, t, from) || p->task[from].lane == QN_LANE_HOST)
+            consider(c, released, arrived, from, time[from].end, 0);
+        else
+            *released = qn_max64(*released, time[from].end);
     }
 }
 
@@ -82,8 +85,8 @@ static qn_status open_causes(causes *c, const qn_trace *trace, int64_t latency, 
     QN_TRY(st, qni_graph_live(&c->g, err), out);
     c->writer = qn_malloc((size_t)p->values, sizeof *c->writer);
     c->released = qn_malloc((size_t)p->tasks, sizeof *c->released);
-    c->memory = qn_malloc((size_t)p->tasks, sizeof *c->memory);
-    if (c->writer == NULL || c->released == NULL || c->memory == NULL) {
+    c->arrived = qn_calloc((size_t)p->tasks, sizeof *c->arrived);
+    if (c->writer == NULL || c->released == NULL || c->arrived == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "causes of %d tasks", p->tasks);
         goto out;
     }
@@ -91,11 +94,12 @@ static qn_status open_causes(causes *c, const qn_trace *trace, int64_t latency, 
     for (int32_t i = 0; i < p->tasks; i++)
         for (int32_t k = 0; k < p->task[i].out.count; k++) c->writer[p->ref[p->task[i].out.first + k]] = i;
     for (int32_t i = 0; i < c->g.ordered; i++) {
-        int64_t released = 0, memory = -1;
-        for (int32_t t = c->g.order[i]; t != QN_NONE; t = c->g.also[t]) causes_of(c, &released, &memory, t);
+        int64_t released = 0, arrived = 0;
+        for (int32_t t = c->g.order[i]; t != QN_NONE; t = c->g.also[t]) causes_of(c, &released, &arrived, t);
         for (int32_t t = c->g.order[i]; t != QN_NONE; t = c->g.also[t]) {
+            const bool works = p->task[t].lane == QN_LANE_COMP || p->task[t].lane == QN_LANE_HOST;
             c->released[t] = released;
-            c->memory[t] = memory;
+            c->arrived[t] = arrived + (works ? 0 : qn_max64(trace->time[t].end - trace->time[t].start, 0));
         }
     }
 out:
@@ -103,29 +107,25 @@ out:
     return st;
 }
 
-/* When a value was computed, and when it would be here had it left at once. Values pass few hands: a message, a copy. */
-static void ready_value(const causes *c, int32_t value, int depth, int64_t *computed, int64_t *arrived)
+/* When a value was computed. Values pass few hands: a message, a copy; weights are there from the start, or when the host has
+ * made them. */
+static int64_t computed_at(const causes *c, int32_t value, int depth)
 {
     enum { HANDS = 8 };
     const qn_plan *p = c->t->plan;
     const int32_t from = c->writer[value];
-    *computed = *arrived = 0;
-    if (from == QN_NONE || depth > HANDS) return;
+    int64_t at = 0;
+    if (from == QN_NONE || depth > HANDS) return 0;
     const qn_task *x = &p->task[from];
-    const qn_span_time s = c->t->time[from];
-    if ((x->lane == QN_LANE_COMP || x->lane == QN_LANE_HOST) && !is_message(x->op)) {
-        *computed = *arrived = s.end;
-        return;
-    }
+    if ((x->lane == QN_LANE_COMP || x->lane == QN_LANE_HOST) && !is_message(x->op)) return c->t->time[from].end;
     const bool message = x->op == QN_OP_RECV && c->g.peer[from] != QN_NONE;
     const qn_span in = message ? p->task[c->g.peer[from]].in : x->in;
-    for (int32_t i = 0; i < in.count; i++) {
-        int64_t made, here;
-        ready_value(c, p->ref[in.first + i], depth + 1, &made, &here);
-        *computed = qn_max64(*computed, made);
-        *arrived = qn_max64(*arrived, here);
+    for (int32_t i = 0; i < in.count; i++) at = qn_max64(at, computed_at(c, p->ref[in.first + i], depth + 1));
+    for (int32_t i = 0; i < x->wait.count; i++) {
+        const int32_t host = p->ref[x->wait.first + i];
+        if (p->task[host].lane == QN_LANE_HOST) at = qn_max64(at, c->t->time[host].end);
     }
-    *arrived += message ? c->latency : qn_max64(s.end - s.start, 0);
+    return at;
 }
 
 static int64_t within(int64_t x, int64_t low, int64_t high)
@@ -139,21 +139,16 @@ static void split_gap(int64_t part[QN_IDLE_PARTS], const causes *c, int32_t t, i
     const qn_plan *p = c->t->plan;
     const int64_t start = c->t->time[t].start;
     const int32_t op = p->task[t].op;
-    int64_t computed = 0, arrived = 0;
-    for (int32_t i = 0; i < p->task[t].in.count; i++) {
-        int64_t made, here;
-        ready_value(c, p->ref[p->task[t].in.first + i], 0, &made, &here);
-        computed = qn_max64(computed, made);
-        arrived = qn_max64(arrived, here);
-    }
+    int64_t computed = 0;
+    for (int32_t i = 0; i < p->task[t].in.count; i++)
+        computed = qn_max64(computed, computed_at(c, p->ref[p->task[t].in.first + i], 0));
     const bool turn = before == QN_OP_F && (op == QN_OP_B || op == QN_OP_BW || op == QN_OP_R);
-    const bool room = c->memory[t] > arrived;
-    computed = within(computed, from, start);
-    arrived = within(arrived, computed, start);
-    const int64_t released = within(c->released[t], arrived, start);
+    const int64_t released = within(c->released[t], from, start);
+    computed = within(computed, from, released);
+    const int64_t arrived = within(c->arrived[t], computed, released);
     part[turn ? QN_IDLE_SWITCH : QN_IDLE_INTERNAL] += computed - from;
     part[QN_IDLE_TRANSFER] += arrived - computed;
-    part[room ? QN_IDLE_MEMORY : QN_IDLE_TRANSFER] += released - arrived;
+    part[QN_IDLE_MEMORY] += released - arrived;
     part[QN_IDLE_INTERNAL] += start - released;
 }
 

@@ -6,6 +6,8 @@
  *            0        10        20   ticks
  *   legend
  *
+ * Where copies take time a worker has two thin rows more, for its lanes up and down.
+ *
  * Colour says what is done (forward, backward, input gradient, weight gradient, recompute); chunks of a worker are shades of it,
  * later chunks lighter. Micro-batch numbers stand where there is room. */
 #include "schedule/trace.h"
@@ -16,7 +18,19 @@
 #include "core/checked.h"
 #include "schedule/schedule_internal.h"
 
-enum { WIDTH = 1200, LEFT = 92, RIGHT = 24, ROW = 30, GAP = 6, TITLE = 44, AXIS = 34, LEGEND = 34, PANEL_GAP = 14 };
+enum {
+    WIDTH = 1200,
+    LEFT = 92,
+    RIGHT = 24,
+    ROW = 30,
+    GAP = 6,
+    TITLE = 44,
+    AXIS = 34,
+    LEGEND = 34,
+    PANEL_GAP = 14,
+    COPY = 7,
+    COPY_LEGEND = 20
+};
 
 typedef struct hue {
     int32_t r, g, b;
@@ -35,6 +49,11 @@ static const hue hues[] = {
     [QN_OP_VJ] = {110, 140, 120, "look-up gradient"},
 };
 
+/* Copies, by what they carry. */
+enum { WEIGHTS, GRADIENTS, PASSED, COPIES };
+static const hue copies[COPIES] = {
+    {120, 104, 170, "weights up"}, {200, 120, 80, "gradients down"}, {120, 150, 150, "from stage to stage"}};
+
 typedef struct panel {
     qni_text *out;
     const qn_trace *t;
@@ -45,6 +64,7 @@ typedef struct panel {
     int32_t *chunk_of;  /* [stages] */
     double y, row, gap; /* top of the first row */
     bool used[QN_OP_VJ + 1];
+    bool copies;
 } panel;
 
 static double at_x(const panel *p, int64_t tick)
@@ -97,11 +117,34 @@ static void draw_task(panel *p, int32_t task, double y)
                  y + p->row / 2 + font * 0.35, font, dark ? "#1d2733" : "#ffffff", t->item);
 }
 
+/* The copies of a lane as a thin row. */
+static void draw_copies(panel *p, const int32_t lane[2], double y)
+{
+    const qn_plan *plan = p->t->plan;
+    qni_text_add(p->out, "<rect x='%d' y='%.1f' width='%.1f' height='%d' fill='#eef1f5'/>\n", LEFT, y,
+                 at_x(p, p->makespan) - LEFT, COPY);
+    for (int32_t i = lane[0]; i < lane[0] + lane[1]; i++) {
+        const qn_task *t = &plan->task[i];
+        const qn_span_time x = p->t->time[i];
+        const double left = at_x(p, x.start), width = at_x(p, x.end) - left;
+        char name[QNI_NAME], from[32], to[32];
+        if (!qni_is_copy(t->op) || x.end <= x.start) continue;
+        const int32_t cls = plan->value[plan->ref[t->in.first]].cls;
+        const hue h = copies[cls == QN_V_PARAM ? WEIGHTS : cls == QN_V_PGRAD ? GRADIENTS : PASSED];
+        qni_text_add(
+            p->out,
+            "<rect x='%.2f' y='%.1f' width='%.2f' height='%d' fill='#%02x%02x%02x'><title>%s: %s to %s%s</title></rect>\n", left,
+            y, width > 1.2 ? width - 0.6 : width, COPY, (unsigned)h.r & 255u, (unsigned)h.g & 255u, (unsigned)h.b & 255u,
+            qn_task_text(name, sizeof name, plan, i), time_text(from, p, x.start), time_text(to, p, x.end),
+            p->t->ticks_per_ms > 0 && p->t->unit == NULL ? " ms" : "");
+    }
+}
+
 static void draw_rows(panel *p)
 {
     const qn_plan *plan = p->t->plan;
     for (int32_t w = 0; w < plan->workers; w++) {
-        const double y = p->y + w * (p->row + p->gap);
+        const double y = p->y + w * (p->row + p->gap), under = y + p->row + 2;
         if (p->row >= 9)
             qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>worker %d</text>\n", LEFT - 10, y + p->row / 2 + 4, w);
         qni_text_add(p->out, "<rect x='%d' y='%.1f' width='%.1f' height='%.1f' rx='2' fill='#eef1f5'/>\n", LEFT, y,
@@ -110,6 +153,8 @@ static void draw_rows(panel *p)
         for (int32_t i = first; i < first + count; i++) {
             if (qni_is_work(plan->task[i].op) && p->t->time[i].end > p->t->time[i].start) draw_task(p, i, y);
         }
+        if (p->copies) draw_copies(p, plan->lane[w][QN_LANE_UP], under);
+        if (p->copies) draw_copies(p, plan->lane[w][QN_LANE_DOWN], under + COPY + 1);
     }
 }
 
@@ -139,6 +184,18 @@ static void draw_axis(panel *p, double y)
     qni_text_add(p->out, "<text class='w' x='%d' y='%.1f'>%s</text>\n", LEFT - 10, y + 18, unit_of(p->t));
 }
 
+static void draw_copy_legend(panel *p, double y)
+{
+    for (int k = 0; k < COPIES; k++) {
+        const double x = LEFT + k * 160;
+        const hue h = copies[k];
+        qni_text_add(p->out,
+                     "<rect x='%.1f' y='%.1f' width='14' height='%d' fill='#%02x%02x%02x'/><text class='l' x='%.1f' "
+                     "y='%.1f'>%s</text>\n",
+                     x, y + 3, COPY, (unsigned)h.r & 255u, (unsigned)h.g & 255u, (unsigned)h.b & 255u, x + 20, y + 10.5, h.text);
+    }
+}
+
 static void draw_legend(panel *p, double y)
 {
     double x = LEFT;
@@ -156,6 +213,7 @@ static void draw_legend(panel *p, double y)
         qni_text_add(p->out, "<text class='l' x='%.1f' y='%.1f'>%s</text>\n", x + 4, y + 10.5, hues[op].text);
         x += 120;
     }
+    if (p->copies) draw_copy_legend(p, y + COPY_LEGEND);
     qni_text_add(p->out,
                  "<rect x='%.1f' y='%.1f' width='14' height='12' rx='2' fill='#eef1f5' stroke='#d5dbe3'/><text class='l' "
                  "x='%.1f' y='%.1f'>idle</text>\n",
@@ -183,20 +241,27 @@ static double row_height(const qn_plan *p)
     return p->workers <= 16 ? ROW : p->workers <= 64 ? 14 : 6;
 }
 
-static double panel_height(const qn_plan *p)
+/* Between the rows of two workers. */
+static double row_gap(const qn_trace *t)
 {
-    const double row = row_height(p);
-    return TITLE + p->workers * (row + (row >= ROW ? GAP : 2)) + AXIS + LEGEND + PANEL_GAP;
+    return (row_height(t->plan) >= ROW ? GAP : 2) + (qni_shows_copies(t) ? 2 * COPY + 4 : 0);
 }
 
-/* The last end of a compute task in any of the traces, at least 1. */
+static double panel_height(const qn_trace *t)
+{
+    return TITLE + t->plan->workers * (row_height(t->plan) + row_gap(t)) + AXIS + LEGEND + PANEL_GAP +
+           (qni_shows_copies(t) ? COPY_LEGEND : 0);
+}
+
+/* The last end of a compute task or a copy in any of the traces, at least 1. */
 static int64_t longest(const qn_trace *const *traces, int32_t n)
 {
     int64_t end = 1;
     for (int32_t i = 0; i < n; i++) {
         for (int32_t k = 0; k < traces[i]->plan->tasks; k++) {
             const qn_span_time x = traces[i]->time[k];
-            if (qni_is_work(traces[i]->plan->task[k].op) && x.end > x.start) end = qn_max64(end, x.end);
+            const int32_t op = traces[i]->plan->task[k].op;
+            if ((qni_is_work(op) || qni_is_copy(op)) && x.end > x.start) end = qn_max64(end, x.end);
         }
     }
     return end;
@@ -211,14 +276,15 @@ static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title,
     qn_trace_summary *sum = qn_malloc(1, sizeof *sum);
     int32_t *seen = qn_calloc((size_t)plan->workers, sizeof *seen);
     qn_status st = QN_OK;
-    p.gap = p.row >= ROW ? GAP : 2;
+    p.gap = row_gap(t);
+    p.copies = qni_shows_copies(t);
     p.chunk_of = qn_calloc((size_t)plan->stages, sizeof *p.chunk_of);
     if (sum == NULL || seen == NULL || p.chunk_of == NULL) {
         st = QN_FAIL(err, QN_ENOMEM, "picture of a trace");
         goto out;
     }
     qn_trace_summarize(sum, t);
-    p.makespan = qn_max64(sum->makespan, 1);
+    p.makespan = p.copies ? longest(&t, 1) : qn_max64(sum->makespan, 1);
     for (int32_t s = 0; s < plan->stages; s++) {
         const int32_t shard0 = s - qn_shard(qn_plan_grid(plan), s) * qn_depth(qn_plan_grid(plan));
         const bool joint = shard0 != s && plan->worker_of[shard0] == plan->worker_of[s]; /* one colour for what is one task */
@@ -257,7 +323,7 @@ qn_status qn_trace_svg_wide(char **out, const qn_trace *const *traces, const cha
     qn_status st = QN_OK;
     double height = 8, y = 4;
     const int64_t axis = longest(traces, n);
-    for (int32_t i = 0; i < n; i++) height += panel_height(traces[i]->plan);
+    for (int32_t i = 0; i < n; i++) height += panel_height(traces[i]);
     qni_text_add(
         &text,
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %.0f' width='%d' height='%.0f' font-family='system-ui, "
@@ -270,7 +336,7 @@ qn_status qn_trace_svg_wide(char **out, const qn_trace *const *traces, const cha
         width, height, width, height);
     for (int32_t i = 0; i < n; i++) {
         QN_TRY(st, draw_panel(&text, traces[i], titles != NULL ? titles[i] : NULL, y, axis, width, err), out);
-        y += panel_height(traces[i]->plan);
+        y += panel_height(traces[i]);
     }
     qni_text_add(&text, "</svg>\n");
     st = qni_text_done(out, &text, err);

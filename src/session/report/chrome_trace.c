@@ -30,6 +30,8 @@ static void event_name(qni_page *p, const qn_plan *plan, const qn_task *t)
 {
     qni_page_add(p, "%s", op_names[t->op]);
     if (t->channel != QN_NONE) qni_page_add(p, " %s", class_names[plan->channel[t->channel].cls]);
+    if (t->op == QN_OP_LOAD || t->op == QN_OP_OFFLOAD)
+        qni_page_add(p, " %s", class_names[plan->value[plan->ref[t->in.first]].cls]);
     if (t->stage != QN_NONE) qni_page_add(p, " %d", t->stage);
     if (t->stage != QN_NONE && t->item != QN_NONE) qni_page_add(p, ".%d", t->item);
 }

@@ -19,14 +19,14 @@ enum { MOST_STAGES = 65536, MOST_BYTES = 1 << 30 };
 static const struct {
     const char *name, *task; /* task: in a trace; NULL: a size */
     int op;                  /* or -1 - index of a size */
-} field[] = {{"F", "F", QN_OP_F},    {"B", "B", QN_OP_B},    {"W", "W", QN_OP_W},   {"BW", "BW", QN_OP_BW},
-             {"R", "R", QN_OP_R},    {"VI", "VI", QN_OP_VI}, {"S", "VS", QN_OP_VS}, {"T", "VT", QN_OP_VT},
-             {"VJ", "VJ", QN_OP_VJ}, {"act", NULL, -1},      {"stash", NULL, -2},   {"wstash", NULL, -3}};
+} field[] = {{"F", "F", QN_OP_F},    {"B", "B", QN_OP_B},   {"W", "W", QN_OP_W},   {"BW", "BW", QN_OP_BW}, {"R", "R", QN_OP_R},
+             {"VI", "VI", QN_OP_VI}, {"S", "VS", QN_OP_VS}, {"T", "VT", QN_OP_VT}, {"VJ", "VJ", QN_OP_VJ}, {"act", NULL, -1},
+             {"stash", NULL, -2},    {"wstash", NULL, -3},  {"weights", NULL, -4}, {"grads", NULL, -5}};
 
 void qni_cost_rows_fini(qni_cost_rows *r)
 {
     qn_free(r->micro);
-    for (int k = 0; k < 3; k++) qn_free(r->size[k]);
+    for (int k = 0; k < QNI_SIZES; k++) qn_free(r->size[k]);
     *r = (qni_cost_rows){.latency = -1};
 }
 
@@ -204,8 +204,8 @@ static qn_status read_csv(qni_cost_rows *r, char *text, qn_err *err)
         while (f < QN_COUNT(field) && strcmp(field[f].name, name) != 0) f++;
         if ((f == QN_COUNT(field) && strcmp(name, "stage") != 0) || columns == QN_COUNT(column))
             return QN_FAIL(err, QN_EFORMAT,
-                           "line 1: column '%.40s'; stage, F, B, W, BW, R, VI, S, T, VJ, act, stash, wstash were "
-                           "wanted",
+                           "line 1: column '%.40s'; stage, F, B, W, BW, R, VI, S, T, VJ, act, stash, wstash, weights, "
+                           "grads were wanted",
                            name);
         column[columns++] = f;
     }
@@ -323,7 +323,7 @@ qn_status qni_profile_of(qni_cost_rows *rows, const qn_trace *traces, int32_t n,
     fold_costs(rows, cost, p);
     QN_TRY(st, qni_measured_latency(&latency, traces, n, err), out);
     rows->latency = (double)latency * 1e-6;
-    for (int k = 0; k < 3; k++) {
+    for (int k = 0; k <= QNI_SIZE_WSTASH; k++) {
         rows->size[k] = qn_calloc((size_t)stages, sizeof(int64_t));
         if (rows->size[k] == NULL) {
             st = QN_FAIL(err, QN_ENOMEM, "profile of %d stages", stages);
@@ -339,13 +339,15 @@ out:
     return st;
 }
 
-qn_status qni_profile_write(const char *path, const qn_trace *traces, int32_t n, qn_err *err)
+qn_status qni_profile_write(const char *path, const qn_trace *traces, int32_t n, const int64_t *weights, const int64_t *grads,
+                            qn_err *err)
 {
     qni_cost_rows r;
     qni_page page = {.text = NULL};
     char *text = NULL;
     qn_status st = qni_profile_of(&r, traces, n, err);
     if (st != QN_OK) return st;
+    const int64_t *size[QNI_SIZES] = {r.size[QNI_SIZE_ACT], r.size[QNI_SIZE_STASH], r.size[QNI_SIZE_WSTASH], weights, grads};
     qni_page_add(&page, "{\"unit\": \"ms\", \"latency\": %.6f, \"stages\": [\n", r.latency);
     for (int32_t s = 0; s < r.rows; s++) {
         qni_page_add(&page, "%s{\"stage\": %d", s > 0 ? ",\n" : "", s);
@@ -353,7 +355,8 @@ qn_status qni_profile_write(const char *path, const qn_trace *traces, int32_t n,
             const int op = field[f].op;
             if (op >= 0 && r.micro[s][op] >= 0)
                 qni_page_add(&page, ", \"%s\": %.6f", field[f].name, (double)r.micro[s][op] * 1e-6);
-            if (op < 0) qni_page_add(&page, ", \"%s\": %lld", field[f].name, (long long)r.size[-1 - op][s]);
+            if (op < 0 && size[-1 - op] != NULL)
+                qni_page_add(&page, ", \"%s\": %lld", field[f].name, (long long)size[-1 - op][s]);
         }
         qni_page_add(&page, "}");
     }

@@ -212,8 +212,7 @@ qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool j
     const int32_t most = named ? opt->names.count : all;
     qni_subject *s = qn_calloc((size_t)most, sizeof(*s));
     if (s == NULL) return QN_FAIL(err, QN_ENOMEM, "%d schedules", most);
-    QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->cost_from, opt->latency, err), out);
-    QN_TRY(st, qni_costs_sizes(&costs, opt->sizes, err), out);
+    QN_TRY(st, qni_costs_take(&costs, opt, err), out);
     QN_TRY(st, qni_memory_parse(&limit, opt->memory, err), out);
     for (int32_t i = 0; i < most; i++) {
         const int32_t most_workers = named ? 0 : list[i].max_workers;

@@ -250,8 +250,6 @@ void qni_costs_fini(qni_costs *c)
     *c = (qni_costs){.scale = 1};
 }
 
-static const char *const size_name[QNI_SIZES] = {"act", "stash", "wstash"};
-
 /* A number with K, M or G behind it. */
 static const char *read_bytes(double *out, const char *s)
 {
@@ -266,28 +264,6 @@ static const char *read_bytes(double *out, const char *s)
     if (!(x >= 0 && x < 4e18)) return NULL;
     *out = x;
     return end;
-}
-
-qn_status qni_costs_sizes(qni_costs *c, const char *text, qn_err *err)
-{
-    const int32_t rows = c->stages > 0 ? c->stages : 1;
-    for (const char *s = text; s != NULL && *s != '\0';) {
-        const size_t len = strcspn(s, "=");
-        int k = 0;
-        double bytes;
-        while (k < QNI_SIZES && (strlen(size_name[k]) != len || strncmp(s, size_name[k], len) != 0)) k++;
-        const char *rest = k < QNI_SIZES && s[len] == '=' ? read_bytes(&bytes, s + len + 1) : NULL;
-        if (rest == NULL || (*rest != ',' && *rest != '\0') || bytes > 2e15)
-            return QN_FAIL(err, QN_EINVAL,
-                           "--sizes %.80s: '%.40s' found; act, stash or wstash with a number of bytes was wanted, as in "
-                           "act=1M,stash=12M,wstash=4M",
-                           text, s);
-        if (c->size[k] == NULL) c->size[k] = qn_calloc((size_t)rows, sizeof(int64_t));
-        if (c->size[k] == NULL) return QN_FAIL(err, QN_ENOMEM, "sizes of %d stages", rows);
-        for (int32_t i = 0; i < rows; i++) c->size[k][i] = (int64_t)bytes;
-        s = *rest == ',' ? rest + 1 : rest;
-    }
-    return QN_OK;
 }
 
 qn_status qni_costs_spread(int64_t (**cost)[QN_OPS], int64_t *size[QNI_SIZES], const qni_costs *c, int32_t stages, int32_t fine,

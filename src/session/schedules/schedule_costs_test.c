@@ -166,7 +166,7 @@ static void profiles(void **state)
     qn_trace trace = {.time = qn_calloc((size_t)p->tasks, sizeof *trace.time)};
     const qn_sim_options opt = {.latency = 0};
     assert_int_equal(qn_simulate(&trace, p, &opt, &err), QN_OK);
-    assert_int_equal(qni_profile_write(file, &trace, 1, &err), QN_OK);
+    assert_int_equal(qni_profile_write(file, &trace, 1, NULL, NULL, &err), QN_OK);
     qni_costs c = parsed(NULL, file, -1);
     assert_int_equal(c.stages, 3);
     for (int32_t s = 0; s < 3; s++) {
@@ -269,7 +269,7 @@ static void profiles_of_wide_plans(void **state)
         qn_trace trace = {.time = qn_calloc((size_t)p->tasks, sizeof *trace.time)};
         const qn_sim_options opt = {.latency = 41};
         assert_int_equal(qn_simulate(&trace, p, &opt, &err), QN_OK);
-        assert_int_equal(qni_profile_write(file, &trace, 1, &err), QN_OK);
+        assert_int_equal(qni_profile_write(file, &trace, 1, NULL, NULL, &err), QN_OK);
         qni_costs c = parsed(NULL, file, -1);
         assert_int_equal(c.stages, 3);
         assert_true((double)c.latency / c.scale * 1e6 == 41);

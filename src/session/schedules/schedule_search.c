@@ -404,6 +404,10 @@ static qn_status open_finder(finder *f, qn_err *err)
     QN_TRY(st, qni_costs_parse(&f->costs, cost, o->cost_from, o->latency, err), out);
     QN_TRY(st, qni_costs_sizes(&f->costs, o->sizes, err), out);
     QN_TRY(st, qni_memory_parse(&f->limit, o->memory, err), out);
+    if (o->device_memory > 0 || o->link != NULL || o->window != NULL || o->forward != 0)
+        return QN_FAIL(err, QN_EINVAL,
+                       "--device-memory, --link, --window and --forward are for show, check, simulate and compare: search knows "
+                       "whole steps of workers that hold their stages");
     f->finest = (int32_t)(o->chunks > 0 ? o->chunks : 2);
     if (f->costs.stages > 0) {
         if (f->costs.stages % o->workers != 0)

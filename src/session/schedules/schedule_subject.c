@@ -25,6 +25,7 @@ void qni_subject_close(qni_subject *s)
     qn_free(s->sum);
     qn_free(s->idle);
     qn_free(s->memory);
+    qn_free(s->copies);
     *s = (qni_subject){.fine = 0};
 }
 
@@ -194,9 +195,13 @@ static void set_plan_costs(qni_subject *s, const qni_costs *c)
     }
 }
 
-static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_err *err)
+static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, const qni_costs *costs, qn_err *err)
 {
+    if (costs != NULL) s->device = costs->device;
     if (s->from.plan != NULL) {
+        if (s->device.any)
+            return QN_FAIL(err, QN_EINVAL,
+                           "%s is a plan, whose copies are settled: --device-memory, --link and --window want an order", s->name);
         s->plan = s->from.plan;
         s->in_bytes = true;
         return qn_plan_validate(s->plan, err);
@@ -211,10 +216,12 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, qn_er
                              .recompute_late = opt != NULL && opt->recompute == 3,
                              .depth = opt != NULL ? (int32_t)opt->depth : 0,
                              .opaque_pairs = opt != NULL && opt->pairs != 0,
+                             .forward_only = opt != NULL && opt->forward != 0,
                              .tied_owner = QN_NONE,
                              .tied_replica = QN_NONE};
-    for (int k = 0; k < QNI_SIZES; k++) s->in_bytes = s->in_bytes || s->size[k] != NULL;
-    s->in_bytes = s->in_bytes || o->act_bytes != NULL || o->stash_bytes != NULL || o->wstash_bytes != NULL;
+    for (int k = 0; k <= QNI_SIZE_WSTASH; k++) s->in_bytes = s->in_bytes || s->size[k] != NULL;
+    s->in_bytes = s->in_bytes || o->act_bytes != NULL || o->stash_bytes != NULL || o->wstash_bytes != NULL || s->device.any;
+    if (s->device.any) return qni_devices_lower(&s->plan, &s->window, o, &how, &s->device, s->size, err);
     return qn_lower(&s->plan, o, &how, err);
 }
 
@@ -242,7 +249,7 @@ static qn_status adapt(qni_subject *s, const qn_schedule_options *opt, const qni
         qn_plan_close(s->plan);
         s->plan = NULL;
         set_order_costs(s, costs);
-        st = make_plan(s, opt, err);
+        st = make_plan(s, opt, costs, err);
     }
     return st;
 }
@@ -300,9 +307,10 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     qn_status st;
     const int64_t latency = costs != NULL ? costs->latency : 0;
     if (costs != NULL && s->from.order != NULL) set_order_costs(s, costs);
-    QN_TRY(st, make_plan(s, opt, err), out);
+    QN_TRY(st, make_plan(s, opt, costs, err), out);
     if (costs != NULL) QN_TRY(st, adapt(s, opt, costs, err), out);
     if (costs != NULL) set_plan_costs(s, costs);
+    if (costs != NULL) QN_TRY(st, qni_devices_time(s->plan, costs, err), out);
     s->latency = latency;
     if (costs != NULL) snprintf(s->unit, sizeof s->unit, "%s", costs->unit);
     s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
@@ -323,6 +331,11 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     QN_TRY(st, qn_trace_split_idle(s->idle, &s->trace, latency, err), out);
     QN_TRY(st, count_exposed(s, latency, err), out);
     count_memory(s);
+    if (s->device.any) {
+        s->copies = qn_calloc((size_t)s->plan->workers, sizeof *s->copies);
+        if (s->copies == NULL) return QN_FAIL(err, QN_ENOMEM, "copies of %d workers", s->plan->workers);
+        s->copies_end = qni_devices_count(s->copies, &s->trace);
+    }
 out:
     return st;
 }
@@ -393,6 +406,23 @@ static const char *const part_name[QN_IDLE_PARTS] = {
     [QN_IDLE_FILL] = "fill",         [QN_IDLE_DRAIN] = "drain",           [QN_IDLE_SWITCH] = "switch",
     [QN_IDLE_INTERNAL] = "internal", [QN_IDLE_MEMORY] = "blocked_memory", [QN_IDLE_TRANSFER] = "blocked_transfer"};
 
+static void json_copies(qni_page *p, const qni_subject *s, double scale)
+{
+    static const char *const name[] = {"bytes_up", "bytes_down", "busy_up", "busy_down"};
+    qni_page_add(p, ", \"window\": %d, \"copies_end\": ", s->window);
+    qni_page_number(p, (double)s->copies_end / scale);
+    for (int k = 0; k < 4; k++) {
+        qni_page_add(p, ", \"%s\": [", name[k]);
+        for (int32_t w = 0; w < s->plan->workers; w++) {
+            const qni_copies *c = &s->copies[w];
+            const int64_t x[] = {c->bytes_up, c->bytes_down, c->busy_up, c->busy_down};
+            if (w > 0) qni_page_add(p, ", ");
+            qni_page_number(p, (double)x[k] / (k < 2 ? 1 : scale));
+        }
+        qni_page_add(p, "]");
+    }
+}
+
 void qni_json_subject(qni_page *p, const qni_subject *s, double scale)
 {
     const qn_plan *plan = s->plan;
@@ -424,6 +454,7 @@ void qni_json_subject(qni_page *p, const qni_subject *s, double scale)
     qni_page_add(p, "], \"memory_unit\": \"%s\"", s->in_bytes ? "bytes" : "micro-batches");
     qni_json_array(p, "arena_bytes", plan->arena_bytes, plan->workers, 1);
     qni_page_add(p, ", \"messages\": %d", s->messages);
+    if (s->copies != NULL) json_copies(p, s, scale);
 }
 
 qn_status qni_subject_pictures(const qni_subject *s, int32_t n, const char *svg, const char *trace, double scale, qn_err *err)

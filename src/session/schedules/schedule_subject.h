@@ -8,6 +8,7 @@
 #include "schedule/gen/gen.h"
 #include "schedule/trace.h"
 #include "schedule_costs.h"
+#include "schedule_devices.h"
 #include "schedule_file.h"
 
 typedef struct qni_subject {
@@ -31,6 +32,10 @@ typedef struct qni_subject {
     double *memory;                 /* [workers]: bytes of arena, or micro-batches held at once */
     bool in_bytes;
     int32_t messages;
+    qni_device device;  /* zeroes: none */
+    int32_t window;     /* stages whose weights a device holds */
+    qni_copies *copies; /* [workers]; NULL: none */
+    int64_t copies_end;
     char refused[QN_ERR_TEXT]; /* why it is out of the comparison; "": it is not */
 } qni_subject;
 

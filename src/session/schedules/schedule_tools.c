@@ -71,7 +71,7 @@ qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t c
     char *order = NULL, *drawing = NULL;
     qn_status st;
     QN_TRY(st, check_flags(opt, err), out);
-    QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->cost_from, opt->latency, err), out);
+    QN_TRY(st, qni_costs_take(&costs, opt, err), out);
     QN_TRY(st, qni_subject_open(&s, opt->schedule, opt->chunks, opt, &costs, 0, err), out);
     st = s.from.plan != NULL ? qn_plan_write(&order, s.from.plan, err) : qn_order_write(&order, s.from.order, err);
     if (st != QN_OK) goto out;
@@ -98,15 +98,29 @@ static int64_t largest(const int64_t *x, int32_t n)
     return most;
 }
 
-qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err)
+/* A file alone says its own sizes and limits; flags and names are lowered as simulate does. */
+static qn_status open_checked(qni_subject *s, qni_costs *costs, const qn_schedule_options *opt, qn_err *err)
 {
+    const bool devices = opt->device_memory > 0 || opt->link != NULL || opt->window != NULL;
+    if (qn_generator_find(opt->schedule) == NULL && !devices && opt->sizes == NULL) {
+        const qn_status st = qni_schedule_read(&s->from, opt->schedule, err);
+        return st == QN_OK ? qni_subject_simulate(s, NULL, NULL, err) : st;
+    }
+    qn_status st = check_flags(opt, err);
+    if (st == QN_OK) st = qni_costs_take(costs, opt, err);
+    if (st == QN_OK) st = qni_subject_open(s, opt->schedule, opt->chunks, opt, costs, 0, err);
+    return st == QN_OK ? qni_subject_simulate(s, opt, costs, err) : st;
+}
+
+qn_status qn_schedule_check(char **out, const qn_schedule_options *opt, bool json, qn_err *err)
+{
+    const char *path = opt->schedule;
     qni_subject s = {.fine = 0};
+    qni_costs costs = {.scale = 1};
     qni_page p = {.text = NULL};
     char why[QN_ERR_TEXT];
     int64_t *live = NULL;
-    qn_status st;
-    QN_TRY(st, qni_schedule_read(&s.from, path, err), out);
-    st = qni_subject_simulate(&s, NULL, NULL, err);
+    qn_status st = open_checked(&s, &costs, opt, err);
     if (st == QN_ESCHEDULE && err != NULL) {
         snprintf(why, sizeof(why), "%s", err->text);
         st = QN_FAIL(err, QN_ESCHEDULE, "%s is not valid: %.900s", path, why);
@@ -136,8 +150,25 @@ qn_status qn_schedule_check(char **out, const char *path, bool json, qn_err *err
 out:
     qn_free(live);
     qni_subject_close(&s);
+    qni_costs_fini(&costs);
     qni_page_fini(&p);
     return st;
+}
+
+static void people_copies(qni_page *p, const qni_subject *s, const qni_costs *c)
+{
+    char up[32], down[32];
+    qni_copies all = {0};
+    for (int32_t w = 0; w < s->plan->workers; w++) {
+        all.bytes_up += s->copies[w].bytes_up;
+        all.bytes_down += s->copies[w].bytes_down;
+        all.busy_up = s->copies[w].busy_up > all.busy_up ? s->copies[w].busy_up : all.busy_up;
+        all.busy_down = s->copies[w].busy_down > all.busy_down ? s->copies[w].busy_down : all.busy_down;
+    }
+    qni_page_add(p, "copies    %s bytes up, %s down; busiest lanes %.10g and %.10g; the last ends at %.10g\n",
+                 qni_memory_text(up, (double)all.bytes_up, true), qni_memory_text(down, (double)all.bytes_down, true),
+                 (double)all.busy_up / c->scale, (double)all.busy_down / c->scale, (double)s->copies_end / c->scale);
+    qni_page_add(p, "window    %d\n", s->window);
 }
 
 static void people_result(qni_page *p, const qni_subject *s, const qni_costs *c)
@@ -151,7 +182,10 @@ static void people_result(qni_page *p, const qni_subject *s, const qni_costs *c)
                  s->messages == 1 ? "" : "s");
     qni_page_add(p, "makespan  %.10g%s%s\nbubble    %.2f %%\n", (double)s->sum->makespan / c->scale, c->unit[0] ? " " : "",
                  c->unit, s->sum->bubble * 100);
-    qni_page_add(p, "exposed   %.10g  (shorter by this if messages took no time)\n\n", (double)s->exposed / c->scale);
+    qni_page_add(p, "exposed   %.10g  (shorter by this if %s took no time)\n", (double)s->exposed / c->scale,
+                 s->copies != NULL ? "copies" : "messages");
+    if (s->copies != NULL) people_copies(p, s, c);
+    qni_page_add(p, "\n");
     qni_page_add(p,
                  "        idle of      of these                                          blocked on            idle in"
                  "     peak   %s\nworker  makespan         fill      drain     switch   internal     memory   transfer   its "
@@ -212,8 +246,7 @@ qn_status qn_schedule_simulate(char **out, const qn_schedule_options *opt, bool 
     double limit;
     qn_status st;
     QN_TRY(st, check_flags(opt, err), out);
-    QN_TRY(st, qni_costs_parse(&costs, opt->cost, opt->cost_from, opt->latency, err), out);
-    QN_TRY(st, qni_costs_sizes(&costs, opt->sizes, err), out);
+    QN_TRY(st, qni_costs_take(&costs, opt, err), out);
     QN_TRY(st, qni_memory_parse(&limit, opt->memory, err), out);
     QN_TRY(st, qni_subject_open(&s, opt->schedule, opt->chunks, opt, &costs, 0, err), out);
     QN_TRY(st, qni_subject_simulate(&s, opt, &costs, err), out);

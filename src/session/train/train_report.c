@@ -84,6 +84,36 @@ static void collect_facts(facts *f, const qni_train_run *r, const qn_train_done 
     add_arenas(f, done);
 }
 
+/* A weight that a stage uses twice is there once; its gradients are one a use. size: [2][depth] weights, gradients. */
+static void weigh_stages(int64_t *size, const qni_train_run *r, int32_t depth)
+{
+    for (int32_t s = 0; s < depth; s++) {
+        for (int32_t u = 0; u < qn_model_uses(r->model); u++) {
+            const qn_use *use = qn_model_use(r->model, u);
+            const qn_param *param = qn_model_param(r->model, use->param);
+            bool again = false;
+            if (use->layer < r->first_layer[s] || use->layer >= r->first_layer[s + 1]) continue;
+            for (int32_t v = 0; v < u; v++) {
+                const qn_use *other = qn_model_use(r->model, v);
+                again = again || (other->param == use->param && other->layer >= r->first_layer[s]);
+            }
+            if (!again) size[s] += param->count * (int64_t)sizeof(float);
+            if (!param->frozen) size[depth + s] += param->count * (int64_t)sizeof(float);
+        }
+    }
+}
+
+static qn_status write_profile(const char *path, const qni_train_run *r, const qn_trace *traces, int32_t n, qn_err *err)
+{
+    const int32_t depth = qn_depth(qn_order_grid(r->order));
+    int64_t *size = qn_calloc(2 * (size_t)depth, sizeof(*size));
+    if (size == NULL) return QN_FAIL(err, QN_ENOMEM, "profile of %d stages", depth);
+    weigh_stages(size, r, depth);
+    const qn_status st = qni_profile_write(path, traces, n, size, size + depth, err);
+    qn_free(size);
+    return st;
+}
+
 static qn_status read_metrics(qn_report_data *d, const char *path, int64_t steps, qn_metrics_row **rows, int64_t **eval_step,
                               double **eval_loss, qn_err *err)
 {
@@ -132,7 +162,7 @@ qn_status qni_train_report(qni_train_run *r, qn_train_done *done, qn_err *err)
         QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "trace.json", err), out);
         QN_TRY(st, qn_trace_write_chrome(path, measured, 1000, err), out);
         QN_TRY(st, qn_path_join(path, sizeof(path), r->opt->out, "profile.json", err), out);
-        QN_TRY(st, qni_profile_write(path, kept, traces, err), out);
+        QN_TRY(st, write_profile(path, r, kept, traces, err), out);
     }
     QN_TRY(st, qn_path_join(done->report, sizeof(done->report), r->opt->out, "report.html", err), out);
     QN_TRY(st, qn_report_write(done->report, &d, err), out);
