@@ -30,6 +30,9 @@ typedef struct qn_schedule_options {
     int64_t device_memory;     /* bytes of each worker's arena; 0: no limit */
     const char *link, *window; /* "2G/s"; "k,k'"; NULL: as fast as memory; as many as fit */
     int forward;               /* forward passes alone */
+    int64_t steps;             /* simulate: optimizer steps in a row, one plan; 0: 1 */
+    int64_t optimizer_lag;     /* between them: 1: the optimizer works beside the next step */
+    int post_validate;         /* between them: workers step on what they know, and the decision comes while the next warms up */
     const char *memory;        /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
     double latency;            /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
     int64_t depth;             /* slots of a channel */

@@ -64,6 +64,14 @@ typedef enum qn_idle_part {
 /* part [workers]: out. latency: of a message, in the trace's ticks, as the simulator was given it; 0 for a runtime's trace.
  * Errors: QN_ESCHEDULE (the plan is not live), QN_ENOMEM. */
 qn_status qn_trace_split_idle(int64_t (*part)[QN_IDLE_PARTS], const qn_trace *t, int64_t latency, qn_err *err) QN_MUST_USE;
+/* The same told apart by the plan's steps. A step's share of a worker's time begins where the worker's last compute task of the
+ * step before ends, and ends with its own last one; fill belongs to the first step, drain to the last. All shares together are
+ * workers times makespan, and a share is what is busy and the parts. */
+typedef struct qn_step_share {
+    int64_t share, busy, part[QN_IDLE_PARTS]; /* summed over the workers */
+} qn_step_share;
+/* step: [plan->steps], out. Errors as above. */
+qn_status qn_trace_split_steps(qn_step_share *step, const qn_trace *t, int64_t latency, qn_err *err) QN_MUST_USE;
 /* The critical path: from the last compute task back over what each task waited for longest, given in order of time. In a
  * simulated trace each task starts when the one before it ends (a RECV: latency later), so that no task of it may get longer
  * without the step getting longer. *path is the caller's (qn_free). Errors as above. */

@@ -157,33 +157,69 @@ static bool counts(const qn_trace *t, int32_t task)
     return qni_is_work(t->plan->task[task].op) && t->time[task].end > t->time[task].start;
 }
 
+static int64_t last_end(const qn_trace *t)
+{
+    int64_t end = 0;
+    for (int32_t i = 0; i < t->plan->tasks; i++)
+        if (counts(t, i)) end = qn_max64(end, t->time[i].end);
+    return end;
+}
+
+/* Worker w's time, to the makespan, step by step. step: [plan->steps], added to. */
+static void split_worker(qn_step_share *step, const causes *c, int32_t w, int64_t makespan)
+{
+    const qn_plan *p = c->t->plan;
+    const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
+    int64_t end = 0;
+    int32_t before = QN_NONE, at = 0;
+    for (int32_t i = first; i < first + count; i++) {
+        const qn_span_time x = c->t->time[i];
+        if (!counts(c->t, i)) continue;
+        at = qn_max32(at, p->task[i].step);
+        if (before == QN_NONE)
+            step[at].part[QN_IDLE_FILL] += x.start;
+        else
+            split_gap(step[at].part, c, i, end, before);
+        step[at].busy += x.end - x.start;
+        step[at].share += x.end - end;
+        before = p->task[i].op;
+        end = x.end;
+    }
+    step[p->steps - 1].part[QN_IDLE_DRAIN] += makespan - end;
+    step[p->steps - 1].share += makespan - end;
+}
+
+qn_status qn_trace_split_steps(qn_step_share *step, const qn_trace *t, int64_t latency, qn_err *err)
+{
+    causes c;
+    const qn_status st = open_causes(&c, t, latency, err);
+    if (st != QN_OK) return st;
+    memset(step, 0, (size_t)t->plan->steps * sizeof *step);
+    const int64_t makespan = last_end(t);
+    for (int32_t w = 0; w < t->plan->workers; w++) split_worker(step, &c, w, makespan);
+    close_causes(&c);
+    return QN_OK;
+}
+
 qn_status qn_trace_split_idle(int64_t (*part)[QN_IDLE_PARTS], const qn_trace *t, int64_t latency, qn_err *err)
 {
     const qn_plan *p = t->plan;
     causes c;
-    int64_t makespan = 0;
-    const qn_status st = open_causes(&c, t, latency, err);
+    qn_status st = open_causes(&c, t, latency, err);
     if (st != QN_OK) return st;
-    for (int32_t i = 0; i < p->tasks; i++)
-        if (counts(t, i)) makespan = qn_max64(makespan, t->time[i].end);
-    for (int32_t w = 0; w < p->workers; w++) {
-        const int32_t first = p->lane[w][QN_LANE_COMP][0], count = p->lane[w][QN_LANE_COMP][1];
-        int64_t end = 0;
-        int32_t before = QN_NONE;
+    qn_step_share *step = qn_calloc((size_t)p->steps, sizeof *step);
+    if (step == NULL) st = QN_FAIL(err, QN_ENOMEM, "shares of %d steps", p->steps);
+    const int64_t makespan = last_end(t);
+    for (int32_t w = 0; w < p->workers && st == QN_OK; w++) {
+        memset(step, 0, (size_t)p->steps * sizeof *step);
         memset(part[w], 0, sizeof part[w]);
-        for (int32_t i = first; i < first + count; i++) {
-            if (!counts(t, i)) continue;
-            if (before == QN_NONE)
-                part[w][QN_IDLE_FILL] = t->time[i].start;
-            else
-                split_gap(part[w], &c, i, end, before);
-            before = p->task[i].op;
-            end = t->time[i].end;
-        }
-        part[w][QN_IDLE_DRAIN] = makespan - end;
+        split_worker(step, &c, w, makespan);
+        for (int32_t i = 0; i < p->steps; i++)
+            for (int k = 0; k < QN_IDLE_PARTS; k++) part[w][k] += step[i].part[k];
     }
+    qn_free(step);
     close_causes(&c);
-    return QN_OK;
+    return st;
 }
 
 /* ---- critical path */

@@ -97,8 +97,8 @@ static qn_status cut_chunks(tables *t, const qn_order *o, const int64_t *weights
     if (t->first == NULL || t->bytes == NULL || t->none == NULL)
         return QN_FAIL(err, QN_ENOMEM, "weights of %d stages", o->stages);
     for (int32_t s = 0, n = 0; s < o->stages; s++) {
-        const int64_t chunks = qn_max64(1, qn_min64(qn_min32(o->items, MOST), weights[s]));
-        for (int64_t c = 0; c < chunks; c++) t->bytes[n++] = weights[s] * (c + 1) / chunks - weights[s] * c / chunks;
+        const int64_t all = weights != NULL ? weights[s] : 0, chunks = qn_max64(1, qn_min64(qn_min32(o->items, MOST), all));
+        for (int64_t c = 0; c < chunks; c++) t->bytes[n++] = all * (c + 1) / chunks - all * c / chunks;
         t->first[s + 1] = n;
     }
     return QN_OK;
@@ -135,7 +135,8 @@ qn_status qni_devices_lower(qn_plan **out, int32_t *window, const qn_order *o, c
     qn_status st;
     const int64_t *weights = size[QNI_SIZE_WEIGHTS], *grads = size[QNI_SIZE_GRADS];
     QN_TRY(st, cut_chunks(&t, o, weights, err), out);
-    if (given->tiers != NULL) tiers = *given->tiers;
+    if (weights == NULL) weights = t.none;
+    if (given->tiers != NULL) tiers.lag = given->tiers->lag;
     tiers.chunk_first = t.first;
     tiers.chunk_bytes = t.bytes;
     tiers.pgrad_bytes = grads != NULL ? grads : weights;
@@ -175,9 +176,13 @@ static bool is_copy(const qn_task *t)
 
 qn_status qni_devices_time(qn_plan *p, const qni_costs *c, qn_err *err)
 {
-    for (int32_t i = 0; i < p->tasks && c->copy_ticks > 0; i++) {
+    for (int32_t i = 0; i < p->tasks; i++) {
         qn_task *t = &p->task[i];
         if (!is_copy(t)) continue;
+        const int32_t cls = p->value[p->ref[t->in.first]].cls;
+        const bool hop = !c->device.any && t->op == QN_OP_LOAD && (cls == QN_V_ACT || cls == QN_V_GRAD);
+        t->cost = hop ? c->latency : 0;
+        if (c->copy_ticks <= 0) continue;
         const int64_t bytes = p->value[p->ref[t->in.first]].bytes;
         const double ticks = ceil((double)bytes * c->copy_ticks / (double)c->device.link_bytes_per_s);
         if (ticks > 1e3 * (double)LONGEST)

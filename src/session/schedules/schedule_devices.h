@@ -19,13 +19,15 @@ qn_status qni_devices_take(qni_costs *c, const qn_schedule_options *opt, qn_err 
 
 /* The plan of an order on devices, with the window that was asked for, or the largest (of at most all stages) that fits.
  *   how     in   sizes of activations and stashes; what is not said takes no room
- *   size    in   [QNI_SIZES][stages of the order], weights among them; gradients NULL: as large as the weights
+ *   size    in   [QNI_SIZES][stages of the order]; weights NULL: none; gradients NULL: as large as the weights
+ *   how->tiers   may say the lag
  *   window  out  k
  * Errors: QN_EINVAL when the memory is too small (says the smallest that would do), those of qn_lower. */
 qn_status qni_devices_lower(qn_plan **out, int32_t *window, const qn_order *o, const qn_lowering *how, const qni_device *device,
                             int64_t *const size[QNI_SIZES], qn_err *err) QN_MUST_USE;
 
-/* Gives the plan's copies their times. Errors: QN_ERANGE (longer than can be counted). */
+/* Gives the plan's copies their times; where no devices were asked for, what goes from stage to stage takes a message's. Errors:
+ * QN_ERANGE (longer than can be counted). */
 qn_status qni_devices_time(qn_plan *p, const qni_costs *c, qn_err *err) QN_MUST_USE;
 
 typedef struct qni_copies {                           /* of one worker */

@@ -26,6 +26,7 @@ void qni_subject_close(qni_subject *s)
     qn_free(s->idle);
     qn_free(s->memory);
     qn_free(s->copies);
+    qn_free(s->steps);
     *s = (qni_subject){.fine = 0};
 }
 
@@ -199,6 +200,8 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, const
 {
     if (costs != NULL) s->device = costs->device;
     if (s->from.plan != NULL) {
+        if (qni_steps_of(opt) > 1)
+            return QN_FAIL(err, QN_EINVAL, "%s is a plan, of steps as it has them: --steps wants an order", s->name);
         if (s->device.any)
             return QN_FAIL(err, QN_EINVAL,
                            "%s is a plan, whose copies are settled: --device-memory, --link and --window want an order", s->name);
@@ -207,20 +210,25 @@ static qn_status make_plan(qni_subject *s, const qn_schedule_options *opt, const
         return qn_plan_validate(s->plan, err);
     }
     const qn_order *o = s->from.order;
-    const qn_lowering how = {.act_bytes = s->size[QNI_SIZE_ACT],
-                             .stash_bytes = s->size[QNI_SIZE_STASH],
-                             .wstash_bytes = s->size[QNI_SIZE_WSTASH],
-                             .recompute = opt == NULL || opt->recompute == 0 ? QN_RECOMPUTE_NONE
-                                          : opt->recompute == 2              ? QN_RECOMPUTE_EXCEPT_LAST
-                                                                             : QN_RECOMPUTE_FULL,
-                             .recompute_late = opt != NULL && opt->recompute == 3,
-                             .depth = opt != NULL ? (int32_t)opt->depth : 0,
-                             .opaque_pairs = opt != NULL && opt->pairs != 0,
-                             .forward_only = opt != NULL && opt->forward != 0,
-                             .tied_owner = QN_NONE,
-                             .tied_replica = QN_NONE};
+    qn_lowering how = {.act_bytes = s->size[QNI_SIZE_ACT],
+                       .stash_bytes = s->size[QNI_SIZE_STASH],
+                       .wstash_bytes = s->size[QNI_SIZE_WSTASH],
+                       .recompute = opt == NULL || opt->recompute == 0 ? QN_RECOMPUTE_NONE
+                                    : opt->recompute == 2              ? QN_RECOMPUTE_EXCEPT_LAST
+                                                                       : QN_RECOMPUTE_FULL,
+                       .recompute_late = opt != NULL && opt->recompute == 3,
+                       .depth = opt != NULL ? (int32_t)opt->depth : 0,
+                       .opaque_pairs = opt != NULL && opt->pairs != 0,
+                       .forward_only = opt != NULL && opt->forward != 0,
+                       .tied_owner = QN_NONE,
+                       .tied_replica = QN_NONE};
     for (int k = 0; k <= QNI_SIZE_WSTASH; k++) s->in_bytes = s->in_bytes || s->size[k] != NULL;
     s->in_bytes = s->in_bytes || o->act_bytes != NULL || o->stash_bytes != NULL || o->wstash_bytes != NULL || s->device.any;
+    /* Backwards on other workers: the optimizer finds the state on the host, even where copies take no time. */
+    if (qni_steps_of(opt) > 1 && opt->optimizer_lag == 0 && o->backward_of != NULL) s->device.any = true;
+    const qn_tiers lag = {.lag = qni_steps_of(opt) > 1 ? (int32_t)opt->optimizer_lag : 0};
+    if (s->device.any) how.tiers = &lag;
+    qni_steps_lower(&how, opt, s->device.any);
     if (s->device.any) return qni_devices_lower(&s->plan, &s->window, o, &how, &s->device, s->size, err);
     return qn_lower(&s->plan, o, &how, err);
 }
@@ -309,6 +317,7 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     if (costs != NULL && s->from.order != NULL) set_order_costs(s, costs);
     QN_TRY(st, make_plan(s, opt, costs, err), out);
     if (costs != NULL) QN_TRY(st, adapt(s, opt, costs, err), out);
+    QN_TRY(st, qni_steps_chain(&s->plan, qni_steps_of(opt), err), out);
     if (costs != NULL) set_plan_costs(s, costs);
     if (costs != NULL) QN_TRY(st, qni_devices_time(s->plan, costs, err), out);
     s->latency = latency;
@@ -331,7 +340,13 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     QN_TRY(st, qn_trace_split_idle(s->idle, &s->trace, latency, err), out);
     QN_TRY(st, count_exposed(s, latency, err), out);
     count_memory(s);
-    if (s->device.any) {
+    s->messages /= s->plan->steps;
+    if (s->plan->steps > 1) {
+        s->steps = qn_calloc((size_t)s->plan->steps, sizeof *s->steps);
+        if (s->steps == NULL) return QN_FAIL(err, QN_ENOMEM, "shares of %d steps", s->plan->steps);
+        QN_TRY(st, qn_trace_split_steps(s->steps, &s->trace, latency, err), out);
+    }
+    if (costs != NULL && costs->device.any) {
         s->copies = qn_calloc((size_t)s->plan->workers, sizeof *s->copies);
         if (s->copies == NULL) return QN_FAIL(err, QN_ENOMEM, "copies of %d workers", s->plan->workers);
         s->copies_end = qni_devices_count(s->copies, &s->trace);
@@ -455,6 +470,7 @@ void qni_json_subject(qni_page *p, const qni_subject *s, double scale)
     qni_json_array(p, "arena_bytes", plan->arena_bytes, plan->workers, 1);
     qni_page_add(p, ", \"messages\": %d", s->messages);
     if (s->copies != NULL) json_copies(p, s, scale);
+    if (s->steps != NULL) qni_steps_json(p, s->steps, plan, scale);
 }
 
 qn_status qni_subject_pictures(const qni_subject *s, int32_t n, const char *svg, const char *trace, double scale, qn_err *err)

@@ -60,7 +60,7 @@ static qn_status check_flags(const qn_schedule_options *opt, qn_err *err)
                        opt->schedule);
     if (opt->pairs != 0 && g != NULL && g->generate != qn_gen_dualpipe && g->generate != qn_gen_dualpipev)
         return QN_FAIL(err, QN_EINVAL, "--pairs opaque: dualpipe and dualpipev have pairs; %s has none", opt->schedule);
-    return QN_OK;
+    return qni_steps_check(opt, err);
 }
 
 qn_status qn_schedule_show(char **out, const qn_schedule_options *opt, int32_t columns, qn_err *err)
@@ -197,6 +197,7 @@ static void people_result(qni_page *p, const qni_subject *s, const qni_costs *c)
         qni_page_add(p, " %10.6g %8" PRId64 "  %10s\n", (double)s->sum->idle_span[w] / c->scale, s->sum->peak[w],
                      qni_memory_text(text, s->memory[w], s->in_bytes));
     }
+    if (s->steps != NULL) qni_steps_people(p, s->steps, plan, c->scale);
 }
 
 /* What the path is made of, and its tasks. A message is on it when its way took time. */
