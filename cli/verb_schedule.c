@@ -111,6 +111,7 @@ const cli_verb cli_schedule = {
         "  quern schedule simulate 1f1b --workers 8 --micro-batches 24 --cost F=1,B=2 --svg 1f1b.svg\n"
         "  quern schedule simulate mine.txt --cost-from runs/first --memory 2G --critical\n"
         "  quern schedule simulate roundpipe --workers 2 --cost F=2,B=4 --sizes weights=28M,act=3M --link 2G/s --window 2\n"
+        "  quern schedule simulate zb-h2 --cost F=1,B=1,W=1 --steps 8 --post-validate\n"
         "  quern schedule compare --workers 4 --micro-batches 16 --memory 3 --html page.html\n"
         "  quern schedule search --workers 4 --micro-batches 16 --cost F=3,B=4,W=2 --memory 3 --out mine.txt\n",
     .table = &qn_schedule_table,
