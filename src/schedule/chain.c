@@ -10,7 +10,7 @@
  *   homes      whoever reads or writes the same home (class, stage, item, worker)            same worker
  *   host       whoever reads or writes the same host copy, on whatever worker                tiers
  *   weights    a stage's first task waits for parameters that come from another worker; with tiers LOADs wait for PCOPY, or for
- *              OPT where the optimizer does not lag
+ *              OPT, and VALIDATE where there is one, where the optimizer does not lag
  *
  * These waits go from one step to the next only, never back: a plan of one step that can run can run as a flight.
  *
@@ -296,7 +296,8 @@ static bool is_tied(const qn_plan *p, int32_t tie, int32_t stage)
 
 bool qni_makes_loaded(const qn_plan *p, int32_t t, bool copies)
 {
-    return p->task[t].lane == QN_LANE_HOST && p->task[t].op == (copies ? QN_OP_PCOPY : QN_OP_OPT);
+    const int32_t op = p->task[t].op; /* what VALIDATE takes back nobody has loaded */
+    return p->task[t].lane == QN_LANE_HOST && (copies ? op == QN_OP_PCOPY : op == QN_OP_OPT || op == QN_OP_VALIDATE);
 }
 
 static void wait_for_host(chain *c)

@@ -38,13 +38,16 @@ static bool is_copy(const qni_homes *h, int32_t p)
     return p % h->shards > 0 && qni_home_param(h, p)->slice.shards == 1;
 }
 
-void qni_norm(const qni_homes *h, int32_t worker, double *sums)
+void qni_norm(const qni_homes *h, int32_t worker, int32_t stage, double *sums)
 {
-    for (int32_t p = 0; p < h->params; p++)
-        sums[p] = qni_homes_worker(h, h->owner[p]) != worker || qni_homes_frozen(h, p) || is_copy(h, p)
-                      ? 0.0
-                      : h->set->k->sumsq(&h->set->exec[worker], h->sum[qn_replica(h->grid, h->owner[p])][h->first_use[p]],
-                                         count_of(h, p));
+    for (int32_t p = 0; p < h->params; p++) {
+        const int32_t owner = h->owner[p];
+        const bool counts = qni_homes_worker(h, owner) == worker && (stage == QN_NONE || stage == owner) &&
+                            !qni_homes_frozen(h, p) && !is_copy(h, p);
+        sums[p] =
+            counts ? h->set->k->sumsq(&h->set->exec[worker], h->sum[qn_replica(h->grid, owner)][h->first_use[p]], count_of(h, p))
+                   : 0.0;
+    }
 }
 
 bool qni_steps(const qni_homes *h, int32_t stage, int32_t param)

@@ -28,8 +28,8 @@ int64_t qni_sums_count(const qni_homes *h, int32_t items);
 /* Adds the other uses of the weights that the stage owns into the first use's sum, in layer order. other: the gradient of the use
  * on another worker as it came here, or NULL. */
 void qni_tie(qni_homes *h, int32_t stage, void *other);
-/* Squares of the gradients that stages of this worker own into sums. */
-void qni_norm(const qni_homes *h, int32_t worker, double *sums);
+/* Squares of the gradients that stages of this worker own, or (stage not QN_NONE) that one alone, into sums; else zeros. */
+void qni_norm(const qni_homes *h, int32_t worker, int32_t stage, double *sums);
 /* Whether the stage steps the parameter, in this or any replica. */
 bool qni_steps(const qni_homes *h, int32_t stage, int32_t param);
 /* Squares of the gradients that stages of this worker step and others own, where sums has none yet. */

@@ -6,11 +6,14 @@
  *   OPT       if so: keep what undoing needs, step, leave the gradients as they are
  *   VALIDATE  the decision says the same: done. Otherwise undo, and step or not as it says. Gradients are zero afterwards
  *
- * The norm only grows along the workers: who refuses to step is right, who steps may be wrong. With clipping nobody guesses
+ * The norm only grows along the way: who refuses to step is right, who steps may be wrong. With clipping nobody guesses
  * before PATIENCE steps in a row went unclipped. What a worker's stages need is written by that worker alone.
  *
  * With replicas a worker may step what a worker behind it owns. GUESS then adds the squares of that (qni_norm_rest), from its own
  * copy of the same sums, so that nobody steps on a gradient whose norm he has not seen.
+ *
+ * On devices the host alone steps: it guesses piece by piece, from the last one on, as gradients come down. Nobody loads what is
+ * not validated.
  *
  * Either all guesses of a step hold, or none does. A worker's sums are the whole step's with zeros for the workers behind it.
  * Rounded addition of numbers that are not negative grows with each of them, and the order is the same, so that the norm of a

@@ -52,6 +52,7 @@ static journey train(const qn_model *m, const way *x)
     t->spoil.value = x->spoil;
     double lr[STEPS];
     for (int32_t i = 0; i < STEPS; i++) lr[i] = RIG_LR;
+    int32_t refused = 0;
     for (int32_t at = 0; at < STEPS;) {
         qn_step_result r[STEPS];
         int32_t done;
@@ -64,8 +65,10 @@ static journey train(const qn_model *m, const way *x)
         if (st == QN_OK) break;
         assert_int_equal(st, QN_ENONFINITE);
         assert_int_equal(at, STEPS / 2);
+        refused++;
         at++;
     }
+    assert_int_equal(refused, x->spoil != 0.0);
     qn_trainer_settle(t);
     for (int32_t w = 0; w < o->workers; w++) assert_true(qn_trainer_high_water(t, w) <= qn_trainer_plan(t)->arena_bytes[w]);
     rig_state(out.state, t, m, sizeof(float), 0);

@@ -116,10 +116,6 @@ static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
     if (o->sides > 0)
         return QN_FAIL(err, QN_EUNSUPPORTED,
                        "device memory with vocabulary shards: they spread the tables over the workers, here the host has them");
-    if (d->post_validate != QN_UNDO_NONE)
-        return QN_FAIL(err, QN_EUNSUPPORTED,
-                       "device memory with post-validated steps: the host steps for all; a lagging optimizer does so beside the "
-                       "next step");
     return QN_OK;
 }
 

@@ -62,7 +62,7 @@ struct qn_trainer {
     qni_speculation speculation; /* post-validated steps; else unused */
     struct {                     /* test hook: adds value to what an item adds to a gradient of a stage */
         int64_t step;
-        int32_t stage, item; /* stage: as in replica 0; item: the step's, so of the replica that runs it */
+        int32_t stage, item; /* stage: as in replica 0; item: the step's, so of the replica that runs it; on devices any */
         double value;
     } spoil;
     bool dirty; /* the last step stopped early: gradients are not zero */

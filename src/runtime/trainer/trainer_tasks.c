@@ -100,6 +100,14 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
                             value_in(ex, p, task->out, QN_V_WSTASH));
 }
 
+static void add_value(const qn_trainer *t, void *grad)
+{
+    if (grad != NULL && t->homes.element == sizeof(double))
+        *(double *)grad += t->spoil.value;
+    else if (grad != NULL)
+        *(float *)grad += (float)t->spoil.value;
+}
+
 /* Test hook: task has added to the gradient of a use. QN_NONE: to all of its stage, of which it is the first. */
 static void spoil(qn_trainer *t, const qn_task *task, int32_t use)
 {
@@ -110,11 +118,19 @@ static void spoil(qn_trainer *t, const qn_task *task, int32_t use)
         return;
     for (int32_t u = 0; u < h->uses && use == QN_NONE; u++)
         if (qni_use_stage(h, replica, u) == task->stage) use = u;
-    void *grad = use == QN_NONE ? NULL : h->grad[replica][use];
-    if (grad != NULL && h->element == sizeof(double))
-        *(double *)grad += t->spoil.value;
-    else if (grad != NULL)
-        *(float *)grad += (float)t->spoil.value;
+    if (use != QN_NONE) add_value(t, h->grad[replica][use]);
+}
+
+/* The same on devices: all gradients of a stage have come to the host. The first one that it owns is spoilt. */
+static void spoil_landed(qn_trainer *t, int32_t k)
+{
+    const qni_homes *h = &t->homes;
+    if (t->spoil.value == 0.0 || t->spoil.step != t->step + k) return;
+    for (int32_t p = 0; p < h->params; p++) {
+        if (h->owner[p] != t->spoil.stage || qni_homes_frozen(h, p)) continue;
+        add_value(t, h->sum[0][h->first_use[p]]);
+        return;
+    }
 }
 
 static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_err *err)
@@ -167,16 +183,23 @@ static void tie_within(qn_trainer *t, int32_t stage)
     if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
 }
 
-static void run_norm(qn_trainer *t, int32_t worker, int32_t k)
+/* Of all stages of a worker, or of a stage of the host's alone. */
+static bool takes_norm(const qn_trainer *t, const qn_task *task, int32_t stage)
 {
-    train_worker *w = &t->worker[worker];
-    const int32_t items = t->plan->items;
+    return t->set.worker_of[stage] == task->worker && (task->stage == QN_NONE || task->stage == stage);
+}
+
+static void run_norm(qn_trainer *t, const qn_task *task)
+{
+    train_worker *w = &t->worker[task->worker];
+    const int32_t items = t->plan->items, k = task->step;
     double *loss = w->sums + t->homes.params, *targets = loss + items;
+    if (t->tiered && takes_norm(t, task, t->spoil.stage)) spoil_landed(t, k);
     for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
-        if (t->set.worker_of[s] == worker) tie_within(t, s);
-    qni_norm(&t->homes, worker, w->sums);
+        if (takes_norm(t, task, s)) tie_within(t, s);
+    qni_norm(&t->homes, task->worker, task->stage, w->sums);
     for (int32_t i = 0; i < items; i++) {
-        const bool head = t->set.worker_of[qni_head_of_item(&t->homes, i)] == worker;
+        const bool head = takes_norm(t, task, qni_head_of_item(&t->homes, i));
         loss[i] = head ? t->loss[k * items + i] : 0.0;
         targets[i] = head ? (double)targets_of(t, w, i, k) : 0.0;
     }
@@ -228,7 +251,7 @@ static void run_guess(qn_trainer *t, const qn_task *task)
     int64_t tokens = 0;
     for (int32_t i = 0; i < task->in.count; i++) {
         const qn_value *v = &p->value[p->ref[task->in.first + i]];
-        if (v->cls == QN_V_STAT && v->item != QN_NONE) before = t->inbox[v->stage];
+        if (v->cls == QN_V_STAT && v->item != QN_NONE) before = t->tiered ? w->partial : t->inbox[v->stage];
     }
     for (int64_t i = 0; i < t->sums_count; i++) {
         const double own = w->sums[i];
@@ -317,7 +340,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         run_tie(t, ex, task);
         return QN_OK;
     case QN_OP_NORM:
-        run_norm(t, task->worker, task->step);
+        run_norm(t, task);
         return QN_OK;
     case QN_OP_GUESS:
         run_guess(t, task);

@@ -108,7 +108,7 @@ static void sweep(qn_undo undo, const char *const schedule[3], double clip, uint
 static void replicas_give_the_same_bits(void **unused)
 {
     (void)unused;
-    sweep(QN_UNDO_COPY, (const char *const[]){"zb-v", "zb-h2", "1f1b"}, -1, 1);
+    sweep(QN_UNDO_COPY, (const char *const[]){"zb-v", "zb-h2", "1f1b"}, -1, 2);
 }
 
 static void clipped_steps_of_replicas(void **unused)

@@ -3,7 +3,7 @@
  *
  *   homes     class, stage, item and worker say which       seen by lanes and waits on the worker
  *   host      class, stage and item                         seen on whatever worker, as check_tiers.c says
- *   weights   of plans with tiers: PCOPY, or OPT without a lag, makes what the LOADs of the next step bring up
+ *   weights   of plans with tiers: PCOPY, or OPT (VALIDATE) without a lag, makes what the LOADs of the next step bring up
  *
  * each write is held against the last use of the step before it in every lane. */
 #include <stdlib.h>

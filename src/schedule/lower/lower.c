@@ -39,8 +39,6 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
                        how->tied_replica, depth - 1);
     if (how->one_lane && o->shards > 1)
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
-    if (how->post_validate && how->step_tasks && how->tiers != NULL)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "a post-validated step goes without device memory");
     if (o->sides > 0 && o->backward_of != NULL)
         return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {

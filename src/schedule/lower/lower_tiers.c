@@ -9,7 +9,9 @@
  *   down   OFFLOAD act, grad after the group that wrote them, pgrad after its last addition (of a group of items: the down
  *          lane has a piece's groups in turn, and what takes a copy down may add it to those before)
  *   host   (worker 0) TIE NORM FOLD OPT on host memory;  with lag 1: OPT of the last step's gradients, then per stage PCOPY once
- *          its last LOAD is over and GCOPY once its gradient is down, TIE NORM FOLD
+ *          its last LOAD is over and GCOPY once its gradient is down, TIE NORM FOLD;  post-validated (arXiv:2401.10241, section
+ * 4; that a host does so for its devices is ours): per stage, the last one first, NORM GUESS OPT as soon as its gradient is down;
+ * then FOLD, and VALIDATE of each stage, behind which the next step may load it
  *
  * A value that its reader finds in the arena (same visit, or the very next group) makes no copy. Backward recomputes unless it is
  * in its forward's visit.
@@ -467,13 +469,56 @@ static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
     if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
 }
 
+static void add_tie(tiers *l, int32_t *key)
+{
+    const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, key);
+    read_gradients(l, tie, l->how->tied_owner);
+    read_gradients(l, tie, l->how->tied_replica);
+}
+
+/* OPT or VALIDATE. */
+static void add_stage_step(tiers *l, int32_t op, int32_t s, int32_t stat, int32_t *key)
+{
+    const int32_t t = add_step(l, op, s, key);
+    qni_add_link(&l->b, t, QNI_IN, stat);
+    read_gradients(l, t, s);
+}
+
+/* Steps of stages on the norm so far: STAT of stage s with item 0 is that of all stages from s on. */
+static void emit_validated(tiers *l, bool tied, int32_t result)
+{
+    int32_t key = 0, before = QN_NONE;
+    for (int32_t s = l->o->stages - 1; s >= 0; s--) {
+        if (tied && s == l->how->tied_owner) add_tie(l, &key);
+        const int32_t own = add_host(l, QN_V_STAT, s, QN_NONE, l->how->stat_bytes),
+                      sums = add_host(l, QN_V_STAT, s, 0, l->how->stat_bytes);
+        const int32_t norm = add_step(l, QN_OP_NORM, s, &key);
+        read_gradients(l, norm, s);
+        qni_add_link(&l->b, norm, QNI_OUT, own);
+        const int32_t guess = add_step(l, QN_OP_GUESS, s, &key);
+        qni_add_link(&l->b, guess, QNI_IN, own);
+        if (before != QN_NONE) qni_add_link(&l->b, guess, QNI_IN, before);
+        qni_add_link(&l->b, guess, QNI_OUT, sums);
+        add_stage_step(l, QN_OP_OPT, s, sums, &key);
+        before = sums;
+    }
+    const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
+    qni_add_link(&l->b, fold, QNI_IN, before);
+    qni_add_link(&l->b, fold, QNI_OUT, result);
+    for (int32_t s = 0; s < l->o->stages; s++) add_stage_step(l, QN_OP_VALIDATE, s, result, &key);
+}
+
 static void emit_host(tiers *l)
 {
     const int32_t S = l->o->stages;
     int32_t key = 0;
     const bool lag = l->t->lag > 0, tied = l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE;
-    const int32_t sums = add_host(l, QN_V_STAT, 0, QN_NONE, l->how->stat_bytes),
-                  result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
+    const int32_t result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
+    if (l->how->post_validate) {
+        emit_validated(l, tied, result);
+        return;
+    }
+    const int32_t sums = add_host(l, QN_V_STAT, 0, QN_NONE, l->how->stat_bytes);
     for (int32_t s = 0; s < S && lag; s++) add_step(l, QN_OP_OPT, s, &key);
     /* Weights first: devices that are through with a piece may begin the next step with it, visits before its gradient is down.
      */
@@ -482,22 +527,14 @@ static void emit_host(tiers *l)
         if (s >= 0) add_pcopy(l, s, tied, &key);
         if (s + ahead < S) read_gradients(l, add_step(l, QN_OP_GCOPY, s + ahead, &key), s + ahead);
     }
-    if (tied) {
-        const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, &key);
-        read_gradients(l, tie, l->how->tied_owner);
-        read_gradients(l, tie, l->how->tied_replica);
-    }
+    if (tied) add_tie(l, &key);
     const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
     for (int32_t s = 0; s < S; s++) read_gradients(l, norm, s);
     qni_add_link(&l->b, norm, QNI_OUT, sums);
     const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
     qni_add_link(&l->b, fold, QNI_IN, sums);
     qni_add_link(&l->b, fold, QNI_OUT, result);
-    for (int32_t s = 0; s < S && !lag; s++) {
-        const int32_t opt = add_step(l, QN_OP_OPT, s, &key);
-        qni_add_link(&l->b, opt, QNI_IN, result);
-        read_gradients(l, opt, s);
-    }
+    for (int32_t s = 0; s < S && !lag; s++) add_stage_step(l, QN_OP_OPT, s, result, &key);
 }
 
 /* ---- all of it */
@@ -664,6 +701,11 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
             return QN_FAIL(err, QN_EUNSUPPORTED,
                            "device memory with a part of a stage made again early: make it again late (inside backward), or all "
                            "of it");
+    if (t->lag > 0 && how->post_validate)
+        return QN_FAIL(
+            err, QN_EUNSUPPORTED,
+            "a post-validated step of an optimizer that lags: it works on a step whose decision is known, so that there "
+            "is nothing to validate");
     if (t->lag < 0 || t->lag > 1) return QN_FAIL(err, QN_ERANGE, "an optimizer lag of %d; 0 and 1 are possible", t->lag);
     return QN_OK;
 }

@@ -26,10 +26,7 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
     const struct {
         bool on;
         const char *flag;
-    } not_with[] = {{o->post_validate != 0, "--post-validate"},
-                    {o->tensor > 1, "--tensor"},
-                    {o->vocab_parallel > 0, "--vocab-parallel"},
-                    {o->memory > 0, "--memory"}};
+    } not_with[] = {{o->tensor > 1, "--tensor"}, {o->vocab_parallel > 0, "--vocab-parallel"}, {o->memory > 0, "--memory"}};
     qn_status st = qni_device_read(&r->device, o->device_memory, o->link, o->window, err);
     if (st != QN_OK) return st;
     r->tiered = r->device.any || o->optimizer_lag > 0 || is_round(o);
@@ -45,6 +42,12 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
             "--data-parallel %" PRId64 " makes copies of a model that has one home here, the host, from which any worker "
             "runs any stage: use --schedule roundpipe with all workers, and --grad-groups %" PRId64 " for the same results",
             o->data_parallel, o->grad_groups);
+    if (o->post_validate && o->optimizer_lag > 0)
+        return QN_FAIL(err, QN_EINVAL,
+                       "--post-validate with --optimizer-lag %" PRId64
+                       ": an optimizer that lags works on a step whose decision is "
+                       "known, so that there is nothing to validate; leave one of them out",
+                       o->optimizer_lag);
     for (size_t i = 0; i < QN_COUNT(not_with); i++)
         if (not_with[i].on)
             return QN_FAIL(err, QN_EINVAL,
