@@ -16,7 +16,7 @@
 #define PRODUCTS(act)                                                                                                            \
     .linear_open = qni_dnnl_linear_open_##act, .linear_close = qni_dnnl_linear_close,                                            \
     .linear_packed_bytes = qni_dnnl_linear_packed_bytes, .linear_scratch = qni_dnnl_linear_scratch,                              \
-    .linear_pack = qni_dnnl_linear_pack, .linear_forward = qni_dnnl_linear_forward,                                              \
+    .linear_pack = qni_dnnl_linear_pack, .linear_step = qni_dnnl_linear_step, .linear_forward = qni_dnnl_linear_forward,         \
     .linear_backward_input = qni_dnnl_linear_backward_input, .linear_backward_weight = qni_dnnl_linear_backward_weight,          \
     .classifier_scratch = qni_dnnl_classifier_scratch, .classifier = qni_dnnl_classifier,                                        \
     .vocab_scratch = qni_dnnl_vocab_scratch, .vocab_scores = qni_dnnl_vocab_scores,                                              \

@@ -57,6 +57,7 @@
     X(linear_packed_bytes, suffix)                                                                                               \
     X(linear_scratch, suffix)                                                                                                    \
     X(linear_pack, suffix)                                                                                                       \
+    X(linear_step, suffix)                                                                                                       \
     X(linear_forward, suffix)                                                                                                    \
     X(linear_backward_input, suffix)                                                                                             \
     X(linear_backward_weight, suffix)                                                                                            \

@@ -29,6 +29,8 @@ void qni_dnnl_linear_close(qn_linear *lin);
 size_t qni_dnnl_linear_packed_bytes(const qn_linear *lin, unsigned copies);
 size_t qni_dnnl_linear_scratch(const qn_linear *lin);
 void qni_dnnl_linear_pack(const qn_exec *ex, qn_linear *lin, void *packed, const void *w, unsigned copies);
+void qni_dnnl_linear_step(const qn_exec *ex, qn_linear *lin, void *packed, void *w, void *g, void *m, void *v,
+                          const qn_adamw *hyper, unsigned copies);
 void qni_dnnl_linear_forward(const qn_exec *ex, qn_linear *lin, void *y, const void *x, const void *packed, const void *bias,
                              int64_t R);
 void qni_dnnl_linear_backward_input(const qn_exec *ex, qn_linear *lin, void *dx, const void *dy, const void *packed, int64_t R,

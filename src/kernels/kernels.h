@@ -114,6 +114,10 @@ typedef struct qn_kernels {
     size_t (*linear_packed_bytes)(const qn_linear *lin, unsigned copies);
     size_t (*linear_scratch)(const qn_linear *lin);
     void (*linear_pack)(const qn_exec *ex, qn_linear *lin, void *packed, const void *w, unsigned copies);
+    /* adamw of W and, in the same sweep, linear_pack of its new values: the bits of one after the other. w, g, m, v [O, C] param.
+     */
+    void (*linear_step)(const qn_exec *ex, qn_linear *lin, void *packed, void *w, void *g, void *m, void *v,
+                        const qn_adamw *hyper, unsigned copies);
     void (*linear_forward)(const qn_exec *ex, qn_linear *lin, void *y, const void *x, const void *packed, const void *bias,
                            int64_t R);
     void (*linear_backward_input)(const qn_exec *ex, qn_linear *lin, void *dx, const void *dy, const void *packed, int64_t R,

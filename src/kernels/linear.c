@@ -38,6 +38,13 @@ void QN_REF(linear_pack)(const qn_exec *ex, qn_linear *lin, void *packed, const 
     memcpy(packed, w, QN_REF(linear_packed_bytes)(lin, copies));
 }
 
+void QN_REF(linear_step)(const qn_exec *ex, qn_linear *lin, void *packed, void *w, void *g, void *m, void *v,
+                         const qn_adamw *hyper, unsigned copies)
+{
+    QN_REF(adamw)(ex, w, g, m, v, lin->shape.in * lin->shape.out, hyper);
+    QN_REF(linear_pack)(ex, lin, packed, w, copies);
+}
+
 void QN_REF(linear_forward)(const qn_exec *ex, qn_linear *lin, void *y_, const void *x_, const void *packed, const void *bias,
                             int64_t R)
 {

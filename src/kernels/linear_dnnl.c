@@ -1,11 +1,10 @@
 /* The linear map on oneDNN: y = x W^T + b, dx = dy W, dw += dy^T x, split by our own team; see linear_dnnl.h for what makes the
  * results independent of that split.
  *
- * A pack is one cache line that says which copies it holds, then those copies, forward first, in the layouts oneDNN prefers
- * (chosen once, at open). Primitives for the planned number of rows exist from open on; others are made at first use and kept,
- * the least recently used giving way. Making one allocates inside oneDNN, and so does executing one; nothing of ours does. A
- * machine whose oneDNN has no bf16 products widens blocks of rows to f32 and multiplies those
- * with weights that stay in f32. */
+ * Packs of weights are in linear_pack_dnnl.c. Primitives for the planned number of rows exist from open on; others are made at
+ * first use and kept, the least recently used giving way. Making one allocates inside oneDNN, and so does executing one; nothing
+ * of ours does. A machine whose oneDNN has no bf16 products widens blocks of rows to f32 and multiplies those with weights that
+ * stay in f32. */
 #include "linear_dnnl.h"
 
 #include <string.h>
@@ -15,7 +14,7 @@
 #include "core/compiler.h"
 #include "core/tensor.h"
 
-enum { PACK_HEAD = 64, WIDE_BLOCK = 1024, NARROW_BLOCK = 384, LAYOUT_ROWS = 512, PACK_GRAIN = 64 };
+enum { WIDE_BLOCK = 1024, NARROW_BLOCK = 384, LAYOUT_ROWS = 512 };
 
 /* --- which results oneDNN gives here ------------------------------------------------------------------------------------ */
 
@@ -41,18 +40,6 @@ static bool rows_are_free(bool bf16)
     }
 }
 
-/* Blocks of 64 columns, pairs of k inside: what cpu/lanes_pack.c writes. */
-static bool paired_layout(const dnnl_memory_desc_t *md, bool bf16)
-{
-    const dnnl_blocking_desc_t *b = &md->format_desc.blocking;
-    static const dnnl_dim_t sizes[3] = {16, 64, 2}, axes[3] = {0, 1, 0};
-    if (!bf16 || md->format_kind != dnnl_blocked || b->inner_nblks != 3 || md->offset0 != 0) return false;
-    for (int i = 0; i < 3; i++)
-        if (b->inner_blks[i] != sizes[i] || b->inner_idxs[i] != axes[i]) return false;
-    return md->extra.flags == dnnl_memory_extra_flag_none && b->strides[0] == 2048 && b->strides[1] == md->padded_dims[0] * 64 &&
-           md->padded_dims[0] % 32 == 0 && md->padded_dims[0] - md->dims[0] < 32 && md->padded_dims[1] % 64 == 0;
-}
-
 static void choose_helpers(qn_linear *lin)
 {
     const bool rounded = lin->act_bf16 && !lin->mul_bf16;
@@ -63,8 +50,9 @@ static void choose_helpers(qn_linear *lin)
                                             : qni_softmax_loss_f32_##isa;                                                        \
         lin->softmax_part = lin->act_bf16 ? qni_softmax_part_bf16_##isa : qni_softmax_part_f32_##isa;                            \
         lin->column_sum = lin->act_bf16 ? qni_column_sum_bf16_##isa : qni_column_sum_f32_##isa;                                  \
-        lin->pairs = qni_pack_pairs_##isa;                                                                                       \
-        lin->transposed = qni_pack_transposed_##isa;                                                                             \
+        lin->step = qni_step_range_##isa;                                                                                        \
+        lin->plain = lin->mul_bf16 ? qni_pack_pairs_##isa : qni_pack_plain_##isa;                                                \
+        lin->transposed = lin->mul_bf16 ? qni_pack_pairs_transposed_##isa : qni_pack_plain_transposed_##isa;                     \
     } while (0)
     QNI_CHOOSE(portable);
 #if defined(__x86_64__)
@@ -72,8 +60,6 @@ static void choose_helpers(qn_linear *lin)
     if (strncmp(qn_kernels_isa(), "avx512", 6) == 0) QNI_CHOOSE(avx512);
 #endif
 #undef QNI_CHOOSE
-    if (paired_layout(&lin->forward, lin->mul_bf16) && paired_layout(&lin->backward, lin->mul_bf16)) return;
-    lin->pairs = lin->transposed = NULL;
 }
 
 /* --- primitives ---------------------------------------------------------------------------------------------------------- */
@@ -250,48 +236,13 @@ out:
     return st;
 }
 
-/* W as the caller has it: a plain [O, C] f32 seen as the k x n matrix of the product. */
-static dnnl_status_t plain_layout(dnnl_memory_desc_t *md, int64_t C, int64_t O, bool backward)
-{
-    const dnnl_dims_t fdims = {C, O}, fstrides = {1, C}, bdims = {O, C}, bstrides = {C, 1};
-    return dnnl_memory_desc_init_by_strides(md, 2, backward ? bdims : fdims, dnnl_f32, backward ? bstrides : fstrides);
-}
-
-/* Reorders of slices along the output columns of the product, one a thread. */
-static qn_status open_packs(qn_linear *lin, qn_err *err)
-{
-    const int64_t C = lin->shape.in, O = lin->shape.out;
-    for (int b = 0; b < 2; b++) {
-        const dnnl_memory_desc_t *whole = b ? &lin->backward : &lin->forward;
-        qni_reorder *packs = b ? lin->pack_backward : lin->pack_forward;
-        for (int32_t i = 0; i < lin->pack_parts; i++) {
-            dnnl_memory_desc_t plain, from, to;
-            int64_t begin, end;
-            qn_split(&begin, &end, b ? C : O, PACK_GRAIN, i, lin->pack_parts);
-            if (begin == end) continue;
-            const dnnl_dims_t dims = {b ? O : C, end - begin}, at = {0, begin};
-            dnnl_status_t ds = plain_layout(&plain, C, O, b != 0);
-            if (ds == dnnl_success) ds = dnnl_memory_desc_init_submemory(&from, &plain, dims, at);
-            if (ds == dnnl_success) ds = dnnl_memory_desc_init_submemory(&to, whole, dims, at);
-            qn_status st = qni_dnnl_status(ds, "slice of packed weights", err);
-            if (st == QN_OK) st = qni_reorder_open(&packs[i], lin->engine, &from, &to, err);
-            if (st != QN_OK) return st;
-        }
-    }
-    return QN_OK;
-}
-
 static qn_status open_arrays(qn_linear *lin, qn_err *err)
 {
     const size_t threads = (size_t)lin->shape.threads;
     lin->streams = qn_calloc(threads, sizeof(dnnl_stream_t));
     lin->slots = qn_calloc(threads * QNI_PRODUCTS, sizeof(*lin->slots));
     lin->parts = qn_calloc(threads, sizeof(*lin->parts));
-    lin->pack_parts = lin->shape.threads;
-    lin->pack_forward = qn_calloc(threads, sizeof(qni_reorder));
-    lin->pack_backward = qn_calloc(threads, sizeof(qni_reorder));
-    if (lin->streams == NULL || lin->slots == NULL || lin->parts == NULL || lin->pack_forward == NULL ||
-        lin->pack_backward == NULL)
+    if (lin->streams == NULL || lin->slots == NULL || lin->parts == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for a linear map on %d threads", (int)lin->shape.threads);
     for (int i = 0; i < QNI_PRODUCTS; i++) {
         lin->products[i].slots = lin->slots + (size_t)i * threads;
@@ -329,7 +280,7 @@ static qn_status linear_open(qn_linear **out, const qn_linear_shape *shape, bool
         goto out;
     }
     choose_helpers(lin);
-    QN_TRY(st, open_packs(lin, err), out);
+    QN_TRY(st, qni_linear_open_packs(lin, err), out);
     QN_TRY(st, warm_all(lin, err), out);
     *out = lin;
     lin = NULL;
@@ -354,96 +305,14 @@ void qni_dnnl_linear_close(qn_linear *lin)
     if (lin->slots != NULL)
         for (int i = 0; i < QNI_PRODUCTS; i++)
             if (lin->products[i].slots != NULL) product_drop(lin, &lin->products[i]);
-    for (int32_t t = 0; t < lin->shape.threads; t++) {
-        if (lin->pack_forward != NULL) qni_reorder_close(&lin->pack_forward[t]);
-        if (lin->pack_backward != NULL) qni_reorder_close(&lin->pack_backward[t]);
+    qni_linear_close_packs(lin);
+    for (int32_t t = 0; t < lin->shape.threads; t++)
         if (lin->streams != NULL && lin->streams[t] != NULL) dnnl_stream_destroy(lin->streams[t]);
-    }
     if (lin->engine != NULL) dnnl_engine_destroy(lin->engine);
-    qn_free(lin->pack_forward);
-    qn_free(lin->pack_backward);
     qn_free(lin->streams);
     qn_free(lin->slots);
     qn_free(lin->parts);
     qn_free(lin);
-}
-
-/* --- packs --------------------------------------------------------------------------------------------------------------- */
-
-static size_t line_bytes(size_t n)
-{
-    return (n + PACK_HEAD - 1) / PACK_HEAD * PACK_HEAD;
-}
-
-size_t qni_dnnl_linear_packed_bytes(const qn_linear *lin, unsigned copies)
-{
-    size_t n = PACK_HEAD;
-    if (copies & QN_PACK_FORWARD) n += line_bytes(dnnl_memory_desc_get_size(&lin->forward));
-    if (copies & QN_PACK_BACKWARD) n += line_bytes(dnnl_memory_desc_get_size(&lin->backward));
-    return n;
-}
-
-static unsigned packed_copies(const void *packed)
-{
-    unsigned copies;
-    memcpy(&copies, packed, sizeof(copies));
-    return copies;
-}
-
-const void *qni_linear_packed_forward(const qn_linear *lin, const void *packed)
-{
-    (void)lin;
-    QN_ASSERT(packed_copies(packed) & QN_PACK_FORWARD);
-    return (const char *)packed + PACK_HEAD;
-}
-
-const void *qni_linear_packed_backward(const qn_linear *lin, const void *packed)
-{
-    const unsigned copies = packed_copies(packed);
-    QN_ASSERT(copies & QN_PACK_BACKWARD);
-    const size_t skip = copies & QN_PACK_FORWARD ? line_bytes(dnnl_memory_desc_get_size(&lin->forward)) : 0;
-    return (const char *)packed + PACK_HEAD + skip;
-}
-
-typedef struct pack_call {
-    qn_linear *lin;
-    const void *w;
-    void *forward, *backward; /* NULL: not wanted */
-} pack_call;
-
-static void pack_pairs(const pack_call *call, int32_t thread, int32_t threads)
-{
-    const qn_linear *lin = call->lin;
-    const int64_t C = lin->shape.in, O = lin->shape.out;
-    int64_t begin, end;
-    qn_split(&begin, &end, lin->forward.padded_dims[1], PACK_GRAIN, thread, threads);
-    if (call->forward != NULL) lin->transposed(call->forward, lin->forward.padded_dims[0] * 32, call->w, C, O, begin, end);
-    qn_split(&begin, &end, lin->backward.padded_dims[0], PACK_GRAIN, thread, threads);
-    if (call->backward != NULL) lin->pairs(call->backward, lin->backward.padded_dims[0] * 32, call->w, O, C, begin, end);
-}
-
-static void pack_part(void *ctx, int32_t thread, int32_t threads)
-{
-    const pack_call *call = ctx;
-    qn_linear *lin = call->lin;
-    if (lin->pairs != NULL) {
-        pack_pairs(call, thread, threads);
-        return;
-    }
-    for (int32_t i = thread; i < lin->pack_parts; i += threads) {
-        qni_reorder *f = &lin->pack_forward[i], *b = &lin->pack_backward[i];
-        if (call->forward != NULL && f->primitive != NULL) qni_reorder_run(f, lin->streams[thread], call->forward, call->w);
-        if (call->backward != NULL && b->primitive != NULL) qni_reorder_run(b, lin->streams[thread], call->backward, call->w);
-    }
-}
-
-void qni_dnnl_linear_pack(const qn_exec *ex, qn_linear *lin, void *packed, const void *w, unsigned copies)
-{
-    memcpy(packed, &copies, sizeof(copies));
-    pack_call call = {.lin = lin, .w = w};
-    if (copies & QN_PACK_FORWARD) call.forward = (void *)qni_linear_packed_forward(lin, packed);
-    if (copies & QN_PACK_BACKWARD) call.backward = (void *)qni_linear_packed_backward(lin, packed);
-    qn_exec_run(ex, pack_part, &call);
 }
 
 /* --- products ------------------------------------------------------------------------------------------------------------ */

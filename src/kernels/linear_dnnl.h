@@ -29,13 +29,17 @@ typedef double qni_softmax_loss_fn(void *grad, const float *logits, int64_t V, i
 /* softmax_part_*: one row of a vocabulary shard: p, max and sum of its n real logits of O. */
 typedef void qni_softmax_part_fn(void *p, float *max, float *sum, const float *logits, int64_t n, int64_t O);
 typedef void qni_column_sum_fn(float *sum, const void *dy, int64_t R, int64_t n, int64_t ld);
-/* pack_*: weights into oneDNN's bf16 layout (cpu/lanes_pack.c). */
-typedef void qni_pack_fn(uint32_t *out, int64_t block, const float *w, int64_t K, int64_t N, int64_t begin, int64_t end);
+/* pack_*: weights into oneDNN's blocked layouts, bf16 pairs or plain f32 (cpu/lanes_pack.c). stream: past the caches. */
+typedef void qni_pack_fn(uint32_t *out, int64_t block, const float *w, int64_t K, int64_t N, int64_t begin, int64_t end,
+                         bool stream);
+/* step_range_*: adamw of n elements on the calling thread. */
+typedef void qni_step_fn(float *p, float *g, float *m, float *v, int64_t n, const qn_adamw *hyper);
 #define QNI_SOFTMAX_DECLARE(isa)                                                                                                 \
     qni_softmax_loss_fn qni_softmax_loss_f32_##isa, qni_softmax_loss_bf16_##isa, qni_softmax_loss_rounded_##isa;                 \
     qni_softmax_part_fn qni_softmax_part_f32_##isa, qni_softmax_part_bf16_##isa;                                                 \
     qni_column_sum_fn qni_column_sum_f32_##isa, qni_column_sum_bf16_##isa;                                                       \
-    qni_pack_fn qni_pack_pairs_##isa, qni_pack_transposed_##isa;
+    qni_pack_fn qni_pack_pairs_##isa, qni_pack_pairs_transposed_##isa, qni_pack_plain_##isa, qni_pack_plain_transposed_##isa;    \
+    qni_step_fn qni_step_range_##isa;
 QNI_SOFTMAX_DECLARE(portable)
 #if defined(__x86_64__)
 QNI_SOFTMAX_DECLARE(avx2)
@@ -54,9 +58,9 @@ struct qn_linear {
     dnnl_engine_t engine;
     dnnl_stream_t *streams;                    /* [threads] */
     dnnl_memory_desc_t forward, backward;      /* packed layouts */
-    qni_reorder *pack_forward, *pack_backward; /* [pack_parts] each */
-    int32_t pack_parts;
-    size_t thread_bytes; /* scratch of one thread: oneDNN's, then two padded blocks */
+    bool own_packs;                            /* layouts that plain and transposed write; else oneDNN reorders */
+    qni_reorder *pack_forward, *pack_backward; /* [threads] each, unless own_packs */
+    size_t thread_bytes;                       /* scratch of one thread: oneDNN's, then two padded blocks */
     size_t dnnl_bytes, pad_bytes;
     qni_product products[QNI_PRODUCTS];
     qni_product_slot *slots; /* [QNI_PRODUCTS * threads] */
@@ -65,7 +69,8 @@ struct qn_linear {
     qni_softmax_loss_fn *softmax_loss;
     qni_softmax_part_fn *softmax_part;
     qni_column_sum_fn *column_sum;
-    qni_pack_fn *pairs, *transposed; /* our own packing; NULL: the layout is another, oneDNN reorders */
+    qni_pack_fn *plain, *transposed; /* our own packing of W as a product has it, and of its transpose */
+    qni_step_fn *step;
 };
 
 /* The primitive of kind for m rows of c (k: the rows summed over, of QNI_WEIGHT only; else 0), made at first use. */
@@ -82,6 +87,9 @@ void qni_linear_weight(const qn_exec *ex, qn_linear *lin, float *dw, float *db, 
                        int64_t R, char *scratch);
 /* Rows of a block of dw, by O alone. */
 int64_t qni_linear_weight_rows(const qn_linear *lin);
+/* linear_pack_dnnl.c: after layouts and helpers have been chosen. Errors: QN_ENOMEM, those of a product. */
+qn_status qni_linear_open_packs(qn_linear *lin, qn_err *err) QN_MUST_USE;
+void qni_linear_close_packs(qn_linear *lin);
 /* Where the copies lie in a pack. */
 const void *qni_linear_packed_forward(const qn_linear *lin, const void *packed);
 const void *qni_linear_packed_backward(const qn_linear *lin, const void *packed);

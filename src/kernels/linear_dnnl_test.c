@@ -358,6 +358,48 @@ static void packing_rounds_to_nearest(void **unused)
     }
 }
 
+/* The optimizer's step that packs against one after the other: state and both copies, padding included, bit for bit; sizes with
+ * remainders of every kind, and one whose copies go past the caches. */
+static void a_step_packs_what_it_made(void **unused)
+{
+    (void)unused;
+    static const int64_t widths[][2] = {{1, 1}, {33, 65}, {64, 172}, {130, 64}, {97, 31}, {64, 177}, {768, 817}};
+    const qn_adamw h = {
+        .lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .correct1 = 0.1, .correct2 = 0.05, .grad_scale = 0.5};
+    const qn_kernels *k;
+    assert_int_equal(qn_kernels_get(&k, QN_MODE_F32, NULL), QN_OK);
+    for (size_t i = 0; i < QN_COUNT(widths); i++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            const int64_t C = widths[i][0], O = widths[i][1];
+            array given[4], want[4];
+            maps m;
+            for (int j = 0; j < 4; j++) given[j] = array_random(O * C, false);
+            for (int64_t j = 0; j < O * C; j++) array_set(&given[3], j, fabsf((float)array_get(&given[3], j)));
+            for (int j = 0; j < 4; j++) want[j] = array_copy(&given[j]);
+            maps_open(&m, C, O, 1, bf16 == 1, &given[0]);
+            const size_t bytes = qni_dnnl_linear_packed_bytes(m.lin[0], 3);
+            k->adamw(&(qn_exec){NULL, NULL}, want[0].at, want[1].at, want[2].at, want[3].at, O * C, &h);
+            for (int t = 0; t < MAX_THREADS; t++) {
+                array got[4];
+                const qn_exec ex = {m.team[t], &m.scratch[t]};
+                void *packed = qn_alloc_pages(bytes);
+                assert_non_null(packed);
+                qni_dnnl_linear_pack(&ex, m.lin[t], packed, want[0].at, 3);
+                for (int j = 0; j < 4; j++) got[j] = array_copy(&given[j]);
+                qni_dnnl_linear_step(&ex, m.lin[t], m.packed[t], got[0].at, got[1].at, got[2].at, got[3].at, &h, 3);
+                for (int j = 0; j < 4; j++) assert_memory_equal(got[j].at, want[j].at, (size_t)(O * C) * 4);
+                assert_memory_equal(m.packed[t], packed, bytes);
+                for (int j = 0; j < 4; j++) array_free(&got[j]);
+                qn_free_pages(packed, bytes);
+            }
+            maps_close(&m);
+            for (int j = 0; j < 4; j++) {
+                array_free(&given[j]);
+                array_free(&want[j]);
+            }
+        }
+}
+
 /* Row counts seen at open need nothing from our heap; others only their first time. */
 static void the_hot_path_allocates_nothing(void **unused)
 {
@@ -420,6 +462,7 @@ int main(void)
         cmocka_unit_test(large_sizes_have_the_same_bits),
         cmocka_unit_test(a_pack_may_hold_one_copy),
         cmocka_unit_test(packing_rounds_to_nearest),
+        cmocka_unit_test(a_step_packs_what_it_made),
         cmocka_unit_test(the_hot_path_allocates_nothing),
         cmocka_unit_test(the_cache_of_primitives_turns_over),
         cmocka_unit_test(bad_shapes_are_refused),

@@ -200,6 +200,11 @@ void qn_stage_pack(qn_stage *s);
 typedef qn_status qn_value_fn(void *ctx, const void **value, int32_t param, qn_err *err);
 qn_status qn_stage_pack_part(const qn_stage *s, const qn_exec *ex, void *packed, size_t at, size_t bytes, qn_value_fn *value,
                              void *ctx, qn_err *err) QN_MUST_USE;
+/* AdamW's step on a weight, value as it was bound, that a product of a training stage reads packed: the copies are made of the
+ * new values in the same sweep, and the next packing passes over them. g, m, v: as long as the weight. False, and nothing done,
+ * when no product here reads it. forget_packs: values have changed otherwise since then, the next packing makes all copies. */
+bool qn_stage_step(qn_stage *s, void *value, void *g, void *m, void *v, const qn_adamw *hyper);
+void qn_stage_forget_packs(qn_stage *s);
 /* Whether the stage's forward passes read the parameter packed alone: once packed its value is not needed. */
 bool qn_stage_packs_whole(const qn_stage *s, int32_t param);
 

@@ -131,6 +131,7 @@ void qn_stage_bind(qn_stage *s, const qn_stage_binding *b)
             for (int32_t u = 0; u < l->op[o].uses; u++) {
                 const int32_t use = l->op[o].use[u];
                 stage_op *so = &s->layer[i].op[o];
+                so->fresh = false;
                 so->w[u] = use < 0 ? NULL : b->value[s->m->use[use].param];
                 const bool frozen = use >= 0 && s->m->param[s->m->use[use].param].frozen;
                 so->dw[u] = use < 0 || frozen || b->grad == NULL ? NULL : b->grad[use];
@@ -146,11 +147,34 @@ void qn_stage_pack(qn_stage *s)
     for (int32_t i = 0; i < s->count; i++) {
         const qn_layer *l = s->layer[i].layer;
         for (int32_t o = 0; o < l->ops; o++) {
-            const stage_op *so = &s->layer[i].op[o];
-            if (l->op[o].kind->is_product)
+            stage_op *so = &s->layer[i].op[o];
+            if (l->op[o].kind->is_product && !so->fresh)
                 s->k->linear_pack(s->ex, so->lin, (char *)s->packed + so->packed_offset, so->w[0], copies);
+            so->fresh = false;
         }
     }
+}
+
+bool qn_stage_step(qn_stage *s, void *value, void *g, void *m, void *v, const qn_adamw *hyper)
+{
+    for (int32_t i = 0; s->packed != NULL && i < s->count; i++) {
+        const qn_layer *l = s->layer[i].layer;
+        for (int32_t o = 0; o < l->ops; o++) {
+            stage_op *so = &s->layer[i].op[o];
+            if (!l->op[o].kind->is_product || so->w[0] != value) continue;
+            s->k->linear_step(s->ex, so->lin, (char *)s->packed + so->packed_offset, value, g, m, v, hyper,
+                              QN_PACK_FORWARD | QN_PACK_BACKWARD);
+            so->fresh = true;
+            return true;
+        }
+    }
+    return false;
+}
+
+void qn_stage_forget_packs(qn_stage *s)
+{
+    for (int32_t i = 0; i < s->count; i++)
+        for (int32_t o = 0; o < s->layer[i].layer->ops; o++) s->layer[i].op[o].fresh = false;
 }
 
 qn_status qn_stage_pack_part(const qn_stage *s, const qn_exec *ex, void *packed, size_t at, size_t bytes, qn_value_fn *value,

@@ -50,6 +50,7 @@ typedef struct stage_op {
     const void *w[QN_OP_USES]; /* as bound */
     void *dw[QN_OP_USES];
     qn_row_sums *rows; /* in place of dw[0], or NULL */
+    bool fresh;        /* packed by the step that changed the weights: the next packing passes over it */
 } stage_op;
 
 typedef struct stage_layer {

@@ -1,5 +1,6 @@
 /* Optimizer kernels, fast: one pass over memory. Definition: adamw.c. */
 #include "kernels/cpu/vectors.h"
+#include "kernels/linear_dnnl.h"
 
 enum { GRAIN = 1024, SLICES = 64 }; /* elements, a multiple of every W; parts of a sum */
 
@@ -52,12 +53,10 @@ typedef struct adamw_job {
     float scale, beta1, rest1, beta2, rest2, unbias1, unbias2, eps, lr, decay;
 } adamw_job;
 
-static void adamw_part(void *ctx, int32_t thread, int32_t threads)
+QN_INLINE void adamw_range(const adamw_job h, int64_t begin, int64_t end)
 {
-    const adamw_job h = *(const adamw_job *)ctx;
-    const share part = lanes_share(h.n, GRAIN, thread, threads);
-    for (int64_t i = part.begin; i < part.end; i += W) {
-        const int64_t n = part.end - i;
+    for (int64_t i = begin; i < end; i += W) {
+        const int64_t n = end - i;
         const vf g = v_load(h.g + i, n) * h.scale, p = v_load(h.p + i, n);
         const vf m = v_fma(v_load(h.m + i, n), v_of(h.beta1), g * h.rest1);
         const vf v = v_fma(v_load(h.v + i, n), v_of(h.beta2), g * g * h.rest2);
@@ -68,6 +67,13 @@ static void adamw_part(void *ctx, int32_t thread, int32_t threads)
         v_store(h.p + i, v_fma(step, v_of(-h.lr), p), n);
         if (!h.keep) v_store(h.g + i, (vf){0}, n);
     }
+}
+
+static void adamw_part(void *ctx, int32_t thread, int32_t threads)
+{
+    const adamw_job *j = ctx;
+    const share part = lanes_share(j->n, GRAIN, thread, threads);
+    adamw_range(*j, part.begin, part.end);
 }
 
 static void undo_part(void *ctx, int32_t thread, int32_t threads)
@@ -102,6 +108,11 @@ static adamw_job adamw_job_of(void *p, void *g, void *m, void *v, int64_t n, con
                        .eps = (float)h->eps,
                        .lr = (float)h->lr,
                        .decay = (float)h->decay};
+}
+
+void QN_ENTRY_NAME(step_range, QN_ISA)(float *p, float *g, float *m, float *v, int64_t n, const qn_adamw *h)
+{
+    adamw_range(adamw_job_of(p, g, m, v, n, h), 0, n);
 }
 
 void QN_LANES_F32(adamw)(const qn_exec *ex, void *p, void *g, void *m, void *v, int64_t n, const qn_adamw *h)

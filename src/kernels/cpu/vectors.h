@@ -309,6 +309,26 @@ QN_INLINE void v_store_bf16(qn_bf16 *p, vf v, int64_t n)
 #define v_load(p, n)     _Generic((p), float * : v_load_f32, const float * : v_load_f32, default : v_load_bf16)(p, n)
 #define v_store(p, v, n) _Generic((p), float * : v_store_f32, default : v_store_bf16)(p, v, n)
 
+/* A whole vector of 32-bit units to memory, past the caches where the machine can and at is aligned to a line; behind the last of
+ * them v_stream_end, so that other threads see them. */
+QN_INLINE void v_put(void *at, vf v, bool stream)
+{
+#if defined(QN_ISA_avx512)
+    if (stream) {
+        _mm512_stream_ps(at, (__m512)v);
+        return;
+    }
+#endif
+    (void)stream;
+    memcpy(at, &v, sizeof(v));
+}
+QN_INLINE void v_stream_end(void)
+{
+#if defined(QN_ISA_avx512)
+    _mm_sfence();
+#endif
+}
+
 /* The lower and the upper half of the lanes in double. */
 typedef double vd __attribute__((vector_size(W * 4)));
 #if defined(QN_ISA_avx512)

@@ -95,6 +95,7 @@ void qni_homes_set_initial(qni_homes *h, uint64_t seed)
 
 void qni_homes_refresh(qni_homes *h)
 {
+    for (int32_t s = 0; s < h->set->stages; s++) qn_stage_forget_packs(h->set->stage[s]);
     for (int32_t w = 0; w < h->set->workers; w++) {
         for (int32_t p = 0; p < h->params; p++) {
             const int32_t from = qni_homes_worker(h, h->owner[p]);

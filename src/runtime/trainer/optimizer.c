@@ -130,6 +130,16 @@ static bool was_folded(const qni_homes *h, int32_t stage, int32_t u, int32_t p)
            qni_homes_worker(h, h->owner[p]) == qni_homes_worker(h, stage);
 }
 
+/* With the copies that products of this worker read, when there are any. */
+static bool step_packed(const qni_homes *h, int32_t stage, void *value, void *g, void *m, void *v, const qn_adamw *a)
+{
+    if (qn_stage_step(h->set->stage[stage], value, g, m, v, a)) return true;
+    for (int32_t s = 0; s < h->set->stages; s++) /* a tied weight's */
+        if (qni_homes_worker(h, s) == qni_homes_worker(h, stage) && qn_stage_step(h->set->stage[s], value, g, m, v, a))
+            return true;
+    return false;
+}
+
 void qni_update(qni_homes *h, int32_t stage, qni_update_kind kind, const qni_verdict *v, const qn_hyper *hyper, int64_t step,
                 double lr)
 {
@@ -151,7 +161,7 @@ void qni_update(qni_homes *h, int32_t stage, qni_update_kind kind, const qni_ver
         void *value = h->value[worker][p], *g = h->sum[replica][u], *m1 = h->m[worker][p], *m2 = h->v[worker][p];
         if (kind == QNI_UPDATE_UNDO)
             h->set->k->adamw_undo(ex, value, g, m1, m2, count_of(h, p), &a);
-        else
+        else if (kind == QNI_UPDATE_KEEP || !step_packed(h, stage, value, g, m1, m2, &a))
             h->set->k->adamw(ex, value, g, m1, m2, count_of(h, p), &a);
     }
 }
