@@ -136,13 +136,14 @@ int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head)
     if (b->failed) return use;
     qn_param *p = &b->m->param[b->m->use[use].param];
     p->origin = head ? b->m->chain_params + 1 : 0;
-    take_rows(p, c, c->vocab_shards, shard);
+    take_rows(p, c, c->vocab_shards * c->shards, c->shard * c->vocab_shards + shard);
     return use;
 }
 
 int64_t qni_vocab_rows(const qn_model_config *c)
 {
-    return ((int64_t)c->vocab + c->shards - 1) / c->shards;
+    const int64_t shards = (int64_t)c->shards * qn_max32(c->vocab_shards, 1);
+    return (c->vocab + shards - 1) / shards;
 }
 
 int32_t qni_cut_rows(qn_build *b, int32_t use)

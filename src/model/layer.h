@@ -123,6 +123,7 @@ typedef struct qn_op {
 
 typedef struct qn_layer {
     int32_t values, ops, output;
+    bool off_input;  /* value 0 is no part of the stream, with all rows in every shard: its gradient is the stage's dx alone */
     bool off_stream; /* the output ends the chain and is no part of the stream: its gradient is the stage's dy alone */
     qn_value value[QN_LAYER_VALUES];
     qn_op op[QN_LAYER_OPS];
@@ -167,8 +168,9 @@ int32_t qni_adapter(qn_build *b, int64_t out, int64_t in, qn_init init, const ch
 /* The parameter of that use, made with the rows of one vocabulary shard, is that part of the embedding table or (head) of the
  * output matrix. Returns the use. */
 int32_t qni_rows(qn_build *b, int32_t use, int32_t shard, bool head);
-/* The tensor shard's rows of the vocabulary: ceil(V / t), the last of them padding where t does not divide V. cut_rows: the
- * parameter of that use, made with so many rows, is that part of a table of V rows. Returns the use. */
+/* The rows of the vocabulary that a tensor shard has, or each of its n vocabulary shards: ceil(V / t) or ceil(V / (t n)), the
+ * last of them padding where that is no division. cut_rows: the parameter of that use, made with so many rows, is that part of a
+ * table of V rows. Returns the use. */
 int64_t qni_vocab_rows(const qn_model_config *c);
 int32_t qni_cut_rows(qn_build *b, int32_t use);
 /* Another use, by this layer, of the parameter that an earlier use reads. */
@@ -201,6 +203,8 @@ void qni_rope(qn_build *b, const char *label, int32_t x, int64_t H, int64_t D, d
 void qni_dropout(qn_build *b, const char *label, int32_t x, double dropout);                  /* in place */
 void qni_classifier(qn_build *b, const char *label, int32_t x, int64_t V, int32_t w);         /* ends the chain */
 
+/* A shard's sum of look-ups, x or (with slices, where it holds all rows) what x has, summed over the shards, with positions. */
+int32_t qni_lookup_sum(qn_build *b, int32_t x, int32_t wpe);
 /* The two of a tensor shard, for its rows of the vocabulary: look-ups with positions, summed over the shards (to the shard's
  * slice of the rows); and the end of the chain, whose input's gradient is the shard's part. */
 int32_t qni_lookup(qn_build *b, const char *label, int32_t wte, int32_t wpe);

@@ -75,8 +75,9 @@ static qn_status check_vocab_shards(const qn_model_config *c, qn_err *err)
     if (c->vocab_shards < 0 || c->vocab_shards > QN_MAX_VOCAB_SHARDS)
         return QN_FAIL(err, QN_EINVAL, "%d vocabulary shards; 1 to %d are possible, or 0 for none", c->vocab_shards,
                        QN_MAX_VOCAB_SHARDS);
-    if (c->vocab_shards > 0 && c->shards > 1)
-        return QN_FAIL(err, QN_EINVAL, "vocabulary shards together with %d tensor shards: choose one of them", c->shards);
+    if (c->vocab_shards * c->shards > QN_MAX_VOCAB_SHARDS)
+        return QN_FAIL(err, QN_EINVAL, "%d vocabulary shards of each of %d tensor shards; %d are possible in all",
+                       c->vocab_shards, c->shards, QN_MAX_VOCAB_SHARDS);
     return QN_OK;
 }
 

@@ -212,8 +212,8 @@ bool qn_stage_packs_whole(const qn_stage *s, int32_t param);
  * that leads back to the stream) and once in B (before the norm); and at the chain's ends (ops/op_shard_vocab.c).
  *
  *   SUM      whole [rows, width] of each shard becomes the sum over all shards
- *   SCATTER  mine, the rows of this shard's slice (qn_shard_slice), becomes the sum over all shards of these rows of whole; the
- *            other rows of whole hold nothing afterwards
+ *   SCATTER  mine, the rows of this shard's slice (qn_shard_slice), becomes the sum over all shards of these rows of whole,
+ *            which stays as it is where mine lies elsewhere
  *   GATHER   whole is made of the slices `mine` of all shards
  * The same bits for each shard, whoever computes them: every sum is one tree over the shards' contributions
  * (kernels/shard_sum.h). mine [its rows, width] does not overlap whole, or is its part of it; NULL: its part of it. */

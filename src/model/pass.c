@@ -193,6 +193,8 @@ static char *place_address(const qn_pass *p, qn_place place)
         return p->scratch + place.offset;
     case QN_AT_STREAM:
         return stream_gradient(p);
+    case QN_AT_DX:
+        return p->y;
     default:
         return NULL;
     }
@@ -265,14 +267,19 @@ static qn_op_run resolve(const qn_pass *p)
 }
 
 /* --- one step */
-static void copy_stream(const qn_pass *p, void *to, const void *from)
+static void copy_rows(const qn_pass *p, void *to, const void *from, bool sliced)
 {
     const qn_stage *s = p->stage;
-    int64_t first;
-    const int64_t rows = qni_stream_rows(s, p->mb->B * p->mb->T, &first);
+    int64_t first, rows = p->mb->B * p->mb->T;
+    if (sliced) rows = qni_stream_rows(s, rows, &first);
     const size_t bytes = (size_t)(rows * s->m->config.width) * elem_bytes(s, QN_ELEM_RES);
     const bool ends = to == NULL || from == NULL; /* an empty stage before the embedding or after the head */
     if (bytes > 0 && !ends && to != from) memcpy(to, from, bytes);
+}
+
+static void copy_stream(const qn_pass *p, void *to, const void *from)
+{
+    copy_rows(p, to, from, true);
 }
 
 /* As much scratch as the layer at the cursor needs: what the pass has stays where it is. */
@@ -305,8 +312,9 @@ static void begin(qn_pass *p)
     }
     if (p->kind == PASS_BACKWARD && s->ends_off_stream) {
         const stage_layer *last = &s->layer[s->count - 1];
-        const stage_value *v = &last->value[last->layer->output];
-        copy_stream(p, place_address(p, p->wstash == NULL ? v->grad : v->wgrad), p->dy);
+        const int32_t y = last->layer->output;
+        const qn_place to = p->wstash == NULL ? last->value[y].grad : last->value[y].wgrad;
+        copy_rows(p, place_address(p, to), p->dy, last->layer->value[y].sliced);
     } else if (p->kind == PASS_BACKWARD && !s->has_head)
         copy_stream(p, stream_gradient(p), p->dy); /* joins and norms add to it */
 }
@@ -417,7 +425,8 @@ bool qn_pass_step(qn_pass *p)
         settle(p);
     }
     if (!at_end(p)) return true;
-    if (p->kind == PASS_BACKWARD && p->stage->stream.at != QN_AT_NONE) copy_stream(p, p->y, stream_gradient(p));
+    if (p->kind == PASS_BACKWARD && p->stage->stream.at != QN_AT_NONE && !p->stage->layer[0].layer->off_input)
+        copy_stream(p, p->y, stream_gradient(p));
     if (p->scratch != NULL) qn_arena_release(p->stage->ex->scratch, p->mark);
     p->scratch = NULL;
     return false;

@@ -42,10 +42,9 @@ static void finish_meeting(group *g)
     if (what->kind != QN_MEET_GATHER) qn_shard_sum(&ex, (void *[]){whole}, 1, part, g->t, what->type, what->rows * what->width);
     for (int32_t k = 0; k < g->t; k++) {
         const int64_t rows = qn_shard_slice(g->t, k, what->rows, &first);
-        if (what->kind == QN_MEET_SCATTER) {
-            rig_poison(g->what[k].whole, bytes);
+        if (what->kind == QN_MEET_SCATTER)
             memcpy(g->what[k].mine, whole + (size_t)first * row, (size_t)rows * row);
-        } else
+        else
             memcpy(g->what[k].whole, whole, bytes);
     }
     free(whole);

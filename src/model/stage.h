@@ -21,6 +21,7 @@ typedef enum place_kind {
     QN_AT_RSTASH,  /* offset in the item's rstash */
     QN_AT_SCRATCH, /* offset from the pass's scratch */
     QN_AT_STREAM,  /* the one gradient of the residual stream */
+    QN_AT_DX,      /* the caller's, of an input that is no part of the stream */
 } place_kind;
 
 typedef struct qn_place {

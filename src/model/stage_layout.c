@@ -177,7 +177,7 @@ static size_t layout_infer_values(qn_stage *s)
 /* Marks the values whose gradient is the stream's: the output, and back through the residual joins; the input always is. */
 static void mark_stream(bool *stream, const qn_layer *l)
 {
-    for (int32_t v = 0; v < l->values; v++) stream[v] = v == 0 || (v == l->output && !l->off_stream);
+    for (int32_t v = 0; v < l->values; v++) stream[v] = (v == 0 && !l->off_input) || (v == l->output && !l->off_stream);
     for (int32_t o = l->ops - 1; o >= 0; o--) {
         const qn_op *op = &l->op[o];
         if (!op->kind->passes_stream) continue;
@@ -248,7 +248,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
         }
     }
     for (int32_t i = 0; i < l->values; i++) {
-        if (stream[i]) v[i] = qni_no_life(0);
+        if (stream[i] || (i == 0 && l->off_input)) v[i] = qni_no_life(0);
         again[i] = qni_no_life(qni_value_bytes(s, &l->value[i], l->value[i].elem));
     }
     qni_time_cheap(sl, again);
@@ -256,6 +256,7 @@ static size_t place_gradients(const qn_stage *s, stage_layer *sl, qn_arena *wsta
     for (int32_t i = 0; i < l->values; i++) {
         if (sl->value[i].cheap) sl->value[i].back = sl->value[i].wback = (qn_place){QN_AT_SCRATCH, base + again[i].offset};
         if (stream[i]) sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_STREAM, 0};
+        if (i == 0 && l->off_input) sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_DX, 0};
         if (v[i].begin > v[i].end) continue;
         sl->value[i].grad = sl->value[i].wgrad = (qn_place){QN_AT_SCRATCH, base + v[i].offset};
         if (!for_weight[i]) continue;
@@ -333,7 +334,8 @@ qn_status qni_stage_layout(qn_stage *s, qn_err *err)
     if (s->ends_off_stream) {
         fits = fits && qn_align_size(&values, values, ALIGN);
         s->spare = s->values_offset + values;
-        values += s->need.act_bytes;
+        const qn_layer *last = s->layer[s->count - 1].layer;
+        values += qni_value_bytes(s, &last->value[last->output], QN_ELEM_RES);
     }
     fits = fits && qn_add_size(&s->own_scratch, s->values_offset, values);
     s->even_scratch = s->ends_off_stream || s->m->config.shards > 1;

@@ -17,11 +17,23 @@ typedef struct range { /* rows of the vocabulary; n of them real */
     int64_t first, rows, n;
 } range;
 
+/* Shards of all tensor shards, which follow each other; and the number of a stage among them. */
+static int32_t shards_of(const qn_model_config *c)
+{
+    return c->vocab_shards * c->shards;
+}
+
+static int32_t shard_of(const qn_stage *side)
+{
+    const qn_model_config *c = &side->m->config;
+    return c->shard * c->vocab_shards + side->first - c->layers - 2;
+}
+
 static range range_of(const qn_stage *s)
 {
     const qn_model_config *c = &s->m->config;
     range r = {.rows = op_of(s)->size[1]};
-    r.first = (s->first - c->layers - 2) * r.rows;
+    r.first = shard_of(s) * r.rows;
     r.n = qn_max64(0, qn_min64(r.rows, c->vocab - r.first));
     return r;
 }
@@ -41,7 +53,7 @@ static size_t begin(const qn_stage *s, const qn_mb *mb, bool side)
 qn_vocab_sizes qn_vocab_sizes_of(const qn_model *m, const qn_kernels *k, int64_t rows, int32_t algorithm)
 {
     const qn_model_config *c = &m->config;
-    const int64_t O = (c->vocab + c->vocab_shards - 1) / c->vocab_shards;
+    const int64_t O = qni_vocab_rows(c);
     const size_t act = qn_dtype_bytes(k->act), res = qn_dtype_bytes(k->res), stream = (size_t)(rows * c->width);
     return (qn_vocab_sizes){.x = stream * act,
                             .p = (size_t)(rows * O) * act,
@@ -79,8 +91,7 @@ void qn_vocab_gradients(qn_stage *s, const qn_mb *mb, void *dx, void *p, const v
     const range v = range_of(s);
     void *factor = qn_arena_push(s->ex->scratch, (size_t)R, qn_dtype_bytes(k->res), QN_CACHE_LINE);
     QN_ASSERT(factor != NULL || R == 0);
-    const int32_t n = s->m->config.vocab_shards, shard = s->first - s->m->config.layers - 2;
-    k->vocab_fold(factor, mb->loss, stats, n, shard, mb->targets, R);
+    k->vocab_fold(factor, mb->loss, stats, shards_of(&s->m->config), shard_of(s), mb->targets, R);
     void *const dw = so->dw[0]; /* NULL: frozen */
     if (dx != NULL || dw != NULL) k->vocab_scale(s->ex, p, factor, mb->targets, v.first, v.n, R, v.rows);
     if (dx != NULL) k->linear_backward_input(s->ex, so->lin, dx, p, packed_of(s), R, false);
@@ -90,7 +101,7 @@ void qn_vocab_gradients(qn_stage *s, const qn_mb *mb, void *dx, void *p, const v
 
 void qn_vocab_loss(const qn_stage *s, const qn_mb *mb, const void *const *stats)
 {
-    s->k->vocab_fold(NULL, mb->loss, stats, s->m->config.vocab_shards, 0, mb->targets, mb->B * mb->T);
+    s->k->vocab_fold(NULL, mb->loss, stats, shards_of(&s->m->config), 0, mb->targets, mb->B * mb->T);
 }
 
 void qn_vocab_lookup(qn_stage *s, const qn_mb *mb, void *part)
@@ -110,9 +121,15 @@ void qn_vocab_input(const qn_stage *s, const qn_mb *mb, void *x, const void *con
 {
     const qn_model_config *c = &s->m->config;
     const size_t row = (size_t)c->width * qn_dtype_bytes(s->k->res);
-    const int64_t rows = (c->vocab + c->vocab_shards - 1) / c->vocab_shards;
-    for (int64_t r = 0; r < mb->B * mb->T; r++)
-        memcpy((char *)x + (size_t)r * row, (const char *)part[mb->tokens[r] / rows] + (size_t)r * row, row);
+    const int64_t rows = qni_vocab_rows(c), first = (int64_t)c->shard * c->vocab_shards; /* of this tensor shard's */
+    for (int64_t r = 0; r < mb->B * mb->T; r++) {
+        const int64_t k = mb->tokens[r] / rows - first;
+        char *to = (char *)x + (size_t)r * row;
+        if (k >= 0 && k < c->vocab_shards)
+            memcpy(to, (const char *)part[k] + (size_t)r * row, row);
+        else
+            memset(to, 0, row);
+    }
 }
 
 void qn_vocab_join(const qn_stage *s, const qn_mb *mb, void *dy, const void *const *dx, const void *const *stats)
@@ -120,12 +137,12 @@ void qn_vocab_join(const qn_stage *s, const qn_mb *mb, void *dy, const void *con
     const size_t mark = begin(s, mb, false);
     const qn_kernels *k = s->k;
     const int64_t R = mb->B * mb->T;
-    const int32_t n = s->m->config.vocab_shards;
+    const qn_model_config *c = &s->m->config;
     void *factor = stats != NULL ? qn_arena_push(s->ex->scratch, (size_t)R, qn_dtype_bytes(k->res), QN_CACHE_LINE) : NULL;
     QN_ASSERT(factor != NULL || stats == NULL || R == 0);
-    for (int32_t i = 0; i < n; i++) {
-        if (stats != NULL) k->vocab_fold(factor, NULL, stats, n, i, mb->targets, R);
-        k->vocab_join(s->ex, dy, dx[i], factor, R, s->m->config.width, i > 0);
+    for (int32_t i = 0; i < c->vocab_shards; i++) {
+        if (stats != NULL) k->vocab_fold(factor, NULL, stats, shards_of(c), c->shard * c->vocab_shards + i, mb->targets, R);
+        k->vocab_join(s->ex, dy, dx[i], factor, R, c->width, i > 0);
     }
     qn_arena_release(s->ex->scratch, mark);
 }

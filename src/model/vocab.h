@@ -9,7 +9,11 @@
  * shards' look-ups as its x, its last stage gives the normed stream [R, C] act as its y and takes that one's gradient [R, C] res
  * as its dy. A side stage is opened, bound and packed as any other; the functions here are its passes.
  *
- * Every result is a function of n and not of who computes it: folds go in shard order. */
+ * With t tensor shards each of the t shard models has n of them: n t shards of O = ceil(V / (n t)) rows, of which shard model k
+ * has k n .. k n + n - 1. The sum of its look-ups is a part of x and the gradient that they give a part of dy; the chain's ends
+ * make them whole in their passes. Statistics are wanted of all n t, in this order.
+ *
+ * Every result is a function of n and t and not of who computes it: folds go in shard order. */
 #ifndef QN_MODEL_VOCAB_H
 #define QN_MODEL_VOCAB_H
 
@@ -29,7 +33,7 @@ int32_t qn_vocab_use(const qn_model *m, int32_t shard, bool lookups);
  * gradient needs of this shard (algorithm 2). */
 void qn_vocab_scores(qn_stage *side, const qn_mb *mb, void *p, void *stats, void *dx, const void *x);
 /* T: the weight gradient is added to, unless frozen; dx: the shard's part of the input gradient (algorithm 1), or NULL. stats
- * [n]: of all shards. The item's loss is added to *mb->loss unless it is NULL. Uses p up. */
+ * [n t]: of all shards. The item's loss is added to *mb->loss unless it is NULL. Uses p up. */
 void qn_vocab_gradients(qn_stage *side, const qn_mb *mb, void *dx, void *p, const void *x, const void *const *stats);
 /* The item's loss alone, added to *mb->loss. */
 void qn_vocab_loss(const qn_stage *side, const qn_mb *mb, const void *const *stats);
@@ -37,9 +41,10 @@ void qn_vocab_loss(const qn_stage *side, const qn_mb *mb, const void *const *sta
 void qn_vocab_lookup(qn_stage *side, const qn_mb *mb, void *part);
 void qn_vocab_scatter(qn_stage *side, const qn_mb *mb, const void *dpart);
 
-/* On the chain. x [R, C] res = the sum of the shards' look-ups, part [n]: one of them is not zero in each row, so it is exact. */
+/* On the chain. x [R, C] res = the sum of the shards' look-ups, part [n]: one of them is not zero in each row, so it is exact.
+ * (Of a tensor shard, where no look-up is its own, zeros.) */
 void qn_vocab_input(const qn_stage *first, const qn_mb *mb, void *x, const void *const *part);
-/* dy [R, C] res of the last stage, folded in shard order. dx [n]; stats [n] with algorithm 2, else NULL. */
+/* dy [R, C] res of the last stage, folded in shard order. dx [n]; stats [n t] with algorithm 2, else NULL. */
 void qn_vocab_join(const qn_stage *last, const qn_mb *mb, void *dy, const void *const *dx, const void *const *stats);
 
 #endif

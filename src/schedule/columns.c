@@ -14,9 +14,6 @@ qn_status qni_check_grid(qn_grid g, qn_err *err)
     if (g.sides < 0 || qn_depth(g) < 1)
         return QN_FAIL(err, QN_ESCHEDULE, "%d vocabulary shards of %d stages: at least one stage of the chain must be left",
                        g.sides, qn_column_stages(g));
-    if (g.sides > 0 && g.shards > 1)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "%d vocabulary shards together with %d tensor shards: choose one of them", g.sides,
-                       g.shards);
     const int32_t replicas = qn_replicas(g), below = g.items / replicas * replicas;
     if (below == g.items) return QN_OK;
     if (below == 0)

@@ -46,7 +46,7 @@ static inline size_t qni_joint_sets(const qn_plan *p)
 static inline size_t qni_joint_set(const qn_plan *p, const qn_task *t)
 {
     const qn_grid g = qn_plan_grid(p);
-    const int32_t stage = t->stage - qn_shard(g, t->stage) * qn_depth(g), item = t->op == QN_OP_JOIN ? 0 : t->item;
+    const int32_t stage = t->stage - qn_shard(g, t->stage) * qn_column_stages(g), item = t->op == QN_OP_JOIN ? 0 : t->item;
     const int32_t op = t->op == QN_OP_JOIN ? QNI_JOINT_OPS - 1 : t->op;
     const size_t of_step = (size_t)t->step * (size_t)p->stages + (size_t)stage;
     return (of_step * (size_t)p->items + (size_t)item) * QNI_JOINT_OPS + (size_t)op;

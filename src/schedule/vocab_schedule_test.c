@@ -246,6 +246,40 @@ static void replicas_have_their_own_shards(void **unused)
     }
 }
 
+/* Each tensor shard has n side stages of its own; statistics are read from all of them, everything else within a column. */
+static void tensor_shards_have_their_own_shards(void **unused)
+{
+    (void)unused;
+    qn_err err;
+    for (uint32_t turn = 0; turn < 72; turn++) {
+        const int32_t algorithm = 1 + (int32_t)(turn % 2), P = 1 + (int32_t)(turn / 2 % 3), n = 1 + (int32_t)(turn / 6 % 3),
+                      R = 1 + (int32_t)(turn / 18 % 2), t = turn / 36 % 2 == 0 ? 2 : 4, tw = 1 << turn / 3 % (t == 2 ? 2 : 3);
+        qn_order *base = generate(turn % 5 == 4 ? "v-half" : "1f1b", P, 3, algorithm, n, 1, 2), *o = NULL;
+        assert_int_equal(qn_order_widen(&o, base, R, t, tw, &err), QN_OK);
+        const qn_grid g = qn_order_grid(o);
+        qn_lowering how = rig_plain();
+        how.step_tasks = turn % 2 != 0;
+        how.forward_only = turn % 7 == 6;
+        how.part_bytes = 64;
+        qn_plan *p = rig_lower(o, &how);
+        assert_true(qn_token_game(p, 0));
+        for (int32_t i = 0; i < p->tasks; i++) {
+            const qn_task *x = &p->task[i];
+            int32_t stats = 0;
+            for (int32_t k = 0; k < x->in.count; k++) {
+                const qn_value *v = &p->value[p->ref[x->in.first + k]];
+                if (x->lane != QN_LANE_COMP || x->item < 0 || v->item != x->item || v->stage < 0) continue;
+                stats += v->cls == QN_V_VSTAT;
+                if (v->cls != QN_V_VSTAT) assert_int_equal(qn_column(g, v->stage), qn_column(g, x->stage));
+            }
+            if (x->op == QN_OP_VT) assert_int_equal(stats, n * t);
+        }
+        qn_plan_close(p);
+        qn_order_close(base);
+        qn_order_close(o);
+    }
+}
+
 /* A task of another replica's micro-batch, a chain's task on a shard: refused by name. */
 static void tasks_of_others_are_refused(void **unused)
 {
@@ -313,10 +347,6 @@ static void what_cannot_be_is_refused(void **unused)
     qn_plan *p = NULL;
     assert_int_equal(qn_lower(&p, o, &how, &err), QN_ESCHEDULE);
     assert_non_null(strstr(err.text, "2 vocabulary shards of 2 stages"));
-    o->shards = 2;
-    o->sides = 1;
-    assert_int_equal(qn_lower(&p, o, &how, &err), QN_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "2 tensor shards"));
     qn_order_close(o);
     qn_pattern pat = {.workers = 2, .items = 2, .chunks = 1, .vocab = 1};
     assert_int_equal(qn_generate(&none, "gpipe", &pat, &err), QN_EINVAL);
@@ -335,6 +365,7 @@ int main(void)
                                        cmocka_unit_test(text_forms_come_back),
                                        cmocka_unit_test(forward_only),
                                        cmocka_unit_test(replicas_have_their_own_shards),
+                                       cmocka_unit_test(tensor_shards_have_their_own_shards),
                                        cmocka_unit_test(tasks_of_others_are_refused),
                                        cmocka_unit_test(what_cannot_be_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);

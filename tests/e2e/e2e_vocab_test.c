@@ -51,6 +51,31 @@ static void near_the_whole_model_and_goes_on(void **state)
     assert_true(fabs(val_loss("cut") / whole - 1) < 1e-4);
 }
 
+/* Each tensor shard's rows cut into 2: the same files for any number of workers, near the whole model, gone on with without. */
+static void together_with_tensor_shards(void **state)
+{
+    static const char *const ways[][3] = {{"2", "1f1b", "thread"}, {"4", "v-half", "thread"}, {"3", "1f1b", "self"}};
+    static const char *const shards[] = {"--tensor 2 --vocab-parallel 1 --vocab-shards 2",
+                                         "--tensor 2 --vocab-parallel 2 --vocab-shards 2 --sequence-parallel --untied"};
+    (void)state;
+    for (size_t k = 0; k < QN_COUNT(shards); k++) {
+        train("one", shards[k], "1", "1f1b", "thread");
+        for (size_t i = k; i < k + 2; i++) {
+            train("other", shards[k], ways[i][0], ways[i][1], ways[i][2]);
+            same_file("one", "other", "model.safetensors");
+            same_file("one", "other", "quern/optimizer.safetensors");
+        }
+        train("whole", k == 0 ? "" : "--untied", "2", "1f1b", "thread");
+        assert_true(fabs(val_loss("one") / val_loss("whole") - 1) < 1e-4);
+    }
+    char path[PROGRAM_PATH];
+    snprintf(path, sizeof(path), "%s/checkpoints/step-00000008", in_root("one"));
+    assert_int_equal(qn_remove_tree(path, NULL), QN_OK);
+    run_line("train --resume --out %s --vocab-parallel 0 --vocab-shards 0 --tensor 4 --workers 2", in_root("one"));
+    must_be(0);
+    assert_true(fabs(val_loss("one") / val_loss("whole") - 1) < 1e-4);
+}
+
 static void what_cannot_be(void **state)
 {
     (void)state;
@@ -58,8 +83,9 @@ static void what_cannot_be(void **state)
     must_say(2, "gpipe", "1f1b and v-half");
     run_line("train --data %s --out %s --workers 2 --vocab-shards 2", text, in_root("bad"));
     must_say(2, "--vocab-shards 2", "--vocab-parallel");
-    run_line("train --data %s --out %s --workers 2 --vocab-parallel 1 --tensor 2", text, in_root("bad"));
-    must_say(2, "--vocab-parallel", "--tensor 2");
+    run_line("train --data %s --out %s --workers 2 --vocab-parallel 1 --vocab-shards 600 --heads 4 --tensor 2", text,
+             in_root("bad"));
+    must_say(2, "600 vocabulary shards of each of 2 tensor shards", "1024 are possible");
     run_line("train --data %s --out %s --workers 2 --vocab-parallel 3", text, in_root("bad"));
     must_be(2);
     assert_int_equal(qn_path_exists(in_root("bad")), 0);
@@ -87,6 +113,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_workers_writes_the_same_files),
         cmocka_unit_test(near_the_whole_model_and_goes_on),
+        cmocka_unit_test(together_with_tensor_shards),
         cmocka_unit_test(what_cannot_be),
         cmocka_unit_test(the_simulator_gives_the_published_makespan),
     };

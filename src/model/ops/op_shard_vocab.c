@@ -100,6 +100,19 @@ static void set_rows(qn_op *op, const qn_model_config *c, int64_t rows)
     op->size[COUNT] = qn_max64(0, qn_min64(rows, c->vocab - op->size[FIRST]));
 }
 
+/* part: the shard's, of all rows. */
+static int32_t sum_lookups(qn_build *b, int32_t part, int32_t wpe)
+{
+    const qn_model_config *c = &b->m->config;
+    b->sliced = c->sequence;
+    qn_op *op = qni_op(b, c->sequence ? &lookup_scatter : &lookup_sum, "embedding.shards");
+    qni_op_in(op, qni_whole(part));
+    const int32_t y = c->sequence ? qni_value(b, c->width, QN_ELEM_RES) : part;
+    qni_op_out(op, y);
+    qni_op_use(op, wpe);
+    return y;
+}
+
 int32_t qni_lookup(qn_build *b, const char *label, int32_t wte, int32_t wpe)
 {
     const qn_model_config *c = &b->m->config;
@@ -109,14 +122,16 @@ int32_t qni_lookup(qn_build *b, const char *label, int32_t wte, int32_t wpe)
     qni_op_use(op, wte);
     const int32_t part = qni_value(b, c->width, QN_ELEM_RES);
     qni_op_out(op, part);
+    return sum_lookups(b, part, wpe);
+}
 
-    b->sliced = c->sequence;
-    op = qni_op(b, c->sequence ? &lookup_scatter : &lookup_sum, "embedding.shards");
-    qni_op_in(op, qni_whole(part));
-    const int32_t y = c->sequence ? qni_value(b, c->width, QN_ELEM_RES) : part;
-    qni_op_out(op, y);
-    qni_op_use(op, wpe);
-    return y;
+int32_t qni_lookup_sum(qn_build *b, int32_t x, int32_t wpe)
+{
+    if (!b->m->config.sequence) return sum_lookups(b, qni_position(b, "position", x, -1), wpe); /* a copy: x may be read again */
+    b->layer->value[x].sliced = false;
+    b->layer->off_input = true;
+    b->keys++; /* where one shard has the positions */
+    return sum_lookups(b, x, wpe);
 }
 
 /* --- the classifier */

@@ -6,11 +6,13 @@
 #include "core/checked.h"
 #include "runtime/trainer/vocab_tasks.h"
 
-/* One op of the vocabulary shards from stage `from` on. */
+/* One op of the vocabulary shards of each column from its stage `from` on. */
 static void add_shards(qn_order *o, qn_op op, int32_t from, int32_t first_item, int32_t end)
 {
-    for (int32_t i = from; o->sides > 0 && i < o->stages; i++)
-        for (int32_t m = first_item; m < end; m++) qn_order_push(o, o->worker_of[i], op, i, m);
+    const int32_t each = o->stages / o->columns;
+    for (int32_t i = 0; i < o->stages; i++)
+        for (int32_t m = first_item; o->sides > 0 && i % each >= from && m < end; m++)
+            qn_order_push(o, o->worker_of[i], op, i, m);
 }
 
 /* Groups of P items pass through all of a worker's stages before the next group: with several stages per worker nobody waits for
@@ -33,7 +35,7 @@ static qn_status forward_order(qn_order **out, const qn_stage_set *s, int32_t it
             for (int32_t m = group; m < end; m++)
                 for (int32_t at = i; at < stages; at += depth) qn_order_push(o, s->worker_of[at], QN_OP_F, at, m);
         add_shards(o, QN_OP_VS, s->chain, group, end);
-        if (o->sides > 0) add_shards(o, QN_OP_VT, stages - 1, group, end);
+        if (o->sides > 0) add_shards(o, QN_OP_VT, depth - 1, group, end);
     }
     const qn_status done = qn_order_done(o, err);
     if (done != QN_OK) {
@@ -75,7 +77,7 @@ static void run_side(qni_forward *f, qn_executor *ex, const qn_task *t)
                       .T = f->length[t->item],
                       .tokens = f->tokens + t->item * f->T,
                       .targets = f->targets + t->item * f->T,
-                      .loss = &f->loss[t->item]};
+                      .loss = &f->loss[qn_shard(qn_plan_grid(f->plan), t->stage) * f->items + t->item]};
     qni_vocab_side_task(f->set, f->plan, ex, t, &mb);
 }
 

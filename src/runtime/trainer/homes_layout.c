@@ -12,8 +12,7 @@ static size_t bytes_of(const qni_homes *h, int32_t param)
 /* Rows of a table that is cut into vocabulary shards? */
 static bool is_cut(const qni_homes *h, int32_t p)
 {
-    return qn_model_config_of(h->set->model)->vocab_shards > 0 &&
-           qn_model_param(h->set->model, p)->layer >= qn_model_chain(h->set->model);
+    return qn_model_config_of(h->set->model)->vocab_shards > 0 && qni_home_param(h, p)->layer >= qn_model_chain(h->set->model);
 }
 
 static int32_t chain_stage_of_layer(const qn_stage_set *s, int32_t layer)
@@ -180,7 +179,7 @@ static void lay_bundle(qni_homes *h, qn_arena *a, int32_t w, int32_t s, int32_t 
 static char *part_of_whole(const qni_homes *h, int32_t w, int32_t p, int32_t array)
 {
     if (!is_cut(h, p) || qni_homes_worker(h, h->owner[p]) != w) return NULL;
-    const qn_param *q = qn_model_param(h->set->model, p);
+    const qn_param *q = qni_home_param(h, p);
     const int32_t table = q->origin == 0 ? 0 : 1;
     return h->whole[table] + (size_t)array * h->whole_bytes[table] + (size_t)q->slice.shard * bytes_of(h, p);
 }
@@ -189,7 +188,7 @@ static qn_status take_whole(qni_homes *h, qn_err *err)
 {
     for (int32_t p = 0; p < h->params; p++) {
         if (!is_cut(h, p)) continue;
-        const qn_param *q = qn_model_param(h->set->model, p);
+        const qn_param *q = qni_home_param(h, p);
         const int32_t table = q->origin == 0 ? 0 : 1, arrays = q->frozen ? 1 : 3;
         if (h->whole[table] != NULL) continue;
         h->whole_bytes[table] = (size_t)q->slice.shards * bytes_of(h, p);

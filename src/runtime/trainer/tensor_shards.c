@@ -43,7 +43,8 @@ qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set,
     }
     const qn_grid g = qn_plan_grid(plan);
     for (int32_t i = 0; i < plan->stages; i++) {
-        const int32_t first = i - qn_shard(g, i) * qn_depth(g), a = plan->worker_of[first], b = plan->worker_of[i];
+        if (qn_is_side(g, i)) continue;
+        const int32_t first = i - qn_shard(g, i) * qn_column_stages(g), a = plan->worker_of[first], b = plan->worker_of[i];
         if (a != b && s->channel[(size_t)a * W + (size_t)b] == QN_NONE)
             return QN_FAIL(err, QN_EINVAL,
                            "workers %d and %d hold shards of stage %d, but the plan has no channel for their sums", a, b, first);

@@ -326,11 +326,12 @@ int32_t qn_trainer_shards(const qn_trainer *t)
 qn_param_home qn_trainer_shard_home(qn_trainer *t, int32_t param, int32_t shard)
 {
     const qni_homes *h = &t->homes;
-    int32_t p = param * h->shards + shard; /* with vocabulary shards the first part: the others follow it */
-    while (t->sharded != NULL && qn_model_param(t->sharded, p % h->params)->origin != param) p++;
-    p %= h->params;
-    const int32_t w = qni_homes_worker(h, h->owner[p]);
-    return (qn_param_home){.part = t->sharded != NULL ? qn_model_param(t->desc.model, param) : qni_home_param(h, p),
+    const qn_model *m = h->set->model;
+    int32_t at = t->sharded == NULL ? param : 0;
+    while (qn_model_param(m, at)->origin != param) at++;
+    const bool whole = qn_model_param(m, at)->layer >= qn_model_chain(m); /* a table, which lies whole where its first rows do */
+    const int32_t p = at * h->shards + (whole ? 0 : shard), w = qni_homes_worker(h, h->owner[p]);
+    return (qn_param_home){.part = whole ? qn_model_param(t->desc.model, param) : qni_home_param(h, p),
                            .value = h->value[w][p],
                            .m = h->m[w][p],
                            .v = h->v[w][p],

@@ -157,12 +157,13 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
 /* Of a vocabulary shard, whose two gradients come at different times. */
 static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
 {
-    const qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item, task->step);
+    qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item, task->step);
     const qn_grid g = qn_plan_grid(t->plan);
+    if (qn_shard(g, task->stage) > 0) mb.loss = &t->worker[task->worker].copied_loss;
     qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
     if (task->op != QN_OP_VT && task->op != QN_OP_VJ) return;
-    const int32_t shard = qn_chain_stage(g, task->stage) - qn_depth(g);
-    const int32_t use = qn_vocab_use(t->sharded, shard, task->op == QN_OP_VJ);
+    const int32_t side = qn_chain_stage(g, task->stage) - qn_depth(g);
+    const int32_t use = qn_vocab_use(t->sharded, side, task->op == QN_OP_VJ) * g.shards + qn_shard(g, task->stage);
     if (task->op == QN_OP_VT) spoil(t, task, use);
     qni_homes_added_to(&t->homes, use, task->stage, task->item);
 }
@@ -223,7 +224,7 @@ static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
             x->cls == QN_V_TGRAD ? qn_executor_value(ex, v) : qni_homes_sums(&t->homes, x->stage, qn_replica(g, task->stage));
     }
     qni_homes_reduce(&t->homes, task->stage, from);
-    if (!t->joins) tie_within(t, task->stage); /* before the sums go back */
+    if (!t->joins || qn_is_side(g, task->stage)) tie_within(t, task->stage); /* before the sums go back; others: JOIN */
 }
 
 static void *array_to_join(void *ctx, int32_t task, int32_t index, int64_t *count)

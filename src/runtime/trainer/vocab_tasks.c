@@ -19,7 +19,7 @@ qn_status qni_vocab_cuts(int32_t **out, const int32_t *first_layer, const qn_ord
 void qni_vocab_sizes(qn_lowering *how, int64_t *stash, int32_t stages, const qn_stage_set *s, int64_t rows, int32_t algorithm)
 {
     if (qn_model_config_of(s->model)->vocab_shards == 0) return;
-    const qn_vocab_sizes size = qn_vocab_sizes_of(s->model, s->k, rows, algorithm);
+    const qn_vocab_sizes size = qn_vocab_sizes_of(qni_stage_set_part(s, 0), s->k, rows, algorithm);
     how->vocab_x_bytes = (int64_t)size.x;
     how->vocab_stats_bytes = (int64_t)size.stats;
     how->vocab_dx_bytes = (int64_t)size.dx;
@@ -31,11 +31,15 @@ void qni_vocab_sizes(qn_lowering *how, int64_t *stash, int32_t stages, const qn_
 
 size_t qni_vocab_actual(const qn_stage_set *s, const qn_plan *p, const qn_value *v, int64_t rows)
 {
-    const qn_vocab_sizes size = qn_vocab_sizes_of(s->model, s->k, rows, p->vocab);
+    const qn_grid g = qn_plan_grid(p);
+    const qn_vocab_sizes size = qn_vocab_sizes_of(qni_stage_set_part(s, 0), s->k, rows, p->vocab);
+    const bool ends = v->cls == QN_V_ACT ? qn_first_in_column(g, v->stage) : qn_last_in_column(g, v->stage); /* all rows */
     switch (v->cls) {
     case QN_V_ACT:
-        return qn_is_side(qn_plan_grid(p), v->stage) ? size.x : size.part;
+        if (qn_is_side(g, v->stage)) return size.x;
+        return ends ? size.part : (size_t)qni_stage_set_act_bytes(s, v->stage, rows);
     case QN_V_GRAD:
+        return ends || qn_is_side(g, v->stage) ? size.part : (size_t)qni_stage_set_act_bytes(s, v->stage, rows);
     case QN_V_VIN:
         return size.part;
     case QN_V_VDX:
@@ -67,12 +71,24 @@ static void *find_side(qn_executor *ex, const qn_plan *p, qn_span span, qn_value
     return NULL;
 }
 
-/* What each shard of the task's column sent, in shard order. */
-static void find_all(const void **part, const qn_plan *p, qn_executor *ex, const qn_task *t, qn_value_class cls)
+/* What each shard of the task's column sent, or of so many columns from first on, in shard order. */
+static void find_all(const void **part, const qn_plan *p, qn_executor *ex, const qn_task *t, qn_value_class cls, int32_t first,
+                     int32_t columns)
 {
     const qn_grid g = qn_plan_grid(p);
-    for (int32_t k = 0; k < g.sides; k++)
-        part[k] = find(ex, p, t->in, cls, qn_stage_at(g, qn_column(g, t->stage), qn_depth(g) + k));
+    for (int32_t k = 0; k < columns * g.sides; k++)
+        part[k] = find(ex, p, t->in, cls, qn_stage_at(g, first + k / g.sides, qn_depth(g) + k % g.sides));
+}
+
+static void find_own(const void **part, const qn_plan *p, qn_executor *ex, const qn_task *t, qn_value_class cls)
+{
+    find_all(part, p, ex, t, cls, qn_column(qn_plan_grid(p), t->stage), 1);
+}
+
+static void find_stats(const void **part, const qn_plan *p, qn_executor *ex, const qn_task *t)
+{
+    const qn_grid g = qn_plan_grid(p);
+    find_all(part, p, ex, t, QN_V_VSTAT, qn_replica(g, t->stage) * g.shards, g.shards);
 }
 
 /* The sum of the look-ups, made by F; later it is read where something is made again. */
@@ -81,7 +97,7 @@ static void *first_input(const qn_stage *stage, const qn_plan *p, qn_executor *e
     const void *part[QN_MAX_VOCAB_SHARDS];
     if (t->op != QN_OP_F) return find(ex, p, t->in, QN_V_ACT, t->stage);
     void *x = find(ex, p, t->out, QN_V_ACT, t->stage);
-    find_all(part, p, ex, t, QN_V_VIN);
+    find_own(part, p, ex, t, QN_V_VIN);
     qn_vocab_input(stage, mb, x, part);
     return x;
 }
@@ -90,8 +106,8 @@ static void *last_gradient(const qn_stage *stage, const qn_plan *p, qn_executor 
 {
     const void *dx[QN_MAX_VOCAB_SHARDS], *stats[QN_MAX_VOCAB_SHARDS];
     void *dy = find(ex, p, t->out, QN_V_GRAD, t->stage);
-    find_all(dx, p, ex, t, QN_V_VDX);
-    if (p->vocab == 2) find_all(stats, p, ex, t, QN_V_VSTAT);
+    find_own(dx, p, ex, t, QN_V_VDX);
+    if (p->vocab == 2) find_stats(stats, p, ex, t);
     qn_vocab_join(stage, mb, dy, dx, p->vocab == 2 ? stats : NULL);
     return dy;
 }
@@ -126,7 +142,7 @@ void qni_vocab_side_task(const qn_stage_set *s, const qn_plan *p, qn_executor *e
                         find(ex, p, t->out, QN_V_VDX, i), x);
         break;
     case QN_OP_VT:
-        find_all(stats, p, ex, t, QN_V_VSTAT);
+        find_stats(stats, p, ex, t);
         if (t->acc.count > 0)
             qn_vocab_gradients(side, &own, find(ex, p, t->out, QN_V_VDX, i), find(ex, p, t->in, QN_V_STASH, i), x, stats);
         else

@@ -166,7 +166,7 @@ static qn_status check_linear(const table *t, qn_err *err)
 /* The shards of a stage exchange data inside their tasks: what one does, all do. */
 static qn_status check_shards(const table *t, int32_t s, int32_t m, qn_err *err)
 {
-    const int32_t shard = qn_shard(t->grid, s), of = s - shard * qn_depth(t->grid);
+    const int32_t shard = qn_shard(t->grid, s), of = s - shard * qn_column_stages(t->grid);
     const size_t cell = (size_t)s * (size_t)t->items + (size_t)m, first = (size_t)of * (size_t)t->items + (size_t)m;
     for (int32_t op = 0; shard > 0 && op < OPS; op++) {
         if ((t->at[op][cell] == QN_NONE) == (t->at[op][first] == QN_NONE)) continue;

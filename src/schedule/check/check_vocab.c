@@ -145,7 +145,7 @@ qn_status qni_check_vocab_reads(const qn_plan *p, int32_t t, qn_err *err)
     if ((x->op == QN_OP_VS || gradients) && act != 1) lacks = "act, the last stage's output,";
     if (x->op == QN_OP_VJ && grad != 1) lacks = "grad, that of the first stage's input,";
     if (gradients && stash != 1) lacks = "stash";
-    if ((gradients || loss || (backward && qn_last_in_column(g, x->stage) && p->vocab == 2)) && stats != p->sides)
+    if ((gradients || loss || (backward && qn_last_in_column(g, x->stage) && p->vocab == 2)) && stats != p->sides * p->shards)
         lacks = "vstat of every shard";
     if (ends && parts != p->sides) lacks = backward ? "vdx of every shard" : "vin of every shard";
     if (lacks == NULL) return QN_OK;

@@ -52,10 +52,10 @@ static bool joint_begins(const game *g, int32_t t)
     const qn_grid grid = qn_plan_grid(p);
     const qn_task *x = &p->task[t];
     if (p->shards < 2 || !qni_is_joint(x->op)) return true;
-    const int32_t shard0 = x->stage - qn_shard(grid, x->stage) * qn_depth(grid);
+    const int32_t shard0 = x->stage - qn_shard(grid, x->stage) * qn_column_stages(grid);
     bool *begun = &g->together[qni_joint_set(p, x)];
     for (int32_t k = 0; k < p->shards && !*begun; k++)
-        if (!at_hand(g, t, shard0 + k * qn_depth(grid))) return false;
+        if (!at_hand(g, t, shard0 + k * qn_column_stages(grid))) return false;
     *begun = true;
     return true;
 }

@@ -138,7 +138,7 @@ static qn_status check_stage(const qn_plan *p, int32_t s, const stage_marks *m, 
 {
     char a[QNI_NAME], b[QNI_NAME];
     const qn_grid g = qn_plan_grid(p);
-    const int32_t shard = s < g.stages ? qn_shard(g, s) : 0, partner = s - shard * qn_depth(g); /* of shard 0 */
+    const int32_t shard = s < g.stages ? qn_shard(g, s) : 0, partner = s - shard * qn_column_stages(g); /* of shard 0 */
     const int32_t join = m[partner - s].join;
     if ((m->join == QN_NONE) != (join == QN_NONE))
         return QN_FAIL(err, QN_ESCHEDULE, "incomplete: JOIN %d has no partner JOIN %d: the %d shards of a stage join together",

@@ -54,7 +54,7 @@ static void mark_recompute(qni_lower *l, int32_t s)
     const qn_order *o = l->order;
     const qn_grid g = qn_order_grid(o);
     if (qn_shard(g, s) > 0) { /* as on the first shard */
-        const int32_t of = s - qn_shard(g, s) * qn_depth(g);
+        const int32_t of = s - qn_shard(g, s) * qn_column_stages(g);
         for (int32_t m = 0; m < l->items; m++) l->has_r[qni_cell(l, s, m)] = l->has_r[qni_cell(l, of, m)];
         return;
     }

@@ -30,7 +30,7 @@ static void scatter(qni_lower *l)
     const qn_order *o = l->order;
     const qn_grid g = qn_order_grid(o);
     for (int32_t s = 0; s < o->stages && !l->b.failed; s++) {
-        if (qn_first_in_column(g, s)) continue;
+        if (qn_first_in_column(g, s) || qn_is_side(g, s)) continue;
         const int32_t replica = qn_replica(g, s), c = qn_chain_stage(g, s);
         const bool forward = moves(o, o->worker_of, replica, c);
         if (forward) slice(&l->b.channel[l->act_channel[s]], g, s);
@@ -45,6 +45,7 @@ static void mark_meetings(bool *meet, const qn_order *o, const int32_t *worker_o
     const qn_grid g = qn_order_grid(o);
     const size_t W = (size_t)o->workers;
     for (int32_t s = 0; s < o->stages; s++) {
+        if (qn_is_side(g, s)) continue; /* meet nobody */
         const int32_t first = qn_replica(g, s) * o->shards;
         for (int32_t k = 0; k < o->shards; k++)
             meet[(size_t)worker_of[s] * W + (size_t)worker_of[qn_stage_at(g, first + k, qn_chain_stage(g, s))]] = true;

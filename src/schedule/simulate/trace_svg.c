@@ -286,7 +286,7 @@ static qn_status draw_panel(qni_text *out, const qn_trace *t, const char *title,
     qn_trace_summarize(sum, t);
     p.makespan = p.copies ? longest(&t, 1) : qn_max64(sum->makespan, 1);
     for (int32_t s = 0; s < plan->stages; s++) {
-        const int32_t shard0 = s - qn_shard(qn_plan_grid(plan), s) * qn_depth(qn_plan_grid(plan));
+        const int32_t shard0 = s - qn_shard(qn_plan_grid(plan), s) * qn_column_stages(qn_plan_grid(plan));
         const bool joint = shard0 != s && plan->worker_of[shard0] == plan->worker_of[s]; /* one colour for what is one task */
         if (s >= plan->stages - plan->sides) continue; /* vocabulary shards have colours of their own */
         p.chunk_of[s] = joint ? p.chunk_of[shard0] : seen[plan->worker_of[s]]++;

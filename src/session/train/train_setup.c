@@ -30,9 +30,6 @@ static qn_status check_options(const qn_train_options *o, qn_err *err)
         return QN_FAIL(err, QN_EINVAL, "--resume needs an existing run in --out; %s does not exist", o->out);
     if (o->vocab_shards > 0 && o->vocab_parallel == 0)
         return QN_FAIL(err, QN_EINVAL, "--vocab-shards %" PRId64 " needs --vocab-parallel 1 or 2", o->vocab_shards);
-    if (o->vocab_parallel > 0 && o->tensor > 1)
-        return QN_FAIL(err, QN_EINVAL,
-                       "--vocab-parallel and --tensor %" PRId64 " both cut the layers' ends; leave one of them out", o->tensor);
     if (o->sequence_parallel && o->tensor < 2)
         return QN_FAIL(err, QN_EINVAL,
                        "--sequence-parallel cuts the tokens between the shards of a layer: it needs --tensor 2 or more");
