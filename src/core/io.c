@@ -1,8 +1,5 @@
-/* Files. Every read, write, sync and rename first asks the fault counter, so that tests can make the n-th one fail.
- *
- * A writer's life:  open -> (put)* -> commit: flush, sync, close, rename, sync of the directory
- *                                  -> abort:  close, remove the temporary file
- * Until the rename, what was at the path is untouched; after it, the new file is whole. */
+/* Files and directories. Every read, write, sync and rename first asks the fault counter, so that tests can make the n-th one
+ * fail. Long files have files of their own: writer.c, reader.c. */
 #include "io.h"
 
 #include <dirent.h>
@@ -19,8 +16,9 @@
 #include "alloc.h"
 #include "checked.h"
 #include "compiler.h"
+#include "io_calls.h"
 
-enum { WRITE_BUFFER = 1 << 16, WRITE_AHEAD = 1 << 24, READ_STEP = 1 << 16, TREE_DEPTH = 8 };
+enum { READ_STEP = 1 << 16, TREE_DEPTH = 8 };
 
 /* The system calls, with fault injection and without EINTR; -1 and errno on failure. */
 static ssize_t read_some(int fd, void *buf, size_t bytes)
@@ -35,20 +33,40 @@ static ssize_t read_some(int fd, void *buf, size_t bytes)
     return n;
 }
 
-static int write_all(int fd, const char *p, size_t bytes)
+int qni_write_all(int fd, const char *p, size_t bytes)
 {
     while (bytes > 0) {
         if (qni_fault_hit(QN_FAULT_IO)) {
             errno = ENOSPC;
             return -1;
         }
-        const ssize_t n = write(fd, p, bytes < SSIZE_MAX ? bytes : SSIZE_MAX);
+        ssize_t n = write(fd, p, bytes < SSIZE_MAX ? bytes : SSIZE_MAX);
         if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EINVAL && qni_set_direct(fd, false)) continue;
         if (n < 0) return -1;
         p += n;
         bytes -= (size_t)n;
     }
     return 0;
+}
+
+bool qni_set_direct(int fd, bool on)
+{
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || ((flags & O_DIRECT) != 0) == on) return false;
+    return fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+}
+
+int qni_sync_data(int fd)
+{
+    int r;
+    if (qni_fault_hit(QN_FAULT_IO)) {
+        errno = EIO;
+        return -1;
+    }
+    do r = fdatasync(fd);
+    while (r < 0 && errno == EINTR);
+    return r;
 }
 
 static int sync_fd(int fd)
@@ -63,7 +81,7 @@ static int sync_fd(int fd)
     return r;
 }
 
-static int rename_path(const char *from, const char *to, unsigned flags)
+int qni_rename(const char *from, const char *to, unsigned flags)
 {
     if (qni_fault_hit(QN_FAULT_IO)) {
         errno = EIO;
@@ -72,7 +90,7 @@ static int rename_path(const char *from, const char *to, unsigned flags)
     return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
 }
 
-static int open_fd(const char *path, int flags)
+int qni_open(const char *path, int flags)
 {
     int fd;
     do fd = open(path, flags | O_CLOEXEC, 0666);
@@ -80,8 +98,7 @@ static int open_fd(const char *path, int flags)
     return fd;
 }
 
-/* Syncs the directory that holds path, so that a rename in it survives a power cut. */
-static int sync_parent(const char *path)
+int qni_sync_parent(const char *path)
 {
     char dir[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -98,7 +115,7 @@ static int sync_parent(const char *path)
         memcpy(dir, path, n);
         dir[n] = '\0';
     }
-    const int fd = open_fd(dir, O_RDONLY | O_DIRECTORY);
+    const int fd = qni_open(dir, O_RDONLY | O_DIRECTORY);
     if (fd < 0) return -1;
     int r = sync_fd(fd);
     if (r < 0 && errno == EINVAL) r = 0; /* a file system that cannot sync directories */
@@ -110,7 +127,7 @@ static int sync_parent(const char *path)
 
 static qn_status open_for_reading(int *fd, struct stat *info, const char *path, qn_err *err)
 {
-    *fd = open_fd(path, O_RDONLY);
+    *fd = qni_open(path, O_RDONLY);
     if (*fd < 0)
         return QN_FAIL(err, errno == ENOENT || errno == ENOTDIR ? QN_ENOENT : QN_EIO, "cannot open %s: %s", path,
                        strerror(errno));
@@ -198,124 +215,6 @@ void qn_map_want(const void *data, size_t bytes)
     if (bytes > 0) (void)madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_WILLNEED);
 }
 
-struct qn_writer {
-    char *path, *tmp;
-    int fd;
-    int failed;             /* errno of the first failure */
-    off_t written, started; /* bytes given to the system; of these the disk was told of */
-    size_t used;
-    char buf[WRITE_BUFFER];
-};
-
-static void writer_free(qn_writer *w)
-{
-    qn_free(w->path);
-    qn_free(w->tmp);
-    qn_free(w);
-}
-
-qn_status qn_writer_open(qn_writer **out, const char *path, qn_err *err)
-{
-    *out = NULL;
-    qn_writer *w = qn_calloc(1, sizeof(*w));
-    const size_t n = strlen(path);
-    if (w != NULL) {
-        w->path = qn_strdup(path);
-        w->tmp = qn_malloc(n + sizeof(".tmp"), 1);
-    }
-    if (w == NULL || w->path == NULL || w->tmp == NULL) {
-        if (w != NULL) writer_free(w);
-        return QN_FAIL(err, QN_ENOMEM, "no memory for writing %s", path);
-    }
-    memcpy(w->tmp, path, n);
-    memcpy(w->tmp + n, ".tmp", sizeof(".tmp"));
-    w->fd = open_fd(w->tmp, O_WRONLY | O_CREAT | O_TRUNC);
-    if (w->fd < 0) {
-        const qn_status st = QN_FAIL(err, QN_EIO, "cannot create %s: %s", w->tmp, strerror(errno));
-        writer_free(w);
-        return st;
-    }
-    *out = w;
-    return QN_OK;
-}
-
-/* The disk begins while the rest is still being made, so that the sync at the end finds little to do. Only a hint. */
-static void start_disk(qn_writer *w)
-{
-    if (w->written - w->started < WRITE_AHEAD) return;
-#ifdef SYNC_FILE_RANGE_WRITE
-    (void)sync_file_range(w->fd, w->started, w->written - w->started, SYNC_FILE_RANGE_WRITE);
-#endif
-    w->started = w->written;
-}
-
-static void put_out(qn_writer *w, const void *data, size_t bytes)
-{
-    if (w->failed != 0) return;
-    if (write_all(w->fd, data, bytes) < 0) w->failed = errno;
-    w->written += (off_t)bytes;
-    start_disk(w);
-}
-
-static void flush(qn_writer *w)
-{
-    put_out(w, w->buf, w->used);
-    w->used = 0;
-}
-
-void qn_writer_put(qn_writer *w, const void *data, size_t bytes)
-{
-    if (bytes == 0) return;
-    if (bytes > WRITE_BUFFER - w->used) flush(w);
-    if (bytes >= WRITE_BUFFER) {
-        put_out(w, data, bytes);
-        return;
-    }
-    memcpy(w->buf + w->used, data, bytes);
-    w->used += bytes;
-}
-
-qn_status qn_writer_commit(qn_writer *w, qn_err *err)
-{
-    flush(w);
-    if (w->failed == 0 && sync_fd(w->fd) < 0) w->failed = errno;
-    if (close(w->fd) < 0 && w->failed == 0 && errno != EINTR) w->failed = errno;
-    w->fd = -1;
-    if (w->failed != 0) {
-        const qn_status st =
-            QN_FAIL(err, QN_EIO, "cannot write %s: %s; what was there is unchanged", w->path, strerror(w->failed));
-        qn_writer_abort(w);
-        return st;
-    }
-    if (rename_path(w->tmp, w->path, 0) < 0) {
-        const qn_status st = QN_FAIL(err, QN_EIO, "cannot rename %s to %s: %s", w->tmp, w->path, strerror(errno));
-        qn_writer_abort(w);
-        return st;
-    }
-    qn_status st = QN_OK;
-    if (sync_parent(w->path) < 0)
-        st = QN_FAIL(err, QN_EIO, "%s is written, but its directory cannot be synced: %s", w->path, strerror(errno));
-    writer_free(w);
-    return st;
-}
-
-void qn_writer_abort(qn_writer *w)
-{
-    if (w == NULL) return;
-    if (w->fd >= 0) close(w->fd);
-    unlink(w->tmp);
-    writer_free(w);
-}
-
-qn_status qn_file_write(const char *path, const void *data, size_t bytes, qn_err *err)
-{
-    qn_writer *w;
-    const qn_status st = qn_writer_open(&w, path, err);
-    if (st != QN_OK) return st;
-    qn_writer_put(w, data, bytes);
-    return qn_writer_commit(w, err);
-}
-
 qn_status qn_make_dirs(const char *path, qn_err *err)
 {
     char buf[PATH_MAX];
@@ -369,7 +268,7 @@ static int empty_dir(int fd, int depth)
 
 qn_status qn_remove_tree(const char *path, qn_err *err)
 {
-    const int fd = open_fd(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    const int fd = qni_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT) return QN_OK;
     if (fd < 0) return QN_FAIL(err, QN_EIO, "cannot remove directory %s: %s", path, strerror(errno));
     const int failed = empty_dir(fd, 0);
@@ -385,11 +284,11 @@ static qn_status replace_by_two_renames(const char *path, const char *tmp, const
 {
     qn_status st = qn_remove_tree(aside, err);
     if (st != QN_OK) return st;
-    if (rename_path(path, aside, 0) < 0)
+    if (qni_rename(path, aside, 0) < 0)
         return QN_FAIL(err, QN_EIO, "cannot move %s aside to %s: %s", path, aside, strerror(errno));
-    if (rename_path(tmp, path, 0) < 0) {
+    if (qni_rename(tmp, path, 0) < 0) {
         const int failed = errno;
-        const bool back = rename_path(aside, path, 0) == 0;
+        const bool back = qni_rename(aside, path, 0) == 0;
         return QN_FAIL(err, QN_EIO, "cannot rename %s to %s: %s; the old directory is at %s", tmp, path, strerror(failed),
                        back ? path : aside);
     }
@@ -403,9 +302,9 @@ qn_status qn_replace_dir(const char *path, const char *tmp, qn_err *err)
     if (n < 0 || (size_t)n >= sizeof(aside)) return QN_FAIL(err, QN_EIO, "the path %s is too long", path);
     const char *old = NULL; /* where the replaced directory is after the exchange */
     if (qn_path_exists(path) == 0) {
-        if (rename_path(tmp, path, 0) < 0) return QN_FAIL(err, QN_EIO, "cannot rename %s to %s: %s", tmp, path, strerror(errno));
+        if (qni_rename(tmp, path, 0) < 0) return QN_FAIL(err, QN_EIO, "cannot rename %s to %s: %s", tmp, path, strerror(errno));
         old = aside; /* one that an earlier, interrupted replacement left */
-    } else if (rename_path(tmp, path, RENAME_EXCHANGE) == 0) {
+    } else if (qni_rename(tmp, path, RENAME_EXCHANGE) == 0) {
         old = tmp;
     } else if (errno == EINVAL || errno == ENOSYS) {
         const qn_status st = replace_by_two_renames(path, tmp, aside, err);
@@ -414,7 +313,7 @@ qn_status qn_replace_dir(const char *path, const char *tmp, qn_err *err)
     } else {
         return QN_FAIL(err, QN_EIO, "cannot exchange %s and %s: %s", tmp, path, strerror(errno));
     }
-    if (sync_parent(path) < 0)
+    if (qni_sync_parent(path) < 0)
         return QN_FAIL(err, QN_EIO, "%s is replaced, but its directory cannot be synced: %s", path, strerror(errno));
     return qn_remove_tree(old, err);
 }

@@ -22,12 +22,28 @@ void qn_map_close(qn_map *m);
 void qn_map_want(const void *data, size_t bytes);
 
 /* An output file written under path.tmp, then synced and renamed by commit. abort (or close without commit) removes it and
- * leaves what was at path. Errors stick: write may be called without looking, commit reports. */
+ * leaves what was at path. Errors stick: write may be called without looking, commit reports. A file that outgrows the first
+ * buffer of 4 MiB is written by a thread of its own, while the caller makes the next bytes, past the system's cache where the
+ * file system can (O_DIRECT): what is larger than the cache gains nothing by going through it. */
 typedef struct qn_writer qn_writer;
 qn_status qn_writer_open(qn_writer **out, const char *path, qn_err *err) QN_MUST_USE;
 void qn_writer_put(qn_writer *w, const void *data, size_t bytes);
-qn_status qn_writer_commit(qn_writer *w, qn_err *err) QN_MUST_USE; /* frees w in any case */
+/* Instead of put, without a copy: room for the next *bytes >= 1 bytes of the file, aligned as their place in the file is (up to
+ * 64); then how many of them were filled. */
+void *qn_writer_room(qn_writer *w, size_t *bytes);
+void qn_writer_filled(qn_writer *w, size_t bytes);
+qn_status qn_writer_commit(qn_writer *w, qn_err *err) QN_MUST_USE; /* frees w in any case; QN_EIO, QN_ENOMEM */
 void qn_writer_abort(qn_writer *w);                                /* accepts NULL */
+
+/* Parts of a long file, for any threads at once: from the system's cache what is there, the rest past it (O_DIRECT) where the
+ * file system can. get: *out becomes the bytes at offset, in the cache or inside room, which is the caller's:
+ * qn_reader_room(bytes) bytes that begin on a page. Errors of open: QN_ENOENT, QN_EIO, QN_ENOMEM; of get: QN_EIO, QN_ERANGE (the
+ * file is shorter). */
+typedef struct qn_reader qn_reader;
+qn_status qn_reader_open(qn_reader **out, const char *path, qn_err *err) QN_MUST_USE;
+size_t qn_reader_room(size_t bytes);
+qn_status qn_reader_get(const void **out, const qn_reader *r, void *room, uint64_t offset, size_t bytes, qn_err *err) QN_MUST_USE;
+void qn_reader_close(qn_reader *r); /* accepts NULL */
 
 qn_status qn_file_write(const char *path, const void *data, size_t bytes, qn_err *err) QN_MUST_USE; /* open, put, commit */
 

@@ -37,6 +37,7 @@ static const type_row types[] = {
 
 struct qn_safetensors {
     qn_map *map; /* [maps] */
+    char **path; /* [maps] */
     json_t **header;
     int32_t files, maps;    /* headers and mappings held */
     qn_tensor_view *tensor; /* names point into the headers */
@@ -138,8 +139,8 @@ static qn_status make_room(qn_safetensors *f, size_t more, qn_err *err)
     return QN_OK;
 }
 
-/* Adds the tensors of one file to f, which takes a reference to the header. */
-static qn_status add_file(qn_safetensors *f, const uint8_t *data, size_t bytes, const char *file, qn_err *err)
+/* Adds the tensors of one file to f, which takes a reference to the header. path: where it is, NULL: in memory. */
+static qn_status add_file(qn_safetensors *f, const uint8_t *data, size_t bytes, const char *file, const char *path, qn_err *err)
 {
     qn_cursor c = qn_cursor_of(bytes > 0 ? (const void *)data : "", bytes);
     const uint64_t length = qn_cursor_u64(&c);
@@ -162,7 +163,11 @@ static qn_status add_file(qn_safetensors *f, const uint8_t *data, size_t bytes, 
     {
         if (st != QN_OK) break;
         if (strcmp(name, "__metadata__") == 0) continue;
-        st = read_tensor(&f->tensor[f->count++], name, o, c.at, qn_cursor_left(&c), file, err);
+        qn_tensor_view *v = &f->tensor[f->count++];
+        st = read_tensor(v, name, o, c.at, qn_cursor_left(&c), file, err);
+        if (st != QN_OK) break;
+        v->path = path;
+        v->offset = (uint64_t)((const uint8_t *)v->data - data);
     }
     if (st == QN_OK) st = check_cover(f->tensor + first, f->count - first, c.at, qn_cursor_left(&c), file, err);
     return st;
@@ -183,11 +188,13 @@ static qn_status new_handle(qn_safetensors **out, size_t files, qn_err *err)
     qn_safetensors *f = qn_calloc(1, sizeof(*f));
     if (f != NULL) {
         f->map = qn_calloc(files, sizeof(*f->map));
+        f->path = qn_calloc(files, sizeof(*f->path));
         f->header = qn_calloc(files, sizeof(*f->header));
     }
     *out = f;
-    return f == NULL || f->map == NULL || f->header == NULL ? QN_FAIL(err, QN_ENOMEM, "no memory for safetensors handles")
-                                                            : QN_OK;
+    return f == NULL || f->map == NULL || f->path == NULL || f->header == NULL
+               ? QN_FAIL(err, QN_ENOMEM, "no memory for safetensors handles")
+               : QN_OK;
 }
 
 qn_status qni_safetensors_open_memory(qn_safetensors **out, const void *data, size_t bytes, const char *name, qn_err *err)
@@ -195,7 +202,7 @@ qn_status qni_safetensors_open_memory(qn_safetensors **out, const void *data, si
     qn_safetensors *f;
     *out = NULL;
     qn_status st = new_handle(&f, 1, err);
-    if (st == QN_OK) st = add_file(f, data, bytes, name, err);
+    if (st == QN_OK) st = add_file(f, data, bytes, name, NULL, err);
     if (st == QN_OK) st = finish(f, err);
     if (st == QN_OK)
         *out = f;
@@ -208,8 +215,10 @@ static qn_status add_path(qn_safetensors *f, const char *path, qn_err *err)
 {
     qn_map *m = &f->map[f->maps];
     const qn_status st = qn_map_open(m, path, err);
-    if (st == QN_OK) f->maps++;
-    return st == QN_OK ? add_file(f, m->data, m->bytes, path, err) : st;
+    if (st != QN_OK) return st;
+    char *own = f->path[f->maps++] = qn_strdup(path);
+    if (own == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the name %s", path);
+    return add_file(f, m->data, m->bytes, path, own, err);
 }
 
 static int by_text(const void *x, const void *y)
@@ -312,7 +321,9 @@ void qn_safetensors_close(qn_safetensors *f)
     if (f == NULL) return;
     for (int32_t i = 0; i < f->files; i++) json_decref(f->header[i]);
     for (int32_t i = 0; i < f->maps; i++) qn_map_close(&f->map[i]);
+    for (int32_t i = 0; i < f->maps; i++) qn_free(f->path[i]);
     qn_free(f->map);
+    qn_free(f->path);
     qn_free(f->header);
     qn_free(f->tensor);
     qn_free(f);

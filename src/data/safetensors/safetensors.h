@@ -16,6 +16,8 @@ typedef struct qn_tensor_view {
     qn_shape shape;
     const void *data; /* in the mapping; not necessarily aligned */
     size_t bytes;
+    const char *path; /* the file, owned by the handle; NULL: memory alone */
+    uint64_t offset;  /* of the data in the file */
 } qn_tensor_view;
 
 typedef struct qn_safetensors qn_safetensors;
@@ -37,7 +39,7 @@ typedef struct qn_tensor_desc {
     qn_dtype dtype;
     qn_shape shape;
 } qn_tensor_desc;
-/* Puts elements [first, first + count) of tensor i into to. */
+/* Puts elements [first, first + count) of tensor i into to. Called by two threads at once where there is much to write. */
 typedef qn_status qn_tensor_fill_fn(void *ctx, int32_t i, int64_t first, int64_t count, void *to, qn_err *err);
 qn_status qn_safetensors_write(const char *dir, const char *base, const qn_tensor_desc *tensor, int32_t count, size_t shard_bytes,
                                qn_tensor_fill_fn *fill, void *ctx, qn_err *err) QN_MUST_USE;

@@ -13,9 +13,11 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/io.h"
+#include "core/team.h"
 #include "data/text/text.h"
 
-enum { BLOCK = 1 << 20 };
+enum { BLOCK = 1 << 16, THREADS = 2 /* copying keeps ahead of the disk with two */, MANY = 1 << 16 /* elements */ };
+static const size_t LONG = (size_t)16 << 20; /* bytes that are worth a thread */
 
 typedef struct writing {
     const char *dir, *base;
@@ -26,7 +28,20 @@ typedef struct writing {
     int32_t files;
     qn_tensor_fill_fn *fill;
     void *ctx;
+    qn_team *team; /* NULL: the caller alone */
 } writing;
+
+/* Elements of one tensor that the threads of the team fill in, each an equal part. */
+typedef struct filling {
+    const writing *w;
+    int32_t i;
+    int64_t first, count, size;
+    char *to;
+    struct {
+        qn_status st;
+        qn_err err;
+    } outcome[THREADS];
+} filling;
 
 /* Sizes, and the tensors spread over files: a file ends when the next tensor would make it larger than shard_bytes. */
 static qn_status lay_out(writing *w, size_t shard_bytes, size_t *total, qn_err *err)
@@ -99,14 +114,42 @@ static qn_status put_header(qn_writer *out, const writing *w, int32_t file, qn_e
     return QN_OK;
 }
 
+static void fill_part(void *ctx, int32_t thread, int32_t threads)
+{
+    filling *f = ctx;
+    int64_t begin, end;
+    qn_split(&begin, &end, f->count, 1024, thread, threads);
+    if (begin < end)
+        f->outcome[thread].st =
+            f->w->fill(f->w->ctx, f->i, f->first + begin, end - begin, f->to + begin * f->size, &f->outcome[thread].err);
+}
+
+static qn_status fill_all(const writing *w, int32_t i, int64_t first, int64_t count, void *to, qn_err *err)
+{
+    if (w->team == NULL || count < MANY) return w->fill(w->ctx, i, first, count, to, err);
+    filling f = {.w = w, .i = i, .first = first, .count = count, .size = (int64_t)qn_dtype_bytes(w->tensor[i].dtype), .to = to};
+    qn_team_run(w->team, fill_part, &f);
+    for (int32_t k = 0; k < THREADS; k++) {
+        if (f.outcome[k].st == QN_OK) continue;
+        if (err != NULL) *err = f.outcome[k].err;
+        return f.outcome[k].st;
+    }
+    return QN_OK;
+}
+
+/* Elements go straight into the writer's buffers, where these are aligned for them. */
 static qn_status put_tensor(qn_writer *out, const writing *w, int32_t i, void *block, qn_err *err)
 {
     const int64_t size = (int64_t)qn_dtype_bytes(w->tensor[i].dtype), count = (int64_t)w->bytes[i] / size;
     qn_status st = QN_OK;
     for (int64_t first = 0; first < count && st == QN_OK;) {
-        const int64_t n = qn_min64(BLOCK / size, count - first);
-        st = w->fill(w->ctx, i, first, n, block, err);
-        if (st == QN_OK) qn_writer_put(out, block, (size_t)(n * size));
+        size_t room;
+        void *to = qn_writer_room(out, &room);
+        const bool straight = room >= (size_t)size && (uintptr_t)to % (size_t)size == 0;
+        const int64_t n = qn_min64(straight ? (int64_t)room / size : BLOCK / size, count - first);
+        st = fill_all(w, i, first, n, straight ? to : block, err);
+        if (st == QN_OK && straight) qn_writer_filled(out, (size_t)(n * size));
+        if (st == QN_OK && !straight) qn_writer_put(out, block, (size_t)(n * size));
         first += n;
     }
     return st;
@@ -166,8 +209,10 @@ qn_status qn_safetensors_write(const char *dir, const char *base, const qn_tenso
     if (block == NULL || w.bytes == NULL || w.file == NULL)
         st = QN_FAIL(err, QN_ENOMEM, "no memory for writing %" PRId32 " tensors", count);
     if (st == QN_OK) st = lay_out(&w, shard_bytes, &total, err);
+    if (st == QN_OK && total >= LONG) st = qn_team_open(&w.team, THREADS, -1, err);
     for (int32_t f = 0; f < w.files && st == QN_OK; f++) st = write_file(&w, f, block, err);
     if (st == QN_OK && w.files > 1) st = write_index(&w, total, err);
+    qn_team_close(w.team);
     qn_free(block);
     qn_free(w.bytes);
     qn_free(w.file);

@@ -12,6 +12,8 @@
 
 #include "checkpoint_parts.h"
 #include "checkpoint_compact.h"
+#include "checkpoint_stream.h"
+#include "checkpoint_tile.h"
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/compiler.h"
@@ -19,20 +21,10 @@
 #include "data/safetensors/safetensors.h"
 #include "hf_config.h"
 
-enum { CONFIG_LIMIT = 16 << 20, STATE_LIMIT = 64 << 20, TILE_ROWS = 16 };
+enum { CONFIG_LIMIT = 16 << 20, STATE_LIMIT = 64 << 20 };
 #define DEFAULT_SHARD_BYTES ((size_t)4 << 30)
 
 /* --- writing tensors */
-
-/* to [rows, columns] with O floats from row to row becomes the transpose of w, with I from row to row. Whole cache lines on both
- * sides: sizes of models are multiples of 1024 bytes so often that a column's lines drive each other out of the cache. */
-static void copy_tile(float *to, int64_t O, const float *w, int64_t I, int64_t rows, int64_t columns)
-{
-    float tile[TILE_ROWS][TILE_ROWS];
-    for (int64_t o = 0; o < columns; o++)
-        for (int64_t r = 0; r < rows; r++) tile[r][o] = w[o * I + r];
-    for (int64_t r = 0; r < rows; r++) memcpy(to + r * O, tile[r], (size_t)columns * sizeof(float));
-}
 
 /* Elements [first, first + count) of the transpose of w [O, I] as the file holds it, [I, O]. Whole rows of the file go in bands,
  * so that a line of w is read for all of them. */
@@ -47,9 +39,9 @@ static void copy_transposed(float *to, const float *w, int64_t O, int64_t I, int
             done += n;
             continue;
         }
-        const int64_t rows = qn_min64(TILE_ROWS, (count - done) / O);
-        for (int64_t o = 0; o < O; o += TILE_ROWS)
-            copy_tile(to + done + o, O, w + o * I + row, I, rows, qn_min64(TILE_ROWS, O - o));
+        const int64_t rows = qn_min64(QNI_TILE, (count - done) / O);
+        for (int64_t o = 0; o < O; o += QNI_TILE)
+            qni_copy_tile(to + done + o, O, w + o * I + row, I, rows, qn_min64(QNI_TILE, O - o));
         done += rows * O;
     }
 }
@@ -289,22 +281,6 @@ qn_status qni_find_tensor(const qn_tensor_view **out, const qn_safetensors *f, c
     return QN_OK;
 }
 
-/* w [O, I] from a file that holds [I, O]. */
-static qn_status read_transposed(float *w, const qn_tensor_view *t, int64_t O, int64_t I, qn_err *err)
-{
-    float *band = qn_malloc((size_t)O * TILE_ROWS, sizeof(float));
-    if (band == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory to transpose tensor '%s'", t->name);
-    qn_status st = QN_OK;
-    for (int64_t row = 0; row < I && st == QN_OK; row += TILE_ROWS) {
-        const int64_t rows = qn_min64(TILE_ROWS, I - row);
-        st = qn_tensor_read_f32(band, t, row * O, rows * O, err);
-        for (int64_t o = 0; st == QN_OK && o < O; o++)
-            for (int64_t r = 0; r < rows; r++) w[o * I + row + r] = band[r * O + o];
-    }
-    qn_free(band);
-    return st;
-}
-
 qn_status qni_refuse_unknown(const qn_safetensors *f, const qn_model *m, const char *dir, qn_err *err)
 {
     for (int32_t i = 0; i < qn_safetensors_count(f); i++) {
@@ -322,65 +298,68 @@ qn_status qni_refuse_unknown(const qn_safetensors *f, const qn_model *m, const c
     return QN_OK;
 }
 
-/* Lets the system read a tensor while the one before it is copied. NULL: there is none. */
-static void want(const qn_safetensors *f, const char *name)
+static qn_status list_of(qni_stream_item **out, int32_t most, qn_err *err)
 {
-    const qn_tensor_view *t = qn_safetensors_find(f, name);
-    if (t == NULL) t = qn_safetensors_find(f, without_prefix(name));
-    if (t != NULL) qn_map_want(t->data, t->bytes);
+    *out = qn_calloc((size_t)most + 1, sizeof(**out));
+    return *out == NULL ? QN_FAIL(err, QN_ENOMEM, "no memory for the list of %d tensors", (int)most) : QN_OK;
 }
 
 static qn_status read_values(const char *dir, const qn_state_view *s, qn_err *err)
 {
     qn_safetensors *f = NULL;
-    qn_status st = qn_safetensors_open(&f, dir, err);
-    if (st == QN_OK) st = qni_refuse_unknown(f, s->model, dir, err);
-    for (int32_t i = 0; st == QN_OK && i < qn_model_params(s->model); i++) {
+    qni_stream_item *item = NULL;
+    int32_t items = 0;
+    qn_status st;
+    QN_TRY(st, list_of(&item, qn_model_params(s->model), err), out);
+    QN_TRY(st, qn_safetensors_open(&f, dir, err), out);
+    QN_TRY(st, qni_refuse_unknown(f, s->model, dir, err), out);
+    for (int32_t i = 0; i < qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i);
         const qn_shape shape = qni_file_shape(p);
-        const qn_tensor_view *t = NULL;
+        qni_stream_item *next = &item[items];
         if (p->adapter) continue; /* the base has none */
-        if (i == 0) want(f, p->name);
-        if (i + 1 < qn_model_params(s->model)) want(f, qn_model_param(s->model, i + 1)->name);
         if (qni_has_q8(f, p)) {
-            st = qni_read_q8(s->value[i], f, p, err);
+            QN_TRY(st, qni_read_q8(s->value[i], f, p, err), out);
             continue;
         }
-        st = qni_find_tensor(&t, f, dir, p->name, &shape, err);
-        if (st != QN_OK) break;
-        st = p->file_transposed ? read_transposed(s->value[i], t, p->dim[0], p->dim[1], err)
-                                : qn_tensor_read_f32(s->value[i], t, 0, p->count, err);
+        QN_TRY(st, qni_find_tensor(&next->tensor, f, dir, p->name, &shape, err), out);
+        next->to = s->value[i];
+        if (p->file_transposed) {
+            next->O = p->dim[0];
+            next->I = p->dim[1];
+        }
+        items++;
     }
+    st = qni_stream_tensors(item, items, err);
+out:
     qn_safetensors_close(f);
+    qn_free(item);
     return st;
-}
-
-static void moment_name(char name[QNI_TENSOR_NAME + 2], const qn_model *m, int32_t i)
-{
-    snprintf(name, QNI_TENSOR_NAME + 2, "%s.%c", qn_model_param(m, i / 2)->name, i % 2 == 0 ? 'm' : 'v');
 }
 
 qn_status qni_read_moments(const char *dir, const qn_state_view *s, qn_err *err)
 {
     char path[PATH_MAX];
     qn_safetensors *f = NULL;
-    qn_status st = qni_join_existing(path, sizeof(path), dir, "quern/optimizer.safetensors", err);
-    if (st == QN_OK) st = qn_safetensors_open(&f, path, err);
-    for (int32_t i = 0; st == QN_OK && i < 2 * qn_model_params(s->model); i++) {
+    qni_stream_item *item = NULL;
+    int32_t items = 0;
+    qn_status st;
+    QN_TRY(st, list_of(&item, 2 * qn_model_params(s->model), err), out);
+    QN_TRY(st, qni_join_existing(path, sizeof(path), dir, "quern/optimizer.safetensors", err), out);
+    QN_TRY(st, qn_safetensors_open(&f, path, err), out);
+    for (int32_t i = 0; i < 2 * qn_model_params(s->model); i++) {
         const qn_param *p = qn_model_param(s->model, i / 2);
         const qn_shape shape = {.rank = p->rank, .dim = {p->dim[0], p->dim[1]}};
-        const qn_tensor_view *t = NULL;
         char name[QNI_TENSOR_NAME + 2];
         if (s->m[i / 2] == NULL) continue; /* frozen */
-        if (i + 1 < 2 * qn_model_params(s->model)) {
-            moment_name(name, s->model, i + 1);
-            want(f, name);
-        }
-        moment_name(name, s->model, i);
-        st = qni_find_tensor(&t, f, path, name, &shape, err);
-        if (st == QN_OK) st = qn_tensor_read_f32((i % 2 == 0 ? s->m : s->v)[i / 2], t, 0, p->count, err);
+        snprintf(name, sizeof(name), "%s.%c", p->name, i % 2 == 0 ? 'm' : 'v');
+        QN_TRY(st, qni_find_tensor(&item[items].tensor, f, path, name, &shape, err), out);
+        item[items++].to = (i % 2 == 0 ? s->m : s->v)[i / 2];
     }
+    st = qni_stream_tensors(item, items, err);
+out:
     qn_safetensors_close(f);
+    qn_free(item);
     return st;
 }
 

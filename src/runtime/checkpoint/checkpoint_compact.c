@@ -9,6 +9,7 @@
 
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "core/io.h"
 #include "kernels/q8.h"
 
 enum { NAME = sizeof(((qn_param *)0)->name) + 8 };
@@ -167,6 +168,8 @@ qn_status qni_read_q8(float *value, const qn_safetensors *f, const qn_param *p, 
                        ", %" PRId64 "]",
                        p->name, name, p->dim[0], C, p->dim[0], blocks);
     const uint8_t *from = q->data, *scales = scale->data;
+    qn_map_want(q->data, q->bytes);
+    qn_map_want(scale->data, scale->bytes);
     for (int64_t row = 0; row < p->dim[0]; row++)
         for (int64_t b = 0; b < blocks; b++) {
             qn_f16 half;

@@ -1,12 +1,14 @@
 /* quern bench disk: checkpoints against the disk's own rate, and how long it takes to start from one.
  *
- * disk         the same bytes in as many files, written from memory in pieces of 1 MiB, synced, renamed, their directory synced;
- *              read back in the same pieces into memory that is there already
+ * disk         the same bytes in as many files, written straight from memory, aligned, in pieces of 4 MiB past the system's cache
+ *              (through it where the file system knows no other way), synced, renamed, their directory synced; read back in the
+ *              same way into memory that is there already
  * checkpoint   qn_checkpoint_write and qn_checkpoint_read of the same model with its moments
  * start        from a model's directory to the first token: values read, weights packed, a prompt of one token
  *
- * Before each reading the files' pages are dropped from the cache where the system does so, for both alike. All kinds take turns.
- */
+ * A disk that is shared changes its rate from second to second. So every checkpoint stands between two runs of the bare disk and
+ * is held against their mean; `share` is the median of these ratios. Before each reading the files' pages are dropped from the
+ * cache, for both alike. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -25,7 +27,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/forward/runner.h"
 
-enum { PIECE = 1 << 20, KINDS = 5, MOST_RUNS = 1000, SETS = 3 };
+enum { PIECE = 4 << 20, GRAIN = 4096, KINDS = 5, MOST_RUNS = 1000, SETS = 3 };
 enum { DISK_WRITE, CHECKPOINT_WRITE, DISK_READ, CHECKPOINT_READ, START };
 
 typedef struct disk_bench {
@@ -35,8 +37,9 @@ typedef struct disk_bench {
     void *block[SETS];
     size_t block_bytes[SETS];
     char folder[PATH_MAX], raw[2][PATH_MAX], checkpoint[PATH_MAX];
-    double bytes; /* of a checkpoint's tensors */
-    double ns[KINDS][MOST_RUNS];
+    double bytes;                                                  /* of a checkpoint's tensors */
+    bool direct;                                                   /* the bare disk goes past the cache */
+    double ns[KINDS][MOST_RUNS + 1], before[KINDS][MOST_RUNS + 1]; /* before: in the order of the runs, not sorted */
 } disk_bench;
 
 /* --- the disk's own rate */
@@ -46,12 +49,19 @@ static qn_status disk_error(qn_err *err, const char *what, const char *path)
     return QN_FAIL(err, QN_EIO, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
+/* Through the cache from here on. Whether that changed something. */
+static bool leave_direct(int fd)
+{
+    const int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_DIRECT) != 0 && fcntl(fd, F_SETFL, flags & ~O_DIRECT) == 0;
+}
+
 static qn_status move_pieces(int fd, char *at, size_t bytes, bool out, const char *path, qn_err *err)
 {
     while (bytes > 0) {
         const size_t piece = bytes < PIECE ? bytes : PIECE;
         const ssize_t n = out ? write(fd, at, piece) : read(fd, at, piece);
-        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && (errno == EINTR || (errno == EINVAL && leave_direct(fd)))) continue;
         if (n <= 0) return disk_error(err, out ? "write" : "read", path);
         at += n;
         bytes -= (size_t)n;
@@ -59,31 +69,45 @@ static qn_status move_pieces(int fd, char *at, size_t bytes, bool out, const cha
     return QN_OK;
 }
 
-/* A file of some blocks of memory, one after the other. */
-static qn_status raw_read(const char *path, void *const *block, const size_t *bytes, int blocks, qn_err *err)
+static int open_direct(disk_bench *b, const char *path, int flags)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return disk_error(err, "open", path);
+    const int fd = open(path, flags | O_DIRECT | O_CLOEXEC, 0666);
+    b->direct = fd >= 0;
+    return fd >= 0 ? fd : open(path, flags | O_CLOEXEC, 0666);
+}
+
+/* The sets of numbers that are file f of a checkpoint: the values, or both moments. Whole blocks of the disk: memory is mapped in
+ * no smaller parts. */
+static qn_status move_sets(int fd, disk_bench *b, int f, bool out, const char *path, qn_err *err)
+{
     qn_status st = QN_OK;
-    for (int i = 0; st == QN_OK && i < blocks; i++) st = move_pieces(fd, block[i], bytes[i], false, path, err);
+    for (int i = f; st == QN_OK && i <= 2 * f; i++)
+        st = move_pieces(fd, b->block[i], (b->block_bytes[i] + GRAIN - 1) / GRAIN * GRAIN, out, path, err);
+    return st;
+}
+
+static qn_status raw_read(disk_bench *b, int f, qn_err *err)
+{
+    const int fd = open_direct(b, b->raw[f], O_RDONLY);
+    if (fd < 0) return disk_error(err, "open", b->raw[f]);
+    const qn_status st = move_sets(fd, b, f, false, b->raw[f], err);
     close(fd);
     return st;
 }
 
-static qn_status raw_write(const char *path, const char *folder, void *const *block, const size_t *bytes, int blocks, qn_err *err)
+static qn_status raw_write(disk_bench *b, int f, qn_err *err)
 {
     char tmp[PATH_MAX + 8];
-    snprintf(tmp, sizeof(tmp), "%s.tmp", path);
-    const int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    snprintf(tmp, sizeof(tmp), "%s.tmp", b->raw[f]);
+    const int fd = open_direct(b, tmp, O_WRONLY | O_CREAT | O_TRUNC);
     if (fd < 0) return disk_error(err, "create", tmp);
-    qn_status st = QN_OK;
-    for (int i = 0; st == QN_OK && i < blocks; i++) st = move_pieces(fd, block[i], bytes[i], true, tmp, err);
-    if (st == QN_OK && fsync(fd) < 0) st = disk_error(err, "sync", tmp);
+    qn_status st = move_sets(fd, b, f, true, tmp, err);
+    if (st == QN_OK && fdatasync(fd) < 0) st = disk_error(err, "sync", tmp);
     close(fd);
-    if (st == QN_OK && rename(tmp, path) < 0) st = disk_error(err, "rename", tmp);
+    if (st == QN_OK && rename(tmp, b->raw[f]) < 0) st = disk_error(err, "rename", tmp);
     if (st != QN_OK) return st;
-    const int above = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (above < 0) return disk_error(err, "open", folder);
+    const int above = open(b->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (above < 0) return disk_error(err, "open", b->folder);
     (void)fsync(above); /* some file systems cannot */
     close(above);
     return QN_OK;
@@ -103,18 +127,6 @@ static void forget_pages(const char *path)
 static qn_state_view view_of(const disk_bench *b)
 {
     return (qn_state_view){.model = b->model, .value = b->value[0], .m = b->value[1], .v = b->value[2]};
-}
-
-/* Two files as a checkpoint has them: the values, and both moments. */
-static qn_status raw_files(disk_bench *b, bool out, qn_err *err)
-{
-    qn_status st = QN_OK;
-    for (int f = 0; st == QN_OK && f < 2; f++) {
-        const int first = f, blocks = f == 0 ? 1 : SETS - 1;
-        st = out ? raw_write(b->raw[f], b->folder, b->block + first, b->block_bytes + first, blocks, err)
-                 : raw_read(b->raw[f], b->block + first, b->block_bytes + first, blocks, err);
-    }
-    return st;
 }
 
 static void forget_checkpoint(const disk_bench *b)
@@ -163,9 +175,9 @@ static qn_status run_kind(double *ns, disk_bench *b, int kind, qn_err *err)
         for (int i = 0; i < 2; i++) forget_pages(b->raw[i]);
     if (kind >= CHECKPOINT_READ) forget_checkpoint(b);
     const int64_t from = qn_now_ns();
-    if (kind == DISK_WRITE) st = raw_files(b, true, err);
+    for (int f = 0; kind == DISK_WRITE && st == QN_OK && f < 2; f++) st = raw_write(b, f, err);
     if (kind == CHECKPOINT_WRITE) st = qn_checkpoint_write(b->checkpoint, &state, &desc, err);
-    if (kind == DISK_READ) st = raw_files(b, false, err);
+    for (int f = 0; kind == DISK_READ && st == QN_OK && f < 2; f++) st = raw_read(b, f, err);
     if (kind == CHECKPOINT_READ) st = qn_checkpoint_read(b->checkpoint, &state, err);
     if (kind == START) st = start(b, err);
     *ns = (double)(qn_now_ns() - from);
@@ -215,35 +227,63 @@ static void close_bench(disk_bench *b)
     qn_model_close(b->model);
 }
 
+/* The bare disk's time around each of our runs, over ours, sorted. */
+static void shares(double *share, const double *disk, const double *ours, int32_t runs)
+{
+    for (int32_t i = 0; i < runs; i++) share[i] = 0.5 * (disk[i] + disk[i + 1]) / ours[i];
+    (void)qni_median(share, runs);
+}
+
 static void show(disk_bench *b, int32_t runs, qn_line_fn *line, void *ctx)
 {
     static const char *const names[KINDS] = {"disk write", "write", "disk read", "read", "to the first token"};
-    double ns[KINDS];
     for (int k = 0; k < KINDS; k++) {
         const bool ours = k == CHECKPOINT_WRITE || k == CHECKPOINT_READ;
-        ns[k] = qni_median(b->ns[k], runs);
+        double share[MOST_RUNS];
+        if (ours) shares(share, b->before[k - 1], b->ns[k], runs);
+        const int32_t n = ours || k == START ? runs : runs + 1;
+        const double ns = qni_median(b->ns[k], n);
         qni_line l = qni_line_begin(b->opt.json);
         qni_line_text(&l, k == START ? "start" : ours ? "checkpoint" : "disk", names[k]);
         qni_line_number(&l, "parameters", (double)qn_model_param_count(b->model));
-        if (k != START) qni_line_number(&l, "gbs", b->bytes / ns[k]);
-        if (ours) qni_line_number(&l, "ceiling", b->bytes / ns[k - 1]);
-        if (ours) qni_line_number(&l, "share", ns[k - 1] / ns[k]);
-        qni_line_number(&l, "ms", ns[k] * 1e-6);
-        if (k == START) qni_line_number(&l, "disk_ms", ns[DISK_READ] * 1e-6 / SETS);
-        qni_line_number(&l, "spread", qni_spread(b->ns[k], runs));
+        if (k != START) qni_line_number(&l, "gbs", b->bytes / ns);
+        if (ours) qni_line_number(&l, "share", qni_median(share, runs));
+        if (ours) qni_line_number(&l, "share_least", share[0]);
+        if (ours) qni_line_number(&l, "share_most", share[runs - 1]);
+        if (!ours && k != START) qni_line_text(&l, "way", b->direct ? "direct" : "cache");
+        qni_line_number(&l, "ms", ns * 1e-6);
+        qni_line_number(&l, "least_ms", b->ns[k][0] * 1e-6);
+        qni_line_number(&l, "most_ms", b->ns[k][n - 1] * 1e-6);
+        qni_line_number(&l, "spread", qni_spread(b->ns[k], n));
         qni_line_end(&l, line, ctx);
     }
 }
 
+/* Bare disk, ours, bare disk, ours, ..., bare disk. */
+static qn_status take_turns(disk_bench *b, int disk, int ours, int32_t runs, qn_err *err)
+{
+    qn_status st = run_kind(&b->ns[disk][0], b, disk, err);
+    for (int32_t i = 0; st == QN_OK && i < runs; i++) {
+        st = run_kind(&b->ns[ours][i], b, ours, err);
+        if (st == QN_OK) st = run_kind(&b->ns[disk][i + 1], b, disk, err);
+    }
+    memcpy(b->before[disk], b->ns[disk], sizeof(b->before[disk]));
+    return st;
+}
+
 qn_status qn_bench_disk(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
-    const int32_t runs = (int32_t)given->steps;
+    const int32_t runs = (int32_t)qn_min64(given->steps, MOST_RUNS);
+    double warm;
     disk_bench *b = qn_calloc(1, sizeof(*b));
     if (b == NULL) return QN_FAIL(err, QN_ENOMEM, "results of %d runs", runs);
     b->opt = qni_bench_defaults(given, false);
     qn_status st = open_bench(b, err);
-    for (int32_t i = 0; st == QN_OK && i < runs; i++)
-        for (int k = 0; st == QN_OK && k < KINDS; k++) st = run_kind(&b->ns[k][i], b, k, err);
+    for (int k = 0; st == QN_OK && k <= CHECKPOINT_WRITE; k++)
+        st = run_kind(&warm, b, k, err); /* as all later ones: over old files */
+    if (st == QN_OK) st = take_turns(b, DISK_WRITE, CHECKPOINT_WRITE, runs, err);
+    if (st == QN_OK) st = take_turns(b, DISK_READ, CHECKPOINT_READ, runs, err);
+    for (int32_t i = 0; st == QN_OK && i < runs; i++) st = run_kind(&b->ns[START][i], b, START, err);
     if (st == QN_OK) show(b, runs, line, ctx);
     close_bench(b);
     qn_free(b);
