@@ -28,13 +28,30 @@ static int32_t common(int32_t a, int32_t b)
     return x <= MOST ? x : qn_max32(a, b);
 }
 
+/* Of a step: alone, or the steady one of many. */
+static double time_of(const qni_subject *s)
+{
+    if (s->steps == NULL) return (double)s->sum->makespan;
+    const qni_steps x = qni_steps_summary(s->steps, s->plan);
+    return x.steady_steps > 0 ? (double)x.steady.share / s->plan->workers / x.steady_steps
+                              : (double)s->sum->makespan / s->plan->steps;
+}
+
+static double bubble_of(const qni_subject *s)
+{
+    if (s->steps == NULL) return s->sum->bubble;
+    const qni_steps x = qni_steps_summary(s->steps, s->plan);
+    return x.steady.share > 0 ? (double)(x.steady.share - x.steady.busy) / (double)x.steady.share : s->sum->bubble;
+}
+
 /* Those that are out come last. */
 static int by_makespan(const void *a, const void *b)
 {
     const qni_subject *x = a, *y = b;
     const int out = (x->refused[0] != '\0') - (y->refused[0] != '\0');
     if (out != 0) return out;
-    if (x->refused[0] == '\0' && x->sum->makespan != y->sum->makespan) return x->sum->makespan < y->sum->makespan ? -1 : 1;
+    const double a_time = out == 0 && x->refused[0] == '\0' ? time_of(x) : 0, b_time = a_time > 0 ? time_of(y) : 0;
+    if (a_time < b_time || a_time > b_time) return a_time < b_time ? -1 : 1;
     return strcmp(x->name, y->name);
 }
 
@@ -46,12 +63,14 @@ static void people_table(qni_page *p, const qni_subject *s, int32_t n, int32_t f
                  "memory/worker", "messages");
     for (int32_t i = 0; i < n; i++) {
         if (s[i].refused[0] != '\0') continue;
-        qni_page_add(p, "%-20s %7d %12.10g %8.2f %% %16s %9d\n", s[i].name, s[i].chunks, (double)s[i].sum->makespan / c->scale,
-                     s[i].sum->bubble * 100, qni_memory_text(text, qni_subject_memory(&s[i], NULL), s[i].in_bytes),
+        qni_page_add(p, "%-20s %7d %12.10g %8.2f %% %16s %9d\n", s[i].name, s[i].chunks, time_of(&s[i]) / c->scale,
+                     bubble_of(&s[i]) * 100, qni_memory_text(text, qni_subject_memory(&s[i], NULL), s[i].in_bytes),
                      s[i].messages);
     }
     for (int32_t i = 0; i < n; i++)
         if (s[i].refused[0] != '\0') qni_page_add(p, "out: %s\n", s[i].refused);
+    if (n > 0 && s[0].refused[0] == '\0' && s[0].steps != NULL)
+        qni_page_add(p, "time and idle: of a steady step among %d\n", s[0].plan->steps);
     if (n > 0 && s[0].refused[0] == '\0')
         qni_page_add(p, "memory: the most of any worker, %s\n", s[0].in_bytes ? "bytes of arena" : "micro-batches held at once");
     if (finest > 1 && c->stages == 0)
@@ -75,7 +94,7 @@ static void json_table(qni_page *p, const qni_subject *s, int32_t n, double scal
     }
 }
 
-static void html_row(qni_page *p, const qni_subject *s, double scale, int64_t best)
+static void html_row(qni_page *p, const qni_subject *s, double scale, double best)
 {
     char text[32];
     int64_t part[QN_IDLE_PARTS] = {0};
@@ -84,8 +103,8 @@ static void html_row(qni_page *p, const qni_subject *s, double scale, int64_t be
         for (int k = 0; k < QN_IDLE_PARTS; k++) part[k] += s->idle[w][k];
     qni_page_add(p, "<tr><td>");
     qni_page_html(p, s->name);
-    qni_page_add(p, "</td><td>%d</td><td>%.8g</td><td>%.3f</td><td>%.2f %%</td>", s->chunks, (double)s->sum->makespan / scale,
-                 (double)s->sum->makespan / (double)best, s->sum->bubble * 100);
+    qni_page_add(p, "</td><td>%d</td><td>%.8g</td><td>%.3f</td><td>%.2f %%</td>", s->chunks, time_of(s) / scale,
+                 time_of(s) / best, bubble_of(s) * 100);
     for (int k = 0; k < QN_IDLE_PARTS; k++) qni_page_add(p, "<td>%.2f</td>", whole > 0 ? 100 * (double)part[k] / whole : 0);
     qni_page_add(p, "<td>%s</td><td>%d</td></tr>\n", qni_memory_text(text, qni_subject_memory(s, NULL), s->in_bytes),
                  s->messages);
@@ -137,9 +156,11 @@ static qn_status write_html(const char *path, const qni_subject *s, int32_t n, c
         qni_page_add(&p, ", memory of a worker at most ");
         qni_page_html(&p, opt->memory);
     }
-    qni_page_add(&p,
-                 ". Sorted by the time of a step. Idle time in percent of all workers' time, then by cause: before a worker's "
-                 "first task, behind its last, between forward and backward, in between, for room, for messages.</p>\n");
+    qni_page_add(
+        &p,
+        ". Sorted by the time of a %sstep. Idle time in percent of all workers' time, then by cause: before a worker's "
+        "first task, behind its last, between forward and backward, in between, for room, for messages and copies.</p>\n",
+        fit > 0 && s[0].steps != NULL ? "steady " : "");
     qni_page_add(
         &p,
         "<div class='box'><table><tr><th>schedule</th><th>chunks</th><th>time%s%s%s</th><th>of the "
@@ -147,7 +168,7 @@ static qn_status write_html(const char *path, const qni_subject *s, int32_t n, c
         "<th>%s</th><th>messages</th></tr>\n",
         c->unit[0] ? " (" : "", c->unit, c->unit[0] ? ")" : "",
         fit > 0 && s[0].in_bytes ? "bytes a worker" : "micro-batches held");
-    for (int32_t i = 0; i < fit; i++) html_row(&p, &s[i], c->scale, s[0].sum->makespan);
+    for (int32_t i = 0; i < fit; i++) html_row(&p, &s[i], c->scale, time_of(&s[0]));
     qni_page_add(&p, "</table></div>\n");
     for (int32_t i = fit; i < n; i++) {
         qni_page_add(&p, "<p>Left out: ");
@@ -181,7 +202,8 @@ static qn_status add_subject(qni_subject *s, const char *name, bool named, int32
     const bool simulated = st == QN_OK;
     if (st == QN_OK) st = qni_subject_fits(s, limit, err);
     if ((st != QN_EINVAL && st != QN_ERANGE && st != QN_ESCHEDULE) || (named && !simulated) || err == NULL) return st;
-    snprintf(s->refused, sizeof s->refused, "%s", err->text);
+    const bool says = strstr(err->text, name) != NULL;
+    snprintf(s->refused, sizeof s->refused, "%s%s%.900s", says ? "" : name, says ? "" : ": ", err->text);
     *err = (qn_err){.code = QN_OK};
     return QN_OK;
 }
@@ -212,6 +234,7 @@ qn_status qn_schedule_compare(char **out, const qn_schedule_options *opt, bool j
     const int32_t most = named ? opt->names.count : all;
     qni_subject *s = qn_calloc((size_t)most, sizeof(*s));
     if (s == NULL) return QN_FAIL(err, QN_ENOMEM, "%d schedules", most);
+    QN_TRY(st, qni_steps_check(opt, err), out);
     QN_TRY(st, qni_costs_take(&costs, opt, err), out);
     QN_TRY(st, qni_memory_parse(&limit, opt->memory, err), out);
     for (int32_t i = 0; i < most; i++) {

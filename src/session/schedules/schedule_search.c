@@ -366,7 +366,8 @@ static void people(qni_page *p, const finder *f, const qni_subject *best)
                      s->sum->bubble * 100, qni_memory_text(text, qni_subject_memory(s, NULL), s->in_bytes), s->messages);
     }
     if (best->plan->columns > 1)
-        qni_page_add(p, "it keeps %d copies of the model, whose gradients are added up in as many groups\n", best->plan->columns);
+        qni_page_add(p, "it keeps %d copies of the model: train it with --grad-groups %d\n", best->plan->columns,
+                     best->plan->columns);
     if (best->plan->backward_of != NULL)
         qni_page_add(p, "its backwards run on other workers than its forwards: train it with --device-memory or --link\n");
     if (f->best_published < 0) {
@@ -384,6 +385,12 @@ static void people(qni_page *p, const finder *f, const qni_subject *best)
 static void machine(qni_page *p, const finder *f, const qni_subject *best)
 {
     qni_json_subject(p, best, f->costs.scale);
+    /* what quern train wants besides --schedule FILE: of each list one */
+    qni_page_add(p, ", \"copies\": %d, \"train_with\": [", best->plan->columns);
+    if (best->plan->columns > 1) qni_page_add(p, "[\"--grad-groups %d\"]", best->plan->columns);
+    if (best->plan->columns > 1 && best->plan->backward_of != NULL) qni_page_add(p, ", ");
+    if (best->plan->backward_of != NULL) qni_page_add(p, "[\"--device-memory\", \"--link\", \"--window\"]");
+    qni_page_add(p, "]");
     if (f->best_published >= 0) {
         const qni_subject *old = &f->s[f->best_published];
         qni_page_add(p, ", ");
@@ -404,10 +411,11 @@ static qn_status open_finder(finder *f, qn_err *err)
     QN_TRY(st, qni_costs_parse(&f->costs, cost, o->cost_from, o->latency, err), out);
     QN_TRY(st, qni_costs_sizes(&f->costs, o->sizes, err), out);
     QN_TRY(st, qni_memory_parse(&f->limit, o->memory, err), out);
-    if (o->device_memory > 0 || o->link != NULL || o->window != NULL || o->forward != 0)
-        return QN_FAIL(err, QN_EINVAL,
-                       "--device-memory, --link, --window and --forward are for show, check, simulate and compare: search knows "
-                       "whole steps of workers that hold their stages");
+    if (o->device_memory > 0 || o->link != NULL || o->window != NULL || o->forward != 0 || o->steps > 1)
+        return QN_FAIL(
+            err, QN_EINVAL,
+            "--device-memory, --link, --window, --forward and --steps are for show, check, simulate and compare: search "
+            "knows one step of workers that hold their stages");
     f->finest = (int32_t)(o->chunks > 0 ? o->chunks : 2);
     if (f->costs.stages > 0) {
         if (f->costs.stages % o->workers != 0)

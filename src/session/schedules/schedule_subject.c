@@ -37,7 +37,7 @@ static bool costs_said(const qni_costs *c)
 
 static bool sizes_said(const qni_costs *c)
 {
-    return c->size[QNI_SIZE_ACT] != NULL || c->size[QNI_SIZE_STASH] != NULL || c->size[QNI_SIZE_WSTASH] != NULL;
+    return c->size[QNI_SIZE_ACT] != NULL || c->size[QNI_SIZE_STASH] != NULL || c->size[QNI_SIZE_WSTASH] != NULL || c->device.any;
 }
 
 /* The costs and sizes of a column of depth stages. Where no times are said but others are finer, a task takes as many ticks as it
@@ -144,6 +144,7 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     const bool adaptive = s->generator != NULL && s->generator->generate == qn_gen_v_adaptive;
     const bool pieces = s->generator != NULL && (s->generator->host_state || s->generator->max_workers == 1);
     if (pieces) pattern.pieces = (int32_t)opt->pieces;
+    if (pieces && opt->pieces == 0 && chunks == 0) pattern.pieces = costs->stages; /* as many as are told apart */
     int64_t stages = opt->workers * s->chunks / (s->generator != NULL ? qn_generator_replicas(s->generator) : 1);
     if (pattern.pieces > 0) stages = pattern.pieces;
     qn_status st = QN_OK;
