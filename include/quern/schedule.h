@@ -17,11 +17,11 @@ typedef struct qn_schedule_options {
     int64_t workers, micro_batches, chunks;
     int64_t vocab_parallel, vocab_shards; /* passes of a vocabulary cut into shards, by algorithm 1 or 2 (0: none; shards 0: one
                                              per worker); in costs S and T are those of one shard */
-    int64_t group, pieces; /* interleaved: micro-batches per group (0: as workers); roundpipe, superpipe: stages in all (0: those
-                              of the costs, or chunks) */
-    int32_t pairs;         /* overlap pairs of dualpipe and dualpipev: 0 two tasks, 1 as one call that runs both */
-    const char *cost;      /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
-                              given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
+    int64_t group;    /* micro-batches that go round together: interleaved (0: as many as workers), roundpipe (a round; 0: all) */
+    int64_t pieces;   /* roundpipe, superpipe: stages in all (0: those of the costs, or chunks) */
+    int32_t pairs;    /* overlap pairs of dualpipe and dualpipev: 0 two tasks, 1 as one call that runs both */
+    const char *cost; /* "F=1,B=2[,W=1]": time of one task (one chunk, one micro-batch); B is the whole backward unless W is
+                         given;      per stage "0:F=1,B=2;1-3:F=2,B=4"; or a JSON or CSV file */
     const char *cost_from; /* a run's directory, a trace, a profile: costs and sizes measured there; NULL: cost */
     const char *sizes;     /* "act=1M,stash=4M,wstash=1M,weights=8M,grads=8M": bytes of a stage's values, or of each stage as in
                               cost; NULL: not known */

@@ -43,7 +43,8 @@ typedef struct qn_train_options {
     const char *cost;         /* "F=1,B=2,W=1" or a file: what schedules are made for; NULL: the model's operations */
     const char *cost_from;    /* the same, measured: a run's directory, a trace, a profile */
     int64_t chunks;
-    qn_list cuts; /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
+    int64_t group; /* micro-batches that go round together: interleaved, roundpipe (a round); 0: usual */
+    qn_list cuts;  /* chain layers at which a new stage begins; 0 is the embedding, 1 .. L the blocks, L + 1 the head */
     int64_t vocab_parallel, vocab_shards; /* algorithm 1 or 2, 0: not; shards, 0: as many as workers */
     int64_t micro_batches;
     const char *recompute; /* none, full, except-last, or selective:WHAT,... */

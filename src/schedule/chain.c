@@ -12,6 +12,10 @@
  *   weights    a stage's first task waits for parameters that come from another worker; with tiers LOADs wait for PCOPY, or for
  *              OPT, and VALIDATE where there is one, where the optimizer does not lag
  *
+ * The cursor (RoundPipe): what step 0 has on worker w step k has on w + k turn, modulo the workers, arenas and channels with it;
+ * the host's lane and host copies stay. Step k then finds in an arena what steps k - 1, k - 2, .. of other parts of the plan left
+ * there, until the same part comes round again: it waits for each of them.
+ *
  * These waits go from one step to the next only, never back: a plan of one step that can run can run as a flight.
  *
  * Post-validated steps (arXiv:2401.10241, section 4): the decision of step k arrives while step k + 1 warms up. Its VALIDATEs,
@@ -24,13 +28,14 @@
 #include "core/checked.h"
 #include "schedule_internal.h"
 
-typedef struct pair { /* task of a step, and one of the step before that it waits for; as tasks of the one-step plan */
-    int32_t task, before;
+typedef struct pair { /* task of a step, and one of so many steps before that it waits for; as tasks of the one-step plan */
+    int32_t task, before, back;
 } pair;
 
 typedef struct chain {
     const qn_plan *p;
     int32_t steps;
+    int32_t turn, period; /* of the cursor, in steps */
     qni_builder b;
     bool *lead, *late; /* [tasks]: the warm-up of its step; goes behind the next step's warm-up */
     pair *pair;
@@ -38,12 +43,37 @@ typedef struct chain {
     bool failed; /* out of memory; sticks */
 } chain;
 
-/* Task waits for the step before's `before`, unless its own lane sees to it. */
-static void add_pair(chain *c, int32_t task, int32_t before)
+int32_t qn_cursor_period(const qn_plan *p)
 {
-    if (qni_lane_of(c->p, task) == qni_lane_of(c->p, before)) return;
+    int32_t a = p->workers, b = qn_step_turn(p);
+    while (b > 0) {
+        const int32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return p->workers / a;
+}
+
+/* Where a worker's part of the step is so many steps later. */
+static int32_t place_of(const chain *c, int32_t worker, int32_t steps)
+{
+    return qn_turned(worker, c->p->workers, c->turn, steps);
+}
+
+/* A task of a step on the lane of the same task, or of another, so many steps back? */
+static bool same_lane(const chain *c, int32_t task, int32_t before, int32_t back)
+{
+    const qn_task *x = &c->p->task[task], *y = &c->p->task[before];
+    if (x->lane != y->lane) return false;
+    return x->lane == QN_LANE_HOST ? x->worker == y->worker : place_of(c, x->worker, back) == y->worker;
+}
+
+/* Task waits for `before`, so many steps back, unless its own lane sees to it. */
+static void add_pair(chain *c, int32_t task, int32_t before, int32_t back)
+{
+    if (same_lane(c, task, before, back)) return;
     if (!c->failed && !qni_grow(&c->pair, &c->pair_cap, c->pairs + 1, sizeof *c->pair)) c->failed = true;
-    if (!c->failed) c->pair[c->pairs++] = (pair){task, before};
+    if (!c->failed) c->pair[c->pairs++] = (pair){task, before, back};
 }
 
 /* ---- the order of lanes */
@@ -88,22 +118,16 @@ static qn_status mark_moved(chain *c, qn_err *err)
     return QN_OK;
 }
 
-/* The tasks of one kind of a lane in a step, at the lane's end. */
-static void put(chain *c, int64_t *key, const int32_t lane[2], int32_t step, bool lead, bool late)
+/* Of each step in a lane: its warm-up, what the step before left behind it, the rest. */
+static void place_tasks(chain *c)
 {
-    for (int32_t t = lane[0]; t < lane[0] + lane[1]; t++)
-        if (c->lead[t] == lead && c->late[t] == late) c->b.key[(size_t)step * (size_t)c->p->tasks + (size_t)t] = (*key)++;
-}
-
-static void place_lane(chain *c, const int32_t lane[2])
-{
-    int64_t key = 0;
+    enum { WARM_UP, LEFT_BEHIND, REST, KINDS };
     for (int32_t k = 0; k < c->steps; k++) {
-        put(c, &key, lane, k, true, false);
-        if (k > 0) put(c, &key, lane, k - 1, false, true);
-        put(c, &key, lane, k, false, false);
+        for (int32_t t = 0; t < c->p->tasks; t++) {
+            const int64_t kind = c->lead[t] ? WARM_UP : c->late[t] ? KINDS + LEFT_BEHIND : REST;
+            c->b.key[(size_t)k * (size_t)c->p->tasks + (size_t)t] = ((int64_t)KINDS * k + kind) * c->p->tasks + t;
+        }
     }
-    put(c, &key, lane, c->steps - 1, false, true);
 }
 
 /* ---- what steps wait for: arenas */
@@ -132,6 +156,13 @@ static int32_t find_cut(const cut *list, int32_t n, int64_t at)
     return low;
 }
 
+/* The cut that begins at or before the byte: another worker's values need not begin at a cut. */
+static int32_t first_cut(const cut *list, int32_t n, int64_t at)
+{
+    const int32_t i = find_cut(list, n, at);
+    return i > 0 && (i == n || list[i].at > at) ? i - 1 : i;
+}
+
 static bool in_arena(const qn_plan *p, int32_t v, int32_t w)
 {
     return p->value[v].worker == w && p->value[v].offset != QN_NONE && p->value[v].bytes > 0;
@@ -152,25 +183,26 @@ static int32_t list_cuts(cut *list, const qn_plan *p, int32_t w)
     return kept;
 }
 
-/* Tasks of worker w, in task order: first all that drop, then all that write. writer: [values] */
-static void wait_for_bytes(chain *c, cut *list, const int32_t *writer, const int32_t *dropper, int32_t w)
+/* Tasks of worker w after those of the worker that was there so many steps back; in task order first all that drop, then all that
+ * write. writer: [values] */
+static void wait_for_bytes(chain *c, cut *list, const int32_t *writer, const int32_t *dropper, int32_t w, int32_t back)
 {
     const qn_plan *p = c->p;
-    const int32_t n = list_cuts(list, p, w);
+    const int32_t there = place_of(c, w, back), n = list_cuts(list, p, there);
     for (int pass = 0; pass < 2; pass++) {
         for (int32_t v = 0; v < p->values; v++) {
-            if (!in_arena(p, v, w) || writer[v] == QN_NONE) continue;
+            if (!in_arena(p, v, pass == 0 ? there : w) || writer[v] == QN_NONE) continue;
             const int64_t end = p->value[v].offset + p->value[v].bytes;
             const int32_t drop = qn_joint_last(p, dropper[v]);
             int32_t need[QN_LANES];
             memset(need, 0xff, sizeof need);
-            for (int32_t i = find_cut(list, n, p->value[v].offset); i < n && list[i].at < end; i++) {
+            for (int32_t i = first_cut(list, n, p->value[v].offset); i < n && list[i].at < end; i++) {
                 int32_t *at = &list[i].drop[p->task[drop].lane];
                 if (pass == 0) *at = qn_max32(*at, drop);
                 for (int32_t l = 0; l < QN_LANES; l++) need[l] = qn_max32(need[l], list[i].drop[l]);
             }
             for (int32_t l = 0; pass == 1 && l < QN_LANES; l++)
-                if (need[l] != QN_NONE) add_pair(c, writer[v], need[l]);
+                if (need[l] != QN_NONE) add_pair(c, writer[v], need[l], back);
         }
     }
 }
@@ -202,7 +234,8 @@ static qn_status chain_arenas(chain *c, qn_err *err)
                      qni_value_text(name, sizeof name, p, v));
         goto out;
     }
-    for (int32_t w = 0; w < p->workers; w++) wait_for_bytes(c, list, writer, dropper, w);
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t back = 1; back <= c->period; back++) wait_for_bytes(c, list, writer, dropper, w, back);
 out:
     qn_free(list);
     qn_free(writer);
@@ -222,6 +255,9 @@ static qn_status chain_homes(chain *c, qn_err *err)
     const qn_plan *p = c->p;
     int32_t *group = NULL, nodes = 0;
     const int32_t groups = qni_home_groups(&group, p);
+    /* Accumulators of a plan without step tasks are each worker's own: with the cursor a part of the plan finds others. */
+    for (int32_t v = 0; groups >= 0 && c->turn > 0 && v < p->values; v++)
+        if (!p->value[v].host) group[v] = QN_NONE;
     const size_t heads = groups > 0 ? (size_t)groups : 1;
     node *list = qn_malloc(2 * (size_t)p->refs + 1, sizeof *list);
     int32_t *touched = qn_malloc(heads, sizeof *touched), *wrote = qn_malloc(heads, sizeof *wrote);
@@ -252,7 +288,7 @@ static qn_status chain_homes(chain *c, qn_err *err)
     }
     for (int32_t g = 0; g < groups; g++)
         for (int32_t a = wrote[g]; a != QN_NONE; a = list[a].next)
-            for (int32_t b = touched[g]; b != QN_NONE; b = list[b].next) add_pair(c, list[a].task, list[b].task);
+            for (int32_t b = touched[g]; b != QN_NONE; b = list[b].next) add_pair(c, list[a].task, list[b].task, 1);
 out:
     qn_free(group);
     qn_free(list);
@@ -281,7 +317,7 @@ static void wait_for_params(chain *c, int32_t recv)
         if (!same_weights(p, s, stage)) continue;
         int32_t t = first;
         while (t < end && p->task[t].stage != s) t++;
-        if (t < end) add_pair(c, t, recv);
+        if (t < end) add_pair(c, t, recv, 1);
     }
 }
 
@@ -315,7 +351,7 @@ static void wait_for_host(chain *c)
         for (int32_t o = p->lane[0][QN_LANE_HOST][0], i = 0; i < p->lane[0][QN_LANE_HOST][1]; i++) {
             const int32_t of = p->task[o + i].stage;
             if (!qni_makes_loaded(p, o + i, copies)) continue;
-            if (of == s || (tie != QN_NONE && of == p->task[tie].stage && is_tied(p, tie, s))) add_pair(c, t, o + i);
+            if (of == s || (tie != QN_NONE && of == p->task[tie].stage && is_tied(p, tie, s))) add_pair(c, t, o + i, 1);
         }
     }
 }
@@ -338,15 +374,18 @@ static void add_steps(chain *c)
         for (int32_t v = 0; v < p->values; v++) {
             const qn_value *x = &p->value[v];
             const int32_t id = qni_add_value(b, x->cls, x->stage, x->item, x->worker, x->bytes);
-            if (!b->failed) b->value[id] = *x;
+            if (b->failed) return;
+            b->value[id] = *x;
+            if (!x->host) b->value[id].worker = place_of(c, x->worker, k);
         }
         for (int32_t t = 0; t < p->tasks; t++) {
             const qn_task *x = &p->task[t];
-            const int32_t id = qni_add_task(b, x->op, x->stage, x->item, x->worker, x->lane);
+            const int32_t w = x->lane == QN_LANE_HOST ? x->worker : place_of(c, x->worker, k);
+            const int32_t id = qni_add_task(b, x->op, x->stage, x->item, w, x->lane);
             const qn_span span[] = {x->in, x->out, x->acc, x->free};
             if (b->failed) return;
             b->task[id].step = k;
-            b->task[id].channel = x->channel;
+            b->task[id].channel = x->channel == QN_NONE ? QN_NONE : k % c->period * p->channels + x->channel;
             b->task[id].tag = x->tag;
             b->task[id].cost = x->cost;
             for (int32_t i = 0; i < 4; i++)
@@ -354,7 +393,14 @@ static void add_steps(chain *c)
                     qni_add_link(b, id, (qni_link_kind)i, k * p->values + p->ref[span[i].first + j]);
         }
     }
-    for (int32_t i = 0; i < p->channels; i++) qni_add_channel(b, p->channel[i]);
+    for (int32_t k = 0; k < qn_min32(c->period, c->steps); k++) { /* those of each place of the cursor */
+        for (int32_t i = 0; i < p->channels; i++) {
+            qn_channel x = p->channel[i];
+            x.from = place_of(c, x.from, k);
+            x.to = place_of(c, x.to, k);
+            qni_add_channel(b, x);
+        }
+    }
 }
 
 static void add_waits(chain *c)
@@ -366,8 +412,10 @@ static void add_waits(chain *c)
             for (int32_t i = 0; i < wait.count; i++)
                 qni_add_link(&c->b, k * p->tasks + t, QNI_WAIT, k * p->tasks + p->ref[wait.first + i]);
         }
-        for (int32_t i = 0; k > 0 && i < c->pairs; i++)
-            qni_add_link(&c->b, k * p->tasks + c->pair[i].task, QNI_WAIT, (k - 1) * p->tasks + c->pair[i].before);
+        for (int32_t i = 0; i < c->pairs; i++)
+            if (c->pair[i].back <= k)
+                qni_add_link(&c->b, k * p->tasks + c->pair[i].task, QNI_WAIT,
+                             (k - c->pair[i].back) * p->tasks + c->pair[i].before);
     }
 }
 
@@ -382,7 +430,13 @@ static qn_status build(qn_plan **out, chain *c, int32_t *place, qn_err *err)
     p->shards = from->shards;
     p->sides = from->sides;
     p->vocab = from->vocab;
-    memcpy(p->arena_bytes, from->arena_bytes, (size_t)p->workers * sizeof *p->arena_bytes);
+    p->round = from->round;
+    p->turn = from->turn;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t k = 0; k < qn_min32(c->period, c->steps); k++) {
+            int64_t *at = &p->arena_bytes[place_of(c, w, k)];
+            *at = qn_max64(*at, from->arena_bytes[w]);
+        }
     memcpy(p->arena_limit, from->arena_limit, (size_t)p->workers * sizeof *p->arena_limit);
     if (from->backward_of != NULL) {
         p->backward_of = qn_malloc((size_t)p->stages, sizeof *p->backward_of);
@@ -403,7 +457,7 @@ out:
 
 qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, int32_t *place, qn_err *err)
 {
-    chain c = {.p = one, .steps = steps};
+    chain c = {.p = one, .steps = steps, .turn = qn_step_turn(one), .period = qn_cursor_period(one)};
     qn_status st = QN_OK;
     *out = NULL;
     if (one->steps != 1) return QN_FAIL(err, QN_EINVAL, "a flight is made of a plan of one step; this one has %d", one->steps);
@@ -427,8 +481,7 @@ qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, int32_
         st = QN_FAIL(err, QN_ENOMEM, "a flight of %d steps of %d tasks", steps, one->tasks);
         goto out;
     }
-    for (int32_t w = 0; w < one->workers; w++)
-        for (int32_t l = 0; l < QN_LANES; l++) place_lane(&c, one->lane[w][l]);
+    place_tasks(&c);
     st = build(out, &c, place, err);
 out:
     qni_builder_fini(&c.b);

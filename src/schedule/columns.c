@@ -141,6 +141,11 @@ qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas,
     qn_order *o = NULL;
     qn_status st = QN_OK;
     QN_TRY(st, check_numbers(base, replicas, shards, shard_workers, err), out);
+    if (qn_rounds(base->items, base->round) > 1) {
+        st = QN_FAIL(err, QN_EINVAL, "copies of an order in %d rounds: one round is possible (no --group)",
+                     qn_rounds(base->items, base->round));
+        goto out;
+    }
     const int64_t workers = (int64_t)base->workers * replicas * shard_workers;
     if (workers > QN_MAX_WORKERS) {
         st = QN_FAIL(err, QN_ERANGE, "%lld workers: 1 to %d are possible", (long long)workers, QN_MAX_WORKERS);

@@ -74,7 +74,7 @@ typedef struct qn_pattern {
     int32_t workers; /* P >= 1 */
     int32_t items;   /* M >= 1 micro-batches */
     int32_t chunks;  /* v >= 1 stages per worker; stages S = P * v */
-    int32_t group;   /* interleaved: micro-batches per group; 0: P */
+    int32_t group;   /* interleaved: micro-batches per group, 0: P; roundpipe: per round, 0: all */
     int32_t limit;   /* v-adaptive: stashes of a stage that a worker may hold; 0: 2P */
     int32_t pieces;  /* roundpipe, superpipe: stages of the order; 0: P * v */
     const int32_t *forward_slot,
@@ -162,6 +162,23 @@ static inline bool qn_has_item(qn_grid g, int32_t stage, int32_t item)
  * replica steps: the owner's own, or else the first. (Several replicas on one worker share values.) */
 int32_t qn_stepping_stage(qn_grid g, const int32_t *worker_of, int32_t stage, int32_t replica);
 
+/* --- the cursor (RoundPipe, arXiv:2604.27085). A step's items go in rounds of `round` (0: all in one; the last may have fewer).
+ * After each round, and so from step to step, everything goes on by `turn` workers: what worker_of and backward_of place on w is
+ * on w + turn, modulo the workers. turn 0: stages stay where they are. */
+static inline int32_t qn_rounds(int32_t items, int32_t round)
+{
+    return round > 0 && round < items ? (items - 1) / round + 1 : 1;
+}
+static inline int32_t qn_round_of(int32_t item, int32_t round)
+{
+    return round > 0 ? item / round : 0;
+}
+/* Where what is placed on a worker is after so many rounds. */
+static inline int32_t qn_turned(int32_t worker, int32_t workers, int32_t turn, int64_t rounds)
+{
+    return (int32_t)((worker + turn * rounds) % workers);
+}
+
 /* --- order: compute tasks per worker */
 typedef struct qn_order_task {
     int32_t op, stage, item;
@@ -174,6 +191,7 @@ typedef struct qn_order {
     int32_t sides, vocab;         /* the last `sides` stages of a column are vocabulary shards, by algorithm 1 or 2. 0, 0 */
     int32_t *worker_of;           /* [stages]: where a stage lives */
     int32_t *backward_of;         /* [stages], NULL: where R, B, W and BW of a stage run when that is elsewhere (RoundPipe) */
+    int32_t round, turn;          /* the cursor; 0 and 0: none */
     int32_t window, window_group; /* resident stages and how many leave together (Superpipeline); 0: no window */
     int32_t *count, *cap;         /* [workers] */
     qn_order_task **task;         /* [workers][count] */
@@ -264,6 +282,7 @@ typedef struct qn_plan {
     int32_t steps;                /* optimizer steps in one run: 1, or as many as qn_plan_chain was asked for */
     int32_t *worker_of;           /* [stages] */
     int32_t *backward_of;         /* [stages] or NULL, as in the order */
+    int32_t round, turn;          /* the cursor: where worker_of and backward_of say is so in round 0 of step 0 */
     qn_task *task;                /* [tasks], grouped by worker, then lane, in lane order */
     int32_t (*lane)[QN_LANES][2]; /* [workers]: first task and count of each lane */
     qn_value *value;
@@ -274,6 +293,13 @@ typedef struct qn_plan {
 } qn_plan;
 
 void qn_plan_close(qn_plan *p); /* accepts NULL */
+
+/* How far the cursor goes on in a step, modulo the workers; and after how many steps it is where it was: N / gcd(N, turn). */
+static inline int32_t qn_step_turn(const qn_plan *p)
+{
+    return (int32_t)((int64_t)p->turn * qn_rounds(p->items, p->round) % p->workers);
+}
+int32_t qn_cursor_period(const qn_plan *p);
 
 static inline qn_grid qn_plan_grid(const qn_plan *p)
 {
@@ -354,9 +380,10 @@ typedef struct qn_lowering {
 qn_status qn_lower(qn_plan **out, const qn_order *order, const qn_lowering *how, qn_err *err) QN_MUST_USE;
 
 /* --- a flight: the plan of so many steps of a one-step plan, with no barrier between them (chain.c). Task t of step k does what
- * task t of the one step does; value v of step k is number k * (values of one step) + v. Arenas are those of one step. The result
- * is validated. place, when not NULL: [steps * tasks of one], the index of task t of step k in the result at k * tasks + t.
- * Errors: QN_EINVAL (no one-step plan; values that an arena keeps), QN_ERANGE, QN_ESCHEDULE, QN_ENOMEM. */
+ * task t of the one step does, where the cursor has come to (device lanes alone: the host's lane stays); value v of step k is
+ * number k * (values of one step) + v. Arenas are those of one step. The result (with a cursor: as large as the largest that
+ * passes by). The result is validated. place, when not NULL: [steps * tasks of one], the index of task t of step k in the result
+ * at k * tasks + t. Errors: QN_EINVAL (no one-step plan; values that an arena keeps), QN_ERANGE, QN_ESCHEDULE, QN_ENOMEM. */
 qn_status qn_plan_chain(qn_plan **out, const qn_plan *one, int32_t steps, int32_t *place, qn_err *err) QN_MUST_USE;
 
 /* --- validation: complete, linear (accumulation in ascending item order), versions, live, memory, tags. The message names the

@@ -16,6 +16,8 @@ qn_status qn_plan_order(qn_order **out, const qn_plan *p, qn_err *err)
     o->shards = p->shards;
     o->sides = p->sides;
     o->vocab = p->vocab;
+    o->round = p->round;
+    o->turn = p->turn;
     for (int32_t s = 0; s < p->stages; s++) o->worker_of[s] = p->worker_of[s];
     if (p->backward_of != NULL) QN_TRY(st, qn_order_split_backward(o, err), out);
     for (int32_t s = 0; p->backward_of != NULL && s < p->stages; s++) o->backward_of[s] = p->backward_of[s];

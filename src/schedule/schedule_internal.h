@@ -109,8 +109,15 @@ static inline int32_t qni_lane_index(const qn_plan *p, int32_t task)
 /* --- checks */
 /* Compute tasks of an order or a plan, by worker in lane order. */
 typedef struct qni_compute {
-    int32_t op, stage, item, worker;
+    int32_t op, stage, item;
+    int32_t worker; /* less what the cursor had gone on by */
+    int32_t on;     /* as it is */
 } qni_compute;
+/* The worker that the cursor's start has in place of this one. */
+static inline int32_t qni_unturned(int32_t worker, int32_t workers, int32_t turn, int64_t rounds)
+{
+    return (int32_t)((worker + workers - turn * rounds % workers) % workers);
+}
 /* Columns divide the stages, shards the columns, replicas the items; a column has stages besides its sides. Errors: QN_EINVAL
  * (with numbers that work), QN_ESCHEDULE (sides), QN_EUNSUPPORTED (vocabulary and tensor shards together). */
 qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;

@@ -131,7 +131,7 @@ qn_status qn_executor_open(qn_executor **out, const qn_executor_desc *desc, qn_e
     if (ex == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for an executor");
     ex->desc = *desc;
     ex->plan = p;
-    ex->steps = p->steps;
+    ex->end_step = p->steps;
     ex->transport = desc->transport;
     qn_bell_init(&ex->done);
     atomic_init(&ex->first_failure, NULL);
@@ -202,10 +202,11 @@ qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err)
     return QN_OK;
 }
 
-void qn_executor_set_steps(qn_executor *ex, int32_t steps)
+void qn_executor_set_steps(qn_executor *ex, int32_t first, int32_t steps)
 {
-    QN_ASSERT(steps >= 1 && steps <= ex->plan->steps);
-    ex->steps = steps;
+    QN_ASSERT(first >= 0 && steps >= 1 && first + steps <= ex->plan->steps && (first == 0 || ex->asides > 0));
+    ex->first_step = first;
+    ex->end_step = first + steps;
 }
 
 void qn_executor_cancel(qn_executor *ex)

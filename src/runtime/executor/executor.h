@@ -63,8 +63,9 @@ void qn_executor_close(qn_executor *ex); /* accepts NULL */
 /* Runs the whole plan once. trace: NULL, or plan->tasks times to fill, in ns since the step began. Errors: what a task returned,
  * QN_EPEER, QN_ECANCELLED (by qn_executor_cancel), QN_EINTERNAL (a lane can never move). */
 qn_status qn_executor_step(qn_executor *ex, qn_trace *trace, qn_err *err) QN_MUST_USE;
-/* The next steps run tasks of the plan's first `steps` optimizer steps alone (1 to plan->steps; all from the start on). */
-void qn_executor_set_steps(qn_executor *ex, int32_t steps);
+/* The next steps run tasks of the plan's optimizer steps first .. first + steps - 1 alone (all from the start on). Nothing of
+ * those before first is waited for; first > 0 wants a plan with asides. */
+void qn_executor_set_steps(qn_executor *ex, int32_t first, int32_t steps);
 /* Makes the running step give up as soon as the running tasks end; nothing when none runs. Any thread, also a signal handler. */
 void qn_executor_cancel(qn_executor *ex);
 

@@ -43,12 +43,18 @@ bool qni_delays(qni_worker *w)
     return false;
 }
 
-/* Nobody waits for those but tasks that are passed over, too. */
+static bool is_run(const qn_executor *ex, int32_t task)
+{
+    const int32_t step = ex->plan->task[task].step;
+    return step >= ex->first_step && step < ex->end_step;
+}
+
+/* Nobody waits for those but tasks that are passed over, too, and tasks behind those that a reset has passed over. */
 void qni_pass_over(const qn_executor *ex, qni_lane *lane)
 {
     int32_t next = qni_next(lane);
-    if (lane->open || next == lane->end || ex->plan->task[next].step < ex->steps) return;
-    while (next < lane->end && ex->plan->task[next].step >= ex->steps) next++;
+    if (lane->open || next == lane->end || is_run(ex, next)) return;
+    while (next < lane->end && !is_run(ex, next)) next++;
     atomic_store_explicit(&lane->next, next, memory_order_release);
 }
 
@@ -318,8 +324,10 @@ void qni_worker_reset(qni_worker *w, bool clean)
     const qn_plan *p = ex->plan;
     for (int i = 0; i < QN_LANES; i++) {
         const int32_t first = p->lane[w->index][i][0], count = p->lane[w->index][i][1];
+        int32_t next = first;
+        while (next < first + count && p->task[next].step < ex->first_step) next++;
         w->lane[i] = (qni_lane){.first = first, .end = first + count};
-        atomic_init(&w->lane[i].next, first);
+        atomic_init(&w->lane[i].next, next);
         for (int32_t t = first; ex->trace != NULL && t < first + count; t++)
             ex->trace->time[t] = (qn_span_time){.start = 0, .end = -1};
     }

@@ -70,10 +70,10 @@ struct qn_executor {
     const qn_transport *transport;
     qn_world *world;
     int32_t spins;
-    int32_t steps;      /* of the plan's optimizer steps that are run; the others' tasks are passed over */
-    qni_worker *worker; /* [workers] */
-    int32_t threads;    /* workers 1 .. threads have a thread */
-    qni_aside *aside;   /* [asides] */
+    int32_t first_step, end_step; /* of the plan's optimizer steps that are run; the others' tasks are passed over */
+    qni_worker *worker;           /* [workers] */
+    int32_t threads;              /* workers 1 .. threads have a thread */
+    qni_aside *aside;             /* [asides] */
     int32_t asides, aside_threads;
     size_t aside_bytes;
     int32_t *ring_first, *ring; /* [tasks + 1]: ids whose bell the end of a task rings; NULL without asides */

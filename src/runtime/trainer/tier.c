@@ -100,9 +100,14 @@ static qn_status cut_chunks(qni_tier *t, int32_t most, qn_err *err)
 
 /* --- devices */
 
+/* Wherever the cursor comes to. */
 static bool runs(const qn_order *o, int32_t w, int32_t s)
 {
-    return o->worker_of[s] == w || (o->backward_of != NULL && o->backward_of[s] == w);
+    for (int32_t r = 0; r < (o->turn > 0 ? o->workers : 1); r++) {
+        if (qn_turned(o->worker_of[s], o->workers, o->turn, r) == w) return true;
+        if (o->backward_of != NULL && qn_turned(o->backward_of[s], o->workers, o->turn, r) == w) return true;
+    }
+    return false;
 }
 
 static qn_status open_devices(qni_tier *t, const qni_tier_desc *d, qn_err *err)
@@ -193,6 +198,7 @@ void qni_tier_fini(qni_tier *t)
     qn_free(t->chunk_bytes);
     qn_free(t->host);
     qn_free(t->begins);
+    qn_free(t->partial);
     *t = (qni_tier){0};
 }
 
@@ -217,13 +223,23 @@ static qn_status lower_with(qn_plan **out, const qni_tier *t, const qn_order *or
     return qn_lower(out, order, &how, err);
 }
 
+/* What a device needs for the parts of a plan that the cursor brings to it. */
+static int64_t needs(const qn_plan *p, int32_t device)
+{
+    int64_t bytes = 0;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t k = 0; k < qn_cursor_period(p); k++)
+            if (qn_turned(w, p->workers, qn_step_turn(p), k) == device) bytes = qn_max64(bytes, p->arena_bytes[w]);
+    return bytes;
+}
+
 /* Whether the arenas of a plan fit, and else by how much the worst does not. */
 static int64_t excess(const qn_plan *p, const int64_t *limit, int32_t *worst)
 {
     int64_t over = 0;
     for (int32_t w = 0; limit != NULL && w < p->workers; w++) {
-        if (p->arena_bytes[w] - limit[w] <= over) continue;
-        over = p->arena_bytes[w] - limit[w];
+        if (needs(p, w) - limit[w] <= over) continue;
+        over = needs(p, w) - limit[w];
         *worst = w;
     }
     return over;
@@ -291,7 +307,7 @@ qn_status qni_tier_lower(qn_plan **out, const qni_tier *t, const qn_order *order
             *out = p;
             return QN_OK;
         }
-        const int64_t wants = p->arena_bytes[worst];
+        const int64_t wants = needs(p, worst);
         qn_plan_close(p);
         if (k == 1) return too_little(t, order, worst, limit[worst], wants, most > 1 && w->window > 0, err);
     }
@@ -305,13 +321,14 @@ qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
     t->plan = p;
     t->host = qn_calloc((size_t)p->values, sizeof(void *));
     t->begins = qn_calloc((size_t)p->tasks, sizeof(*t->begins));
+    t->partial = qn_calloc((size_t)p->values, sizeof(*t->partial));
     size_t bytes = 0;
     for (int32_t v = 0; v < each; v++)
         if (p->value[v].host && (p->value[v].cls == QN_V_ACT || p->value[v].cls == QN_V_GRAD))
             bytes += (size_t)aligned(p->value[v].bytes);
     t->block_bytes = bytes;
     t->block = bytes > 0 ? qn_alloc_pages(bytes) : NULL;
-    if (seen == NULL || t->host == NULL || t->begins == NULL || (bytes > 0 && t->block == NULL)) {
+    if (seen == NULL || t->host == NULL || t->begins == NULL || t->partial == NULL || (bytes > 0 && t->block == NULL)) {
         qn_free(seen);
         return QN_FAIL(err, QN_ENOMEM, "the host needs %zu bytes for the inputs of stages", bytes);
     }
@@ -322,6 +339,11 @@ qn_status qni_tier_attach(qni_tier *t, const qn_plan *p, qn_err *err)
         at += aligned(p->value[v].bytes);
     }
     for (int32_t v = each; v < p->values; v++) t->host[v] = t->host[v - each];
+    for (int32_t i = 0; i < p->tasks; i++) { /* sums that go on in another round */
+        if (p->task[i].op != QN_OP_LOAD || p->value[p->ref[p->task[i].in.first]].cls != QN_V_PGRAD) continue;
+        t->partial[p->ref[p->task[i].in.first]] = true;
+        seen[p->ref[p->task[i].out.first]] = true;
+    }
     for (int32_t i = 0; i < p->tasks; i++) {
         if (p->task[i].acc.count != 1) continue;
         const int32_t v = p->ref[p->task[i].acc.first];
@@ -376,13 +398,16 @@ void *qni_tier_home(const qni_tier *t, int32_t value, size_t *bytes)
 }
 
 /* The bytes of one part within [at, at + bytes) of its chunk. */
-static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, int64_t at, int64_t bytes, qn_err *err)
+static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, bool param, int64_t at, int64_t bytes,
+                           qn_err *err)
 {
     const int64_t from = qn_max64(at, part->offset), to = qn_min64(at + bytes, part->offset + part->bytes);
     if (from >= to) return QN_OK;
     const int64_t skip = from - part->offset;
     if (!up)
         memcpy((char *)t->grad[part->index] + skip, arena + from, (size_t)(to - from));
+    else if (!param)
+        memcpy(arena + from, (const char *)t->grad[part->index] + skip, (size_t)(to - from));
     else if (t->value != NULL)
         memcpy(arena + from, (const char *)t->value[part->index] + skip, (size_t)(to - from));
     else
@@ -427,9 +452,10 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
     }
     for (int32_t i = first[0]; i < first[1]; i++) {
         if (param && t->part[i].chunk != v->item) continue;
-        const qn_status st = copy_part(t, &t->part[i], arena, up, (int64_t)at, (int64_t)bytes, err);
+        const qn_status st = copy_part(t, &t->part[i], arena, up, param, (int64_t)at, (int64_t)bytes, err);
         if (st != QN_OK) return st;
     }
-    if (!param && t->landed != NULL && at + bytes == (size_t)v->bytes) t->landed(t->landed_ctx, v->stage, v->item);
+    if (!param && !up && t->landed != NULL && !t->partial[out] && at + bytes == (size_t)v->bytes)
+        t->landed(t->landed_ctx, v->stage, v->item);
     return QN_OK;
 }

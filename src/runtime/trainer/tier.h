@@ -55,7 +55,8 @@ typedef struct qni_tier {
     void **host; /* [values]: host copies of activations and their gradients */
     void *block;
     size_t block_bytes;
-    bool *begins; /* [tasks]: first addition to a gradient in an arena */
+    bool *begins;  /* [tasks]: first addition to a gradient in an arena */
+    bool *partial; /* [values]: host copies of sums that a later round goes on with */
     /* Packed on the way up. */
     bool direct;
     int64_t *value_bytes; /* [stages]: of its parameters, packed or not */

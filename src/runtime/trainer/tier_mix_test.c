@@ -17,9 +17,9 @@ static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome
                state = memcmp(got.state, want->state, want->bytes) == 0;
     free(got.state);
     if (losses && norms && state) return;
-    fail_msg("%s on %d devices, %d groups, window %d, lag %d, recompute %d%s, %s: %s differ", way->schedule, way->workers,
-             way->groups, way->tiers->window, way->tiers->lag, (int)way->recompute, way->recompute_late ? " late" : "",
-             way->transport, losses ? norms ? "states" : "norms" : "losses");
+    fail_msg("%s on %d devices, rounds of %d, %d groups, window %d, lag %d, recompute %d%s, %s: %s differ", way->schedule,
+             way->workers, way->round, way->groups, way->tiers->window, way->tiers->lag, (int)way->recompute,
+             way->recompute_late ? " late" : "", way->transport, losses ? norms ? "states" : "norms" : "losses");
 }
 
 /* again: what PART makes again, or NULL. */
@@ -43,6 +43,7 @@ static void sweep(const qn_model *m, int32_t groups, int32_t lag, const uint8_t 
                                  .groups = groups,
                                  .zero1 = *turn % 4 == 1,
                                  .tiers = &tiers,
+                                 .round = s == 0 && *turn % 3 > 0 ? P + (int32_t)(*turn % 4) : 0,
                                  .flight = 1 + (int32_t)(*turn % 5 == 2) * 3,
                                  .jitter = *turn % 3};
             assert_same(m, &way, &want);

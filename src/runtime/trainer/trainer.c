@@ -300,6 +300,11 @@ const qn_plan *qn_trainer_plan(const qn_trainer *t)
     return t->one;
 }
 
+const qn_plan *qn_trainer_run_plan(const qn_trainer *t)
+{
+    return t->plan;
+}
+
 static int64_t arenas_of(const qn_plan *p)
 {
     int64_t bytes = 0;

@@ -115,8 +115,10 @@ void qn_trainer_settle(qn_trainer *t);
 int64_t qn_trainer_high_water(const qn_trainer *t, int32_t worker);
 int64_t qn_trainer_moved(const qn_trainer *t, int32_t worker, int32_t lane, int32_t cls);
 
-/* Of one step. */
+/* Of one step; where stages go round the devices, with the cursor at its start. */
 const qn_plan *qn_trainer_plan(const qn_trainer *t);
+/* Of the steps that are run without a barrier, from wherever the cursor may be: its arenas are those that are there. */
+const qn_plan *qn_trainer_run_plan(const qn_trainer *t);
 
 /* Memory by kind, in bytes, over all workers. */
 typedef struct qn_memory {

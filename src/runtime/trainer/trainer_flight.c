@@ -5,7 +5,9 @@
  *       FOLD of step k  refuses step k, or contradicts what workers guessed, and more steps follow: ends the run
  *     behind it         what step k is owed is done with every worker at rest; the rest of the steps is another run
  *
- * A run of fewer steps than the plan has passes over the tasks of the others. */
+ * A run of fewer steps than the plan has passes over the tasks of the others. Where stages go round the devices (RoundPipe's
+ * cursor) the plan begins at any of the cursor's places: step number s runs as the plan's step s mod period, and what follows it.
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,16 +20,19 @@ qn_status qni_trainer_flights_open(qn_trainer *t, qn_err *err)
 {
     const size_t most = (size_t)t->most;
     t->one = t->plan;
+    t->period = qn_cursor_period(t->one);
+    t->span = t->most + t->period - 1;
+    const size_t span = (size_t)t->span;
     t->verdict = qn_calloc(most, sizeof(*t->verdict));
     t->decided_ns = qn_calloc(most, sizeof(*t->decided_ns));
     if (t->verdict == NULL || t->decided_ns == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for flights of %zu steps", most);
-    if (t->most == 1) return t->tiered ? qni_tier_attach(&t->tier, t->plan, err) : QN_OK;
+    if (t->span == 1) return t->tiered ? qni_tier_attach(&t->tier, t->plan, err) : QN_OK;
     t->plan = NULL;
-    t->place = qn_calloc(most * (size_t)t->one->tasks, sizeof(*t->place));
-    t->flight_time = qn_calloc(most * (size_t)t->one->tasks, sizeof(*t->flight_time));
+    t->place = qn_calloc(span * (size_t)t->one->tasks, sizeof(*t->place));
+    t->flight_time = qn_calloc(span * (size_t)t->one->tasks, sizeof(*t->flight_time));
     if (t->place == NULL || t->flight_time == NULL)
-        return QN_FAIL(err, QN_ENOMEM, "no memory for flights of %zu steps of %d tasks", most, t->one->tasks);
-    const qn_status st = qn_plan_chain(&t->plan, t->one, t->most, t->place, err);
+        return QN_FAIL(err, QN_ENOMEM, "no memory for flights of %zu steps of %d tasks", span, t->one->tasks);
+    const qn_status st = qn_plan_chain(&t->plan, t->one, t->span, t->place, err);
     return st == QN_OK && t->tiered ? qni_tier_attach(&t->tier, t->plan, err) : st;
 }
 
@@ -71,6 +76,7 @@ static void prepare(qn_trainer *t, int64_t first, int32_t n, const double *lr)
     t->dirty = true;
     t->step = first;
     t->steps = n;
+    t->phase = (int32_t)(first % t->period);
     t->lr = lr;
     t->ended = QN_NONE;
     memset(t->loss, 0, (size_t)n * (size_t)t->plan->items * sizeof(*t->loss));
@@ -78,7 +84,7 @@ static void prepare(qn_trainer *t, int64_t first, int32_t n, const double *lr)
     for (int32_t k = 0; t->tiered && k < n; k++) qni_trainer_read(t, &t->worker[0], k);
     qni_shards_reset(&t->shards);
     if (t->desc.post_validate != QN_UNDO_NONE) qni_speculation_begin(&t->speculation);
-    qn_executor_set_steps(t->ex, n);
+    qn_executor_set_steps(t->ex, t->phase, n);
 }
 
 /* Step k's FOLD ended the run. Post-validated: its stages have stepped or not, and are told now; else none has. */
@@ -111,7 +117,7 @@ static void cut_trace(const qn_trainer *t, qn_trace *trace, int32_t steps)
 {
     const int32_t tasks = t->one->tasks;
     for (int32_t k = 0; k < steps; k++) {
-        const int32_t *place = t->place + (size_t)k * (size_t)tasks;
+        const int32_t *place = t->place + (size_t)(t->phase + k) * (size_t)tasks;
         int64_t began = INT64_MAX;
         for (int32_t i = 0; i < tasks; i++)
             if (t->flight_time[place[i]].end >= 0) began = qn_min64(began, t->flight_time[place[i]].start);
@@ -129,13 +135,13 @@ static qn_status run(qn_trainer *t, int64_t first, int32_t n, const double *lr, 
     int64_t began = qn_now_ns();
     qn_trace whole = {.plan = t->plan, .time = t->flight_time};
     prepare(t, first, n, lr);
-    const qn_status st = qn_executor_step(t->ex, trace == NULL || t->most == 1 ? trace : &whole, err);
+    const qn_status st = qn_executor_step(t->ex, trace == NULL || t->span == 1 ? trace : &whole, err);
     if (st != QN_OK && (st != QN_ECANCELLED || t->ended == QN_NONE)) return st;
     const int32_t steps = t->ended != QN_NONE ? t->ended + 1 : n;
     if (t->ended != QN_NONE) finish_ended(t);
     t->dirty = false;
     if (t->desc.post_validate != QN_UNDO_NONE) bring_up_to_date(t, steps);
-    if (trace != NULL && t->most > 1) cut_trace(t, trace, steps);
+    if (trace != NULL && t->span > 1) cut_trace(t, trace, steps);
     t->decided_ns[steps - 1] = qn_now_ns(); /* a step ends with the decision, the last one with the run */
     for (int32_t k = 0; k < steps; k++) {
         const qni_verdict *v = &t->verdict[k];

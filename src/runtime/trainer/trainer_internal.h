@@ -31,10 +31,13 @@ struct qn_trainer {
     qn_model *sharded; /* desc.model with vocabulary shards, NULL: as it is */
     qn_stage_set set;
     qni_homes homes;
-    qn_plan *one, *plan; /* of one step, and of a flight of `most`; the same where most is 1 */
-    int32_t most;
-    int32_t *place;            /* [most * tasks of one], as qn_plan_chain gives it; most 1: NULL */
-    qn_span_time *flight_time; /* [tasks of plan]; most 1: NULL */
+    qn_plan *one, *plan; /* of one step, and of `span` steps; the same where span is 1 */
+    int32_t most;        /* steps of a flight */
+    int32_t period;      /* steps after which the cursor is where it was */
+    int32_t span;        /* most + period - 1: a flight begins where the cursor is, at step `phase` of the plan */
+    int32_t phase;
+    int32_t *place;            /* [span * tasks of one], as qn_plan_chain gives it; span 1: NULL */
+    qn_span_time *flight_time; /* [tasks of plan]; span 1: NULL */
     qn_executor *ex;
     qni_shards shards; /* with one shard: unused */
     /* Tiers: set, homes and worker[0] are the host's; devices are the tier's. */

@@ -26,6 +26,12 @@ static int64_t sample_count(const qn_trainer *t, int32_t item)
     return first_sample(t, item + 1) - first_sample(t, item);
 }
 
+/* Which step of the flight a task is of. */
+static int32_t step_of(const qn_trainer *t, const qn_task *task)
+{
+    return task->step - t->phase;
+}
+
 /* The step's samples, read by each worker that needs them before its first task. */
 void qni_trainer_read(qn_trainer *t, train_worker *w, int32_t k)
 {
@@ -85,7 +91,7 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     const qn_plan *p = t->plan;
     const qn_task *task = &p->task[index];
     qn_stage *stage = stage_of(t, ex, index);
-    *mb = micro_batch(t, worker_of(t, task), task->item, task->step);
+    *mb = micro_batch(t, worker_of(t, task), task->item, step_of(t, task));
     const qni_ports io = ports_of(t, ex, task, mb);
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
@@ -113,7 +119,7 @@ static void spoil(qn_trainer *t, const qn_task *task, int32_t use)
 {
     const qni_homes *h = &t->homes;
     const int32_t replica = qn_replica(h->grid, task->stage), first = qn_stage_at(h->grid, replica * h->grid.shards, 0);
-    if (t->spoil.value == 0.0 || t->spoil.step != t->step + task->step || t->spoil.item != task->item ||
+    if (t->spoil.value == 0.0 || t->spoil.step != t->step + step_of(t, task) || t->spoil.item != task->item ||
         t->spoil.stage != task->stage - first)
         return;
     for (int32_t u = 0; u < h->uses && use == QN_NONE; u++)
@@ -157,7 +163,7 @@ static qn_status run_compute(qn_trainer *t, qn_executor *ex, int32_t index, qn_e
 /* Of a vocabulary shard, whose two gradients come at different times. */
 static void run_side(qn_trainer *t, qn_executor *ex, const qn_task *task)
 {
-    qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item, task->step);
+    qn_mb mb = micro_batch(t, &t->worker[task->worker], task->item, step_of(t, task));
     const qn_grid g = qn_plan_grid(t->plan);
     if (qn_shard(g, task->stage) > 0) mb.loss = &t->worker[task->worker].copied_loss;
     qni_vocab_side_task(&t->set, t->plan, ex, task, &mb);
@@ -193,7 +199,7 @@ static bool takes_norm(const qn_trainer *t, const qn_task *task, int32_t stage)
 static void run_norm(qn_trainer *t, const qn_task *task)
 {
     train_worker *w = &t->worker[task->worker];
-    const int32_t items = t->plan->items, k = task->step;
+    const int32_t items = t->plan->items, k = step_of(t, task);
     double *loss = w->sums + t->homes.params, *targets = loss + items;
     if (t->tiered && takes_norm(t, task, t->spoil.stage)) spoil_landed(t, k);
     for (int32_t s = 0; s < t->set.stages && qn_replicas(t->homes.grid) == 1; s++)
@@ -258,7 +264,7 @@ static void run_guess(qn_trainer *t, const qn_task *task)
         const double own = w->sums[i];
         w->partial[i] = before == NULL || (i < t->homes.params && own != 0.0) ? own : before[i] + own;
     }
-    for (int32_t i = 0; i < p->items; i++) tokens += targets_of(t, w, i, task->step);
+    for (int32_t i = 0; i < p->items; i++) tokens += targets_of(t, w, i, step_of(t, task));
     if (qn_replicas(t->homes.grid) > 1) qni_norm_rest(&t->homes, task->worker, w->partial);
     qni_speculation_guess(&t->speculation, task->worker, w->partial, tokens);
 }
@@ -283,8 +289,9 @@ static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
 
 static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
 {
-    const int64_t step = t->step + task->step;
-    const double lr = t->lr[task->step];
+    const int32_t k = step_of(t, task);
+    const int64_t step = t->step + k;
+    const double lr = t->lr[k];
     if (t->desc.post_validate != QN_UNDO_NONE && task->op == QN_OP_OPT) {
         qni_speculation_step(&t->speculation, task->stage, step, lr);
         return QN_OK;
@@ -299,7 +306,7 @@ static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
         qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
         return QN_OK;
     }
-    if (qni_speculation_validate(&t->speculation, task->stage, &v, step, lr) || task->step + 1 == t->steps) return QN_OK;
+    if (qni_speculation_validate(&t->speculation, task->stage, &v, step, lr) || k + 1 == t->steps) return QN_OK;
     return QN_FAIL(err, QN_EINTERNAL, "step %lld: stage %d guessed otherwise than was decided, but the next step has begun",
                    (long long)step + 1, task->stage);
 }
@@ -309,7 +316,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     qn_trainer *t = ctx;
     const qn_task *task = &t->plan->task[index];
     /* A decision on the step before may come while this worker's samples are those of the next one. */
-    if (!t->tiered && task->op != QN_OP_VALIDATE) qni_trainer_read(t, &t->worker[task->worker], task->step);
+    if (!t->tiered && task->op != QN_OP_VALIDATE) qni_trainer_read(t, &t->worker[task->worker], step_of(t, task));
     switch (task->op) {
     case QN_OP_F:
     case QN_OP_R:
@@ -347,7 +354,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         run_guess(t, task);
         return QN_OK;
     case QN_OP_FOLD:
-        run_fold(t, ex, task->worker, task->step);
+        run_fold(t, ex, task->worker, step_of(t, task));
         return QN_OK;
     case QN_OP_OPT:
     case QN_OP_VALIDATE:

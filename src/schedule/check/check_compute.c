@@ -25,7 +25,7 @@ static const char *name_of(char buf[QNI_NAME], int32_t op, int32_t stage, int32_
 
 static const char *task_name(char buf[QNI_NAME], const table *t, int32_t i)
 {
-    return name_of(buf, t->task[i].op, t->task[i].stage, t->task[i].item, t->task[i].worker);
+    return name_of(buf, t->task[i].op, t->task[i].stage, t->task[i].item, t->task[i].on);
 }
 
 static qn_status check_ranges(const table *t, qn_err *err)
@@ -46,10 +46,10 @@ static qn_status check_ranges(const table *t, qn_err *err)
         const int32_t there =
             c->op == QN_OP_F ? t->worker_of[c->stage] : qn_backward_worker(t->worker_of, t->backward_of, c->stage);
         if (c->worker != there)
-            return QN_FAIL(err, QN_ESCHEDULE,
-                           "%s is on worker %d, but stage %d%s is placed on worker %d: move the task or the stage",
-                           task_name(name, t, i), c->worker, c->stage,
-                           c->op == QN_OP_F || t->backward_of == NULL ? "" : "'s backward", there);
+            return QN_FAIL(
+                err, QN_ESCHEDULE, "%s is on worker %d, but stage %d%s is placed on worker %d: move the task or the stage",
+                task_name(name, t, i), c->on, c->stage, c->op == QN_OP_F || t->backward_of == NULL ? "" : "'s backward",
+                (there + c->on - c->worker + t->workers) % t->workers);
     }
     return QN_OK;
 }
@@ -153,6 +153,7 @@ static qn_status check_linear(const table *t, qn_err *err)
             const size_t cell = (size_t)s * (size_t)t->items + (size_t)m;
             const int32_t add = t->at[QN_OP_BW][cell] != QN_NONE ? t->at[QN_OP_BW][cell] : t->at[QN_OP_W][cell];
             char a[QNI_NAME], b[QNI_NAME];
+            if (last != QN_NONE && t->task[add].on != t->task[last].on) last = QN_NONE; /* a round elsewhere: values see to it */
             if (add < last)
                 return QN_FAIL(err, QN_ESCHEDULE,
                                "%s comes before %s: weight gradients of a stage are added in ascending micro-batch order",

@@ -17,6 +17,9 @@ static qn_status check_shape(const qn_plan *p, qn_err *err)
     qn_status grid = qni_check_grid(qn_plan_grid(p), err);
     if (grid == QN_OK) grid = qni_check_algorithm(qn_plan_grid(p), p->vocab, err);
     if (grid != QN_OK) return grid;
+    if (p->turn < 0 || p->turn >= p->workers || p->round < 0)
+        return QN_FAIL(err, QN_ESCHEDULE, "a cursor that goes on by %d after rounds of %d: 0 to %d, and at least 0, are possible",
+                       p->turn, p->round, p->workers - 1);
     for (int32_t s = 0; s < p->stages; s++) {
         if (p->worker_of[s] < 0 || p->worker_of[s] >= p->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "stage %d is placed on worker %d; workers go from 0 to %d", s, p->worker_of[s],
@@ -87,7 +90,10 @@ static qn_status check_compute_tasks(const qn_plan *p, qn_err *err)
     for (int32_t k = 0; k < p->steps; k++) first[k + 2] += first[k + 1];
     for (int32_t t = 0; t < p->tasks; t++) {
         const qn_task *x = &p->task[t];
-        if (qni_is_work(x->op)) list[first[x->step + 1]++] = (qni_compute){x->op, x->stage, x->item, x->worker};
+        if (!qni_is_work(x->op)) continue;
+        const int64_t rounds = (int64_t)x->step * qn_rounds(p->items, p->round) + qn_round_of(qn_max32(x->item, 0), p->round);
+        list[first[x->step + 1]++] =
+            (qni_compute){x->op, x->stage, x->item, qni_unturned(x->worker, p->workers, p->turn, rounds), x->worker};
     }
     for (int32_t k = 0; k < p->steps && st == QN_OK; k++)
         st = qni_check_tasks(list + first[k], first[k + 1] - first[k], p->workers, qn_plan_grid(p), p->worker_of, p->backward_of,

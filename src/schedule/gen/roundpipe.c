@@ -64,24 +64,25 @@ static qn_status check_slots(const int32_t *forward, const int32_t *backward, in
     return QN_OK;
 }
 
-/* The pieces first to last of one slot, for all items. */
-static void push_slot(qn_order *o, const int32_t *forward, const int32_t *backward, int32_t slot)
+/* The pieces first to last of one slot, for all items of a round, on worker w. */
+static void push_slot(qn_order *o, const int32_t *forward, const int32_t *backward, int32_t slot, int32_t round, int32_t w)
 {
-    const int32_t w = slot % o->workers;
+    const int32_t from = round * o->round, to = o->round > 0 ? qn_min32(from + o->round, o->items) : o->items;
     int32_t first = 0;
     while (first < o->stages && forward[first] != slot && backward[first] != slot) first++;
     int32_t end = first;
     while (end < o->stages && (forward[end] == slot || backward[end] == slot)) end++;
-    for (int32_t i = 0; first < end && i < o->items; i++) {
+    for (int32_t i = from; first < end && i < to; i++) {
         const bool runs_forward = forward[first] == slot, runs_backward = backward[first] == slot;
         for (int32_t s = first; s < end; s++) qn_order_push(o, w, runs_forward ? QN_OP_F : QN_OP_R, s, i);
         for (int32_t s = end; runs_backward && s-- > first;) qn_order_push(o, w, QN_OP_BW, s, i);
     }
 }
 
-/* Pattern: workers P, items M (any), pieces (or P * v equal ones) with the slots of their forward and backward. Slot i goes to
- * worker i mod P, which runs it for all items; in the fused stage F and BW follow each other, elsewhere an R comes before the BW.
- */
+/* Pattern: workers P, items M (any), pieces (or P * v equal ones) with the slots of their forward and backward, items of a round
+ * (group; 0: all, one call of the library). Slot i of a round goes to worker (g0 + i) mod P, which runs it for all items of the
+ * round; in the fused stage F and BW follow each other, elsewhere an R comes before the BW. After a round of S slots g0 goes on
+ * by S, from step to step too. The paper has M_R >= N items in all rounds alike; that the last may have fewer is inferred. */
 qn_status qn_gen_roundpipe(qn_order *o, const qn_pattern *pat, qn_err *err)
 {
     const size_t n = (size_t)o->stages;
@@ -100,7 +101,10 @@ qn_status qn_gen_roundpipe(qn_order *o, const qn_pattern *pat, qn_err *err)
         o->backward_of[s] = slot[n + s] % o->workers;
         slots = qn_max32(slots, qn_max32(slot[s], slot[n + s]) + 1);
     }
-    for (int32_t i = 0; i < slots; i++) push_slot(o, slot, slot + n, i);
+    o->turn = slots % o->workers;
+    o->round = pat->group > 0 && pat->group < o->items ? pat->group : 0;
+    for (int32_t r = 0; r < qn_rounds(o->items, o->round); r++)
+        for (int32_t i = 0; i < slots; i++) push_slot(o, slot, slot + n, i, r, qn_turned(i % o->workers, o->workers, o->turn, r));
     st = qn_order_done(o, err);
 out:
     qn_free(slot);

@@ -41,6 +41,15 @@ static qn_status check_how(const qn_order *o, const qn_lowering *how, qn_err *er
         return QN_FAIL(err, QN_EINVAL, "lowering: messages in the comp lane are not possible with %d shards", o->shards);
     if (o->sides > 0 && o->backward_of != NULL)
         return QN_FAIL(err, QN_EUNSUPPORTED, "lowering: vocabulary shards with a backward on other workers than the forward");
+    if (o->turn < 0 || o->turn >= o->workers || o->round < 0)
+        return QN_FAIL(err, QN_ESCHEDULE,
+                       "a cursor that goes on by %d workers after rounds of %d: 0 to %d, and at least 0, are possible", o->turn,
+                       o->round, o->workers - 1);
+    if (o->turn > 0 && qn_rounds(o->items, o->round) > 1 && how->step_tasks && !how->forward_only && how->tiers == NULL)
+        return QN_FAIL(err, QN_ESCHEDULE,
+                       "%d rounds of %d micro-batches, each with the stages on other workers: that needs their state on the host "
+                       "(--device-memory)",
+                       qn_rounds(o->items, o->round), o->round);
     for (int32_t s = 0; s < o->stages && o->backward_of != NULL; s++) {
         if (o->backward_of[s] < 0 || o->backward_of[s] >= o->workers)
             return QN_FAIL(err, QN_ESCHEDULE, "the backward of stage %d is placed on worker %d; workers go from 0 to %d", s,
@@ -79,7 +88,8 @@ static qn_status check_order(qni_lower *l, qn_err *err)
             }
             if (l->how->forward_only && !qni_lower_forward_task(o, t)) continue;
             if (t->op != QN_OP_F && qni_is_compute(t->op)) l->training = true;
-            list[n++] = (qni_compute){t->op, t->stage, t->item, w};
+            list[n++] =
+                (qni_compute){t->op, t->stage, t->item, qni_unturned(w, o->workers, o->turn, qn_round_of(t->item, o->round)), w};
         }
     }
     const qn_status st = qni_check_tasks(list, n, o->workers, qn_order_grid(o), o->worker_of, o->backward_of, err);
@@ -137,6 +147,8 @@ static qn_status build(qn_plan **out, const qni_lower *l, int32_t *place, qn_err
         p->sides = l->order->sides;
         p->vocab = l->order->vocab;
         p->shards = l->order->shards;
+        p->round = l->order->round;
+        p->turn = l->how->step_tasks ? 0 : l->order->turn; /* state that is not the host's keeps its stage where it is */
         st = copy_backward(p, l->order, err);
     }
     if (st == QN_OK) st = qn_plan_finish(p, err);

@@ -22,13 +22,13 @@ typedef struct qni_lower {
                               writer. grad: of this stage's output; its writer is the next stage. stash: what backward reads */
     int32_t *act_back;                                               /* [stages * items]: the input where the backward is */
     int32_t *rstash;                                                 /* [stages * items] what R of a part writes, or QN_NONE */
-    int32_t *param, *pgrad;                                          /* [stages] values */
+    int32_t *param, *pgrad;                                          /* [stages], [rounds * stages] values */
     int32_t *last_add;                                               /* [stages]: the last task so far that added to pgrad */
     int32_t *sum_task;                                               /* [stages]: its SUM, or QN_NONE */
     int32_t *sum_back;                   /* [stages][replicas]: sums of that owner as they came back, or QN_NONE */
     bool *packed;                        /* [stages]: has its PACK */
-    int32_t *act_channel, *grad_channel; /* [stages]: into stage s; from stage s to s - 1 */
-    int32_t *back_channel;               /* [stages]: from its forward to its backward */
+    int32_t *act_channel, *grad_channel; /* [rounds * stages]: into stage s; from stage s to s - 1 */
+    int32_t *back_channel;               /* [rounds * stages]: from its forward to its backward */
     qni_message *message;
     int32_t messages, message_cap;
     struct qni_vocab *vocab; /* lower_vocab.c; NULL: no vocabulary shards */
@@ -39,10 +39,20 @@ static inline size_t qni_cell(const qni_lower *l, int32_t stage, int32_t item)
     return (size_t)stage * (size_t)l->items + (size_t)item;
 }
 
-/* Where R, B, W and BW of a stage are. */
+/* Where R, B, W and BW of a stage are, in round 0. */
 static inline int32_t qni_back_worker(const qni_lower *l, int32_t stage)
 {
     return qn_backward_worker(l->order->worker_of, l->order->backward_of, stage);
+}
+
+/* Where a worker's part is in an item's round; and the row of an item's round in tables of [rounds * stages]. */
+static inline int32_t qni_at_round(const qni_lower *l, int32_t worker, int32_t item)
+{
+    return qn_turned(worker, l->workers, l->order->turn, qn_round_of(item, l->order->round));
+}
+static inline size_t qni_round_row(const qni_lower *l, int32_t stage, int32_t item)
+{
+    return (size_t)qn_round_of(item, l->order->round) * (size_t)l->stages + (size_t)stage;
 }
 
 /* A compute or step task at the end of its worker's comp lane. */

@@ -47,19 +47,11 @@ static bool remakes_part(const qni_lower *l, int32_t s)
     return l->how->recompute == QN_RECOMPUTE_PART && l->how->rstash_bytes != NULL && l->how->rstash_bytes[s] > 0;
 }
 
-/* The items whose activations are made again, for one stage: all, or all but those whose backward follows right after their
- * forward (or, where there is none, the one whose backward comes first). An R written in the order counts as asked for. */
-static void mark_recompute(qni_lower *l, int32_t s)
+/* mark_recompute on one worker. */
+static void mark_on_worker(qni_lower *l, int32_t s, int32_t w)
 {
     const qn_order *o = l->order;
-    const qn_grid g = qn_order_grid(o);
-    if (qn_shard(g, s) > 0) { /* as on the first shard */
-        const int32_t of = s - qn_shard(g, s) * qn_column_stages(g);
-        for (int32_t m = 0; m < l->items; m++) l->has_r[qni_cell(l, s, m)] = l->has_r[qni_cell(l, of, m)];
-        return;
-    }
-    const int32_t w = qni_back_worker(l, s);
-    const bool moved = w != o->worker_of[s]; /* nothing of the forward is there */
+    const bool moved = qni_back_worker(l, s) != o->worker_of[s]; /* nothing of the forward is there */
     const qn_order_task *list = o->task[w];
     int32_t kept = 0, first_backward = QN_NONE; /* of those that the order has no R for */
     for (int32_t i = 0; i < o->count[w]; i++) {
@@ -78,6 +70,22 @@ static void mark_recompute(qni_lower *l, int32_t s)
     }
     if (l->how->recompute == QN_RECOMPUTE_EXCEPT_LAST && kept == 0 && first_backward != QN_NONE && !moved)
         l->has_r[qni_cell(l, s, first_backward)] = false;
+}
+
+/* The items whose activations are made again, for one stage: all, or all but those whose backward follows right after their
+ * forward (or, where there is none, the one whose backward comes first). An R written in the order counts as asked for. */
+static void mark_recompute(qni_lower *l, int32_t s)
+{
+    const qn_order *o = l->order;
+    const qn_grid g = qn_order_grid(o);
+    if (qn_shard(g, s) > 0) { /* as on the first shard */
+        const int32_t of = s - qn_shard(g, s) * qn_column_stages(g);
+        for (int32_t m = 0; m < l->items; m++) l->has_r[qni_cell(l, s, m)] = l->has_r[qni_cell(l, of, m)];
+        return;
+    }
+    const bool rounds = qn_rounds(o->items, o->round) > 1; /* they may be on any worker */
+    for (int32_t w = 0; w < o->workers; w++)
+        if (rounds || w == qni_back_worker(l, s)) mark_on_worker(l, s, w);
 }
 
 static int64_t size_of(const int64_t *given, const int64_t *said, int32_t s)
@@ -112,10 +120,11 @@ static void add_values(qni_lower *l, int32_t s, int32_t m)
     const qn_order *o = l->order;
     qni_builder *b = &l->b;
     const size_t c = qni_cell(l, s, m);
-    const int32_t w = o->worker_of[s], back = qni_back_worker(l, s);
+    const int32_t w = qni_at_round(l, o->worker_of[s], m), back = qni_at_round(l, qni_back_worker(l, s), m);
     if (!qn_first_in_column(qn_order_grid(o), s)) {
         const int64_t bytes = size_of(l->how->act_bytes, o->act_bytes, s);
-        const int32_t before = o->worker_of[s - 1], back_before = qni_back_worker(l, s - 1);
+        const int32_t before = qni_at_round(l, o->worker_of[s - 1], m),
+                      back_before = qni_at_round(l, qni_back_worker(l, s - 1), m);
         l->act_in[c] = qni_add_value(b, QN_V_ACT, s, m, w, bytes);
         l->act_out[c] = before == w ? l->act_in[c] : qni_add_value(b, QN_V_ACT, s, m, before, bytes);
         l->act_back[c] = l->act_in[c];
@@ -129,6 +138,22 @@ static void add_values(qni_lower *l, int32_t s, int32_t m)
     l->stash[c] = qni_add_value(b, QN_V_STASH, s, m, l->training ? back : w, size_of(l->how->stash_bytes, o->stash_bytes, s));
 }
 
+/* Of one stage in one round: its gradients, its channels. */
+static void add_links(qni_lower *l, int32_t s, int32_t round)
+{
+    const int32_t m = round * l->order->round;
+    const size_t at = qni_round_row(l, s, m);
+    const int32_t w = qni_at_round(l, l->order->worker_of[s], m), back = qni_at_round(l, qni_back_worker(l, s), m);
+    if (l->training) l->pgrad[at] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, back, 0);
+    if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[at]].carried = true;
+    if (qn_is_side(qn_order_grid(l->order), s) || qn_first_in_column(qn_order_grid(l->order), s)) return;
+    const int32_t before = qni_at_round(l, l->order->worker_of[s - 1], m),
+                  back_before = qni_at_round(l, qni_back_worker(l, s - 1), m);
+    if (before != w) l->act_channel[at] = qni_lower_channel(l, before, w, QN_V_ACT, s);
+    if (l->training && back_before != back) l->grad_channel[at] = qni_lower_channel(l, back, back_before, QN_V_GRAD, s);
+    if (l->training && back != w) l->back_channel[at] = qni_lower_channel(l, w, back, QN_V_ACT, s);
+}
+
 qn_status qni_lower_values(qni_lower *l, qn_err *err)
 {
     const size_t cells = (size_t)l->stages * (size_t)l->items;
@@ -139,10 +164,11 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
         room = (*table[i] = qn_calloc(cells, sizeof(int32_t))) != NULL && room;
     l->has_r = qn_calloc(cells, sizeof *l->has_r);
     l->param = qn_calloc((size_t)l->stages, sizeof *l->param);
-    l->pgrad = qn_calloc((size_t)l->stages, sizeof *l->pgrad);
-    l->act_channel = qn_calloc((size_t)l->stages, sizeof *l->act_channel);
-    l->grad_channel = qn_calloc((size_t)l->stages, sizeof *l->grad_channel);
-    l->back_channel = qn_calloc((size_t)l->stages, sizeof *l->back_channel);
+    const size_t rows = (size_t)qn_rounds(l->items, l->order->round) * (size_t)l->stages;
+    l->pgrad = qn_calloc(rows, sizeof *l->pgrad);
+    l->act_channel = qn_calloc(rows, sizeof *l->act_channel);
+    l->grad_channel = qn_calloc(rows, sizeof *l->grad_channel);
+    l->back_channel = qn_calloc(rows, sizeof *l->back_channel);
     l->packed = qn_calloc((size_t)l->stages, sizeof *l->packed);
     const size_t backs = (size_t)l->stages * (size_t)qn_replicas(qn_order_grid(l->order));
     l->last_add = qn_calloc((size_t)l->stages, sizeof *l->last_add);
@@ -160,21 +186,14 @@ qn_status qni_lower_values(qni_lower *l, qn_err *err)
     qn_status st = check_sizes(l, err);
     if (st != QN_OK) return st;
     for (int32_t s = 0; s < l->stages; s++) {
-        const int32_t w = l->order->worker_of[s], back = qni_back_worker(l, s);
+        const int32_t w = l->order->worker_of[s];
         if (l->how->step_tasks) l->param[s] = qni_add_value(&l->b, QN_V_PARAM, s, QN_NONE, w, 0);
-        if (l->training) l->pgrad[s] = qni_add_value(&l->b, QN_V_PGRAD, s, QN_NONE, back, 0);
-        if (l->training && !l->how->step_tasks && !l->b.failed) l->b.value[l->pgrad[s]].carried = true;
+        for (int32_t r = 0; r < qn_rounds(l->items, l->order->round); r++) add_links(l, s, r);
         if (qn_is_side(g, s)) { /* only its probabilities are as in the chain */
             for (int32_t m = qn_first_item(g, s); m < qn_first_item(g, s) + qn_items_each(g); m++)
                 l->stash[qni_cell(l, s, m)] =
                     qni_add_value(&l->b, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->order->stash_bytes, s));
             continue;
-        }
-        if (!qn_first_in_column(g, s)) {
-            const int32_t before = l->order->worker_of[s - 1], back_before = qni_back_worker(l, s - 1);
-            if (before != w) l->act_channel[s] = qni_lower_channel(l, before, w, QN_V_ACT, s);
-            if (l->training && back_before != back) l->grad_channel[s] = qni_lower_channel(l, back, back_before, QN_V_GRAD, s);
-            if (l->training && back != w) l->back_channel[s] = qni_lower_channel(l, w, back, QN_V_ACT, s);
         }
         for (int32_t m = qn_first_item(g, s); m < qn_first_item(g, s) + qn_items_each(g); m++) add_values(l, s, m);
         if (l->training) mark_recompute(l, s);
@@ -189,7 +208,7 @@ static uint64_t tag_of(int32_t cls, int32_t stage, int32_t item)
 
 static void add_forward(qni_lower *l, int32_t s, int32_t m)
 {
-    const int32_t w = l->order->worker_of[s], t = qni_lower_comp(l, QN_OP_F, s, m, w);
+    const int32_t w = qni_at_round(l, l->order->worker_of[s], m), t = qni_lower_comp(l, QN_OP_F, s, m, w);
     const size_t c = qni_cell(l, s, m);
     const qn_grid g = qn_order_grid(l->order);
     if (!qn_first_in_column(g, s)) qni_add_link(&l->b, t, QNI_IN, l->act_in[c]);
@@ -198,19 +217,20 @@ static void add_forward(qni_lower *l, int32_t s, int32_t m)
         const size_t next = qni_cell(l, s + 1, m);
         qni_add_link(&l->b, t, QNI_OUT, l->act_out[next]);
         if (l->act_out[next] != l->act_in[next])
-            qni_lower_message(l, l->act_channel[s + 1], t, l->act_out[next], l->act_in[next], tag_of(QN_V_ACT, s + 1, m));
+            qni_lower_message(l, l->act_channel[qni_round_row(l, s + 1, m)], t, l->act_out[next], l->act_in[next],
+                              tag_of(QN_V_ACT, s + 1, m));
     }
     qni_vocab_forward(l, t, s, m);
     if (l->act_back[c] != l->act_in[c])
-        qni_lower_message(l, l->back_channel[s], t, l->act_in[c], l->act_back[c], tag_of(QN_V_ACT, s, m));
+        qni_lower_message(l, l->back_channel[qni_round_row(l, s, m)], t, l->act_in[c], l->act_back[c], tag_of(QN_V_ACT, s, m));
     const int64_t bytes = l->b.failed ? 0 : l->b.value[l->stash[c]].bytes;
-    const bool again = (l->has_r[c] && !remakes_part(l, s)) || (l->training && qni_back_worker(l, s) != w);
+    const bool again = (l->has_r[c] && !remakes_part(l, s)) || (l->training && qni_back_worker(l, s) != l->order->worker_of[s]);
     qni_add_link(&l->b, t, QNI_OUT, again ? qni_add_value(&l->b, QN_V_STASH, s, m, w, bytes) : l->stash[c]);
 }
 
 static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 {
-    const int32_t w = qni_back_worker(l, s), t = qni_lower_comp(l, QN_OP_R, s, m, w);
+    const int32_t w = qni_at_round(l, qni_back_worker(l, s), m), t = qni_lower_comp(l, QN_OP_R, s, m, w);
     const size_t c = qni_cell(l, s, m);
     const bool late = l->how->recompute_late && !qn_last_in_column(qn_order_grid(l->order), s);
     if (late) qni_add_link(&l->b, t, QNI_IN, l->grad_in[c]);
@@ -226,7 +246,7 @@ static void add_recompute(qni_lower *l, int32_t s, int32_t m)
 
 static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
 {
-    const int32_t w = qni_back_worker(l, s), t = qni_lower_comp(l, op, s, m, w);
+    const int32_t w = qni_at_round(l, qni_back_worker(l, s), m), t = qni_lower_comp(l, op, s, m, w);
     const size_t c = qni_cell(l, s, m);
     const bool first = qn_first_in_column(qn_order_grid(l->order), s), last = qn_last_in_column(qn_order_grid(l->order), s);
     qni_builder *b = &l->b;
@@ -240,7 +260,8 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
         const size_t before = qni_cell(l, s - 1, m);
         qni_add_link(b, t, QNI_OUT, l->grad_out[before]);
         if (l->grad_out[before] != l->grad_in[before])
-            qni_lower_message(l, l->grad_channel[s], t, l->grad_out[before], l->grad_in[before], tag_of(QN_V_GRAD, s - 1, m));
+            qni_lower_message(l, l->grad_channel[qni_round_row(l, s, m)], t, l->grad_out[before], l->grad_in[before],
+                              tag_of(QN_V_GRAD, s - 1, m));
     }
     if (op == QN_OP_B) {
         l->wstash[c] = qni_add_value(b, QN_V_WSTASH, s, m, w, size_of(l->how->wstash_bytes, l->order->wstash_bytes, s));
@@ -248,7 +269,7 @@ static void add_backward(qni_lower *l, int32_t op, int32_t s, int32_t m)
     }
     qni_vocab_backward(l, t, op, s, m);
     if (op == QN_OP_B) return;
-    qni_add_link(b, t, QNI_ACC, l->pgrad[s]);
+    qni_add_link(b, t, QNI_ACC, l->pgrad[qni_round_row(l, s, m)]);
     l->last_add[s] = t;
 }
 

@@ -24,7 +24,10 @@ int32_t qni_lower_comp(qni_lower *l, int32_t op, int32_t stage, int32_t item, in
 
 int32_t qni_lower_channel(qni_lower *l, int32_t from, int32_t to, int32_t cls, int32_t edge)
 {
-    const int32_t depth = l->how->depth > 0 ? l->how->depth : 2;
+    const qn_order *o = l->order;
+    /* Inputs of stages without a worker of their own wait on the host: there is room for a round of them. */
+    const int32_t usual = o->turn > 0 && !l->how->step_tasks ? qn_max32(2, o->round > 0 ? o->round : o->items) : 2;
+    const int32_t depth = l->how->depth > 0 ? l->how->depth : usual;
     return qni_add_channel(&l->b,
                            (qn_channel){.from = from, .to = to, .cls = cls, .edge = edge, .depth = depth, .slot_bytes = 1});
 }

@@ -2,6 +2,7 @@
  * the activations of the work at hand (RoundPipe arXiv:2604.27085; Superpipeline arXiv:2410.08791, reconstructed).
  *
  *   up     LOAD act, grad    while the group before computes
+ *          LOAD pgrad        a sum that an earlier round began, for the first of those who add to it
  *          LOAD param        spread over the groups of the visit behind which they may come: chunk c only after the activation
  *                            that its group issues (so it delays an activation by one chunk at most); what the next visit itself
  *                            needs comes first
@@ -40,6 +41,7 @@ typedef struct cell {            /* of one (stage, item) */
     int32_t act_host, grad_host; /* values, QN_NONE: no copy */
     int32_t act_note, grad_note;
     int32_t f, b, w;  /* groups of F, of the first backward task and of the last */
+    int32_t on, back; /* workers of F, and of the backward tasks */
     int32_t act_here; /* what backward reads */
     int32_t stash, stash_note, wstash, wstash_note, here_note;
 } cell;
@@ -58,7 +60,9 @@ typedef struct tiers {
     int32_t *pos;                             /* [workers]: comp tasks so far */
     int32_t *chunk_host;                      /* [chunks of all stages] */
     int32_t groups;                           /* of gradients */
-    int32_t *pgrad, *pgrad_note, *pgrad_host; /* [stages * groups] */
+    int32_t *part;                            /* [items]: of its stage's gradients, see part_of */
+    int32_t parts;                            /* of each stage */
+    int32_t *pgrad, *pgrad_note, *pgrad_host; /* [stages * parts] */
     bool training;
 } tiers;
 
@@ -73,19 +77,35 @@ static int32_t group_of(const tiers *l, int32_t m)
     return l->groups > 1 ? m / (l->o->items / l->groups) : QN_NONE;
 }
 
+/* A part: items of one group and one round, whose gradients are added up in one arena. Where a round ends within a group the sum
+ * goes down and, for the next round, up again, so that the fold goes on in its order. */
+static bool begins_group(const tiers *l, int32_t m)
+{
+    return m % (l->o->items / l->groups) == 0;
+}
+
+static bool ends_part(const tiers *l, int32_t m)
+{
+    return m + 1 == l->o->items || l->part[m + 1] != l->part[m];
+}
+
+static void find_parts(tiers *l)
+{
+    for (int32_t m = 0; m < l->o->items; m++) {
+        const bool round = m > 0 && qn_round_of(m, l->o->round) != qn_round_of(m - 1, l->o->round);
+        l->parts += begins_group(l, m) || round;
+        l->part[m] = l->parts - 1;
+    }
+}
+
 static size_t pgrad_of(const tiers *l, int32_t s, int32_t m)
 {
-    return (size_t)s * (size_t)l->groups + (size_t)qn_max32(group_of(l, m), 0);
+    return (size_t)s * (size_t)l->parts + (size_t)l->part[m];
 }
 
 static int64_t size_of(const int64_t *given, const int64_t *said, int32_t s, int64_t none)
 {
     return given != NULL ? given[s] : said != NULL ? said[s] : none;
-}
-
-static int32_t backward_worker(const tiers *l, int32_t s)
-{
-    return qn_backward_worker(l->o->worker_of, l->o->backward_of, s);
 }
 
 static int32_t add_note(tiers *l, note n)
@@ -182,29 +202,30 @@ static bool is_direct(const tiers *l, int32_t ww, int32_t gw, int32_t wr, int32_
     return ww == wr && (g[gw].visit == g[gr].visit || gr == gw + 1);
 }
 
-static bool shares_visit(const tiers *l, int32_t s, const cell *c) /* forward and backward of a cell */
+static bool shares_visit(const tiers *l, const cell *c) /* forward and backward of a cell */
 {
-    const int32_t f = l->o->worker_of[s], b = backward_worker(l, s);
-    return l->training && f == b && l->tour[f].group[c->f].visit == l->tour[b].group[c->b].visit;
+    return l->training && c->on == c->back && l->tour[c->on].group[c->f].visit == l->tour[c->back].group[c->b].visit;
 }
 
-static bool recomputes(const tiers *l, int32_t s, const cell *c)
+static bool recomputes(const tiers *l, const cell *c)
 {
     /* A part is made again inside backward, where the stash is kept at all. */
     const bool all = l->how->recompute != QN_RECOMPUTE_NONE && l->how->recompute != QN_RECOMPUTE_PART;
-    return l->training && (all || !shares_visit(l, s, c));
+    return l->training && (all || !shares_visit(l, c));
 }
 
 /* The input of (s, m), just written by F(s - 1, m) as group g of its worker: is a host copy wanted, and does the forward read it
  * right here? */
 static bool act_direct(const tiers *l, int32_t s, int32_t m)
 {
-    return is_direct(l, l->o->worker_of[s - 1], cell_of(l, s - 1, m)->f, l->o->worker_of[s], cell_of(l, s, m)->f);
+    const cell *from = cell_of(l, s - 1, m), *to = cell_of(l, s, m);
+    return is_direct(l, from->on, from->f, to->on, to->f);
 }
 
 static bool grad_direct(const tiers *l, int32_t s, int32_t m)
 {
-    return is_direct(l, backward_worker(l, s + 1), cell_of(l, s + 1, m)->b, backward_worker(l, s), cell_of(l, s, m)->b);
+    const cell *from = cell_of(l, s + 1, m), *to = cell_of(l, s, m);
+    return is_direct(l, from->back, from->b, to->back, to->b);
 }
 
 /* ---- weights */
@@ -323,11 +344,11 @@ static void emit_forward(tiers *l, int32_t w, int32_t g)
     }
     const int32_t stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
     qni_add_link(&l->b, t, QNI_OUT, stash);
-    if (!l->training || recomputes(l, s, c))
+    if (!l->training || recomputes(l, c))
         drop(l, t, c->stash_note);
     else
         c->stash = stash;
-    if (s > 0 && shares_visit(l, s, c)) {
+    if (s > 0 && shares_visit(l, c)) {
         c->act_here = in;
         c->here_note = in_note;
     } else if (s > 0 && (!direct || c->act_host == QN_NONE)) {
@@ -343,12 +364,12 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
     const bool first = c->b == g, last = c->w == g;
     int32_t grad = QN_NONE, grad_note = QN_NONE;
     const bool direct = s < l->o->stages - 1 && first && grad_direct(l, s, m);
-    if (first && s > 0 && !shares_visit(l, s, c)) c->act_here = bring_up(l, w, g, c->act_host, &c->here_note);
+    if (first && s > 0 && !shares_visit(l, c)) c->act_here = bring_up(l, w, g, c->act_host, &c->here_note);
     if (first && s < l->o->stages - 1) {
         grad = direct ? c->grad : bring_up(l, w, g, c->grad_host, &grad_note);
         if (direct) grad_note = c->grad_note;
     }
-    if (first && recomputes(l, s, c)) {
+    if (first && recomputes(l, c)) {
         const int32_t r = add_comp(l, QN_OP_R, s, m, w);
         if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
         if (grad != QN_NONE && l->how->recompute_late) qni_add_link(&l->b, r, QNI_IN, grad);
@@ -372,11 +393,15 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
         qni_add_link(&l->b, t, QNI_OUT, c->wstash);
     } else {
         const size_t p = pgrad_of(l, s, m);
-        if (l->pgrad[p] == QN_NONE)
+        if (l->pgrad[p] == QN_NONE && !begins_group(l, m)) {
+            l->pgrad[p] = bring_up(l, w, g, l->pgrad_host[p - 1], &l->pgrad_note[p]);
+            qni_add_link(&l->b, t, QNI_IN, l->pgrad[p]);
+        } else if (l->pgrad[p] == QN_NONE) {
             l->pgrad[p] =
                 add_made(l, QN_V_PGRAD, s, group_of(l, m), w, size_of(l->t->pgrad_bytes, NULL, s, 1), &l->pgrad_note[p]);
+        }
         qni_add_link(&l->b, t, QNI_ACC, l->pgrad[p]);
-        x->ends_gradient = (m + 1) % (l->o->items / l->groups) == 0; /* items come in ascending order */
+        x->ends_gradient = ends_part(l, m); /* items come in ascending order */
     }
     if (grad != QN_NONE) drop(l, t, grad_note);
     if (!last) return;
@@ -458,8 +483,8 @@ static void wait_for_loads(tiers *l, int32_t pcopy, int32_t s)
 /* Of all groups: the host has them as one. */
 static void read_gradients(tiers *l, int32_t task, int32_t s)
 {
-    for (int32_t g = 0; g < l->groups; g++)
-        qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[(size_t)s * (size_t)l->groups + (size_t)g]);
+    const int32_t each = l->o->items / l->groups;
+    for (int32_t g = 0; g < l->groups; g++) qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[pgrad_of(l, s, (g + 1) * each - 1)]);
 }
 
 static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
@@ -547,13 +572,15 @@ static qn_status take_tables(tiers *l, qn_err *err)
     l->cell = qn_malloc(cells, sizeof *l->cell);
     l->pos = qn_calloc((size_t)l->o->workers, sizeof *l->pos);
     l->chunk_host = qn_malloc(chunks, sizeof *l->chunk_host);
-    l->pgrad = qn_malloc(3 * S * (size_t)l->groups, sizeof *l->pgrad);
-    if (l->tour == NULL || l->cell == NULL || l->pos == NULL || l->chunk_host == NULL || l->pgrad == NULL)
+    l->part = qn_malloc((size_t)l->o->items, sizeof *l->part);
+    if (l->part != NULL) find_parts(l);
+    l->pgrad = qn_malloc(3 * S * (size_t)l->parts, sizeof *l->pgrad);
+    if (l->tour == NULL || l->cell == NULL || l->pos == NULL || l->chunk_host == NULL || l->part == NULL || l->pgrad == NULL)
         return QN_FAIL(err, QN_ENOMEM, "plan of %zu stages and micro-batches", cells);
     memset(l->cell, 0xff, cells * sizeof *l->cell); /* QN_NONE everywhere */
-    memset(l->pgrad, 0xff, 3 * S * (size_t)l->groups * sizeof *l->pgrad);
-    l->pgrad_note = l->pgrad + S * (size_t)l->groups;
-    l->pgrad_host = l->pgrad_note + S * (size_t)l->groups;
+    memset(l->pgrad, 0xff, 3 * S * (size_t)l->parts * sizeof *l->pgrad);
+    l->pgrad_note = l->pgrad + S * (size_t)l->parts;
+    l->pgrad_host = l->pgrad_note + S * (size_t)l->parts;
     return QN_OK;
 }
 
@@ -563,6 +590,7 @@ static void place_groups(tiers *l)
         for (int32_t g = 0; g < l->tour[w].groups; g++) {
             const qni_group *x = &l->tour[w].group[g];
             cell *c = cell_of(l, x->stage, x->item);
+            *(x->op == QN_OP_F ? &c->on : &c->back) = w;
             if (x->op == QN_OP_F) c->f = g;
             if (x->op == QN_OP_B || x->op == QN_OP_BW) c->b = g;
             if (x->op == QN_OP_W || x->op == QN_OP_BW) c->w = g;
@@ -577,13 +605,14 @@ static void add_hosts(tiers *l)
     for (int32_t s = 0; s < l->o->stages; s++) {
         const int32_t first = chunk_first(l->t, s), end = chunk_first(l->t, s + 1);
         for (int32_t c = first; c < end; c++) l->chunk_host[c] = add_host(l, QN_V_PARAM, s, c - first, chunk_bytes(l->t, c));
-        for (int32_t g = 0; g < l->groups && l->training; g++)
-            l->pgrad_host[(size_t)s * (size_t)l->groups + (size_t)g] =
-                add_host(l, QN_V_PGRAD, s, l->groups > 1 ? g : QN_NONE, size_of(l->t->pgrad_bytes, NULL, s, 1));
+        for (int32_t m = 0; m < l->o->items && l->training; m++)
+            if (ends_part(l, m))
+                l->pgrad_host[pgrad_of(l, s, m)] =
+                    add_host(l, QN_V_PGRAD, s, group_of(l, m), size_of(l->t->pgrad_bytes, NULL, s, 1));
         for (int32_t m = 0; m < l->o->items; m++) {
             cell *c = cell_of(l, s, m);
             const int64_t act = size_of(l->how->act_bytes, l->o->act_bytes, s, 1);
-            if (s > 0 && (!act_direct(l, s, m) || (l->training && !shares_visit(l, s, c))))
+            if (s > 0 && (!act_direct(l, s, m) || (l->training && !shares_visit(l, c))))
                 c->act_host = add_host(l, QN_V_ACT, s, m, act);
             if (l->training && s < l->o->stages - 1 && !grad_direct(l, s, m))
                 c->grad_host = add_host(l, QN_V_GRAD, s, m, size_of(l->how->act_bytes, l->o->act_bytes, s + 1, 1));
@@ -664,6 +693,8 @@ static qn_status build(qn_plan **out, tiers *l, qn_err *err)
     qn_status st = place != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
     if (st == QN_OK) st = qni_builder_plan(&p, &l->b, o->workers, o->stages, o->items, o->worker_of, place, err);
     if (st != QN_OK) goto out;
+    p->round = o->round;
+    p->turn = o->turn;
     if (o->backward_of != NULL) {
         p->backward_of = qn_malloc((size_t)o->stages, sizeof *p->backward_of);
         if (p->backward_of == NULL) {
@@ -737,6 +768,7 @@ qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *h
     qn_free(l.load);
     qn_free(l.pos);
     qn_free(l.chunk_host);
+    qn_free(l.part);
     qn_free(l.pgrad);
     return st;
 }

@@ -8,6 +8,7 @@
  *   shards 2                  columns that share the layers of one replica
  *   vocabulary 2 1            the last 2 stages are vocabulary shards, algorithm 1 (VI, VS, VT, VJ; else none)
  *   place 1 1                 stage, worker; without it a stage lives where its first task stands
+ *   cursor 1 8                after each round of 8 micro-batches (0: after the step) everything goes on by 1 worker
  *   backward 1 0              stage, worker of its R, B, W and BW where that is another one
  *   memory 0 1000000          worker, bytes of its arena                         (may be left out, as all below)
  *   size act 1 4096           act | stash | wstash, stage, bytes
@@ -44,6 +45,7 @@ qn_status qn_order_write(char **out, const qn_order *o, qn_err *err)
     qni_text_add(&t, "quern-order 1\nworkers %d\nstages %d\nitems %d\n", o->workers, o->stages, o->items);
     if (o->columns > 1) qni_text_add(&t, "columns %d\n", o->columns);
     if (o->shards > 1) qni_text_add(&t, "shards %d\n", o->shards);
+    if (o->turn > 0) qni_text_add(&t, "cursor %d %d\n", o->turn, o->round);
     if (o->sides > 0) qni_text_add(&t, "vocabulary %d %d\n", o->sides, o->vocab);
     for (int32_t s = 0; s < o->stages; s++) qni_text_add(&t, "place %d %d\n", s, o->worker_of[s]);
     for (int32_t s = 0; o->backward_of != NULL && s < o->stages; s++) {
@@ -203,13 +205,19 @@ static qn_status read_vocabulary(order_reader *r, qn_err *err)
     return qni_scan_vocabulary(&r->scan, &r->order->sides, &r->order->vocab, r->order->stages, err);
 }
 
+static qn_status read_cursor(order_reader *r, qn_err *err)
+{
+    return qni_scan_cursor(&r->scan, &r->order->turn, &r->order->round, r->order->workers, err);
+}
+
 static qn_status read_line(order_reader *r, qn_err *err)
 {
     static const struct {
         const char *key;
         qn_status (*read)(order_reader *r, qn_err *err);
-    } line[] = {{"place", read_place}, {"backward", read_backward}, {"memory", read_memory}, {"size", read_size},
-                {"cost", read_cost},   {"columns", read_columns},   {"shards", read_shards}, {"vocabulary", read_vocabulary}};
+    } line[] = {{"place", read_place},  {"backward", read_backward}, {"memory", read_memory}, {"size", read_size},
+                {"cost", read_cost},    {"columns", read_columns},   {"shards", read_shards}, {"vocabulary", read_vocabulary},
+                {"cursor", read_cursor}};
     qni_word w;
     char show[40];
     qni_scan_word(&r->scan, &w);
@@ -218,10 +226,10 @@ static qn_status read_line(order_reader *r, qn_err *err)
     }
     const int32_t op = qni_word_find(w, qni_op_name, QN_OP_VJ + 1);
     if (op == QN_NONE)
-        return QNI_SCAN_FAIL(
-            err, &r->scan, w,
-            "'%s' found; a task (F, B, W, BW, R) or columns, shards, vocabulary, place, backward, memory, size, cost wanted",
-            qni_word_show(show, w));
+        return QNI_SCAN_FAIL(err, &r->scan, w,
+                             "'%s' found; a task (F, B, W, BW, R) or columns, shards, vocabulary, cursor, place, backward, "
+                             "memory, size, cost wanted",
+                             qni_word_show(show, w));
     return read_task(r, op, err);
 }
 

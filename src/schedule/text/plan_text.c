@@ -7,7 +7,9 @@
  *   columns 4                                          copies of the chain, and how many of them make a replica;
  *   shards 2                                           left out: 1
  *   steps 3                                            optimizer steps in one run; left out: 1
- *   place 1 1                                          stage, worker
+ *   cursor 1 8                                         after each round of 8 micro-batches (0: after each step) everything goes
+ *                                                      on by 1 worker; left out: stays
+ *   place 1 1                                          stage, worker (in round 0 of step 0)
  *   backward 1 0                                       stage, worker of its R, B, W and BW where that is another one
  *   arena 0 4096                                       worker, bytes of its slots
  *   limit 0 100000                                     worker, bytes it has; left out: no limit
@@ -93,6 +95,7 @@ qn_status qn_plan_write(char **out, const qn_plan *p, qn_err *err)
     if (p->sides > 0) qni_text_add(&t, "vocabulary %d %d\n", p->sides, p->vocab);
     if (p->shards > 1) qni_text_add(&t, "shards %d\n", p->shards);
     if (p->steps > 1) qni_text_add(&t, "steps %d\n", p->steps);
+    if (p->turn > 0) qni_text_add(&t, "cursor %d %d\n", p->turn, p->round);
     for (int32_t s = 0; s < p->stages; s++) qni_text_add(&t, "place %d %d\n", s, p->worker_of[s]);
     for (int32_t s = 0; p->backward_of != NULL && s < p->stages; s++) {
         if (p->backward_of[s] != p->worker_of[s]) qni_text_add(&t, "backward %d %d\n", s, p->backward_of[s]);
@@ -123,7 +126,7 @@ typedef struct plan_reader {
     qni_scan scan;
     qni_builder b;
     qni_sizes n;
-    int32_t columns, shards, sides, vocab, steps;
+    int32_t columns, shards, sides, vocab, steps, turn, round;
     int32_t *worker_of, *backward_of; /* backward_of: QN_NONE where no line says */
     bool split;
     int64_t *arena, *limit;
@@ -412,6 +415,7 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     if (qni_word_is(w, "columns")) return qni_scan_grid_number(&r->scan, &r->columns, r->n.stages, "columns N", err);
     if (qni_word_is(w, "shards")) return qni_scan_grid_number(&r->scan, &r->shards, r->n.stages, "shards N", err);
     if (qni_word_is(w, "steps")) return qni_scan_grid_number(&r->scan, &r->steps, QN_MAX_STEPS, "steps N", err);
+    if (qni_word_is(w, "cursor")) return qni_scan_cursor(&r->scan, &r->turn, &r->round, r->n.workers, err);
     if (qni_word_is(w, "backward")) return read_backward(r, err);
     if (qni_word_is(w, "arena")) return read_numbers_of_worker(r, r->arena, "arena WORKER BYTES", err);
     if (qni_word_is(w, "limit")) return read_numbers_of_worker(r, r->limit, "limit WORKER BYTES", err);
@@ -420,7 +424,9 @@ static qn_status read_line(plan_reader *r, qn_err *err)
     const int32_t op = qni_word_find(w, qni_op_name, QN_OPS);
     return op != QN_NONE
                ? read_task(r, op, w, err)
-               : wanted(r, w, "a task or columns, shards, vocabulary, steps, place, backward, arena, limit, channel, value", err);
+               : wanted(r, w,
+                        "a task or columns, shards, vocabulary, steps, cursor, place, backward, arena, limit, channel, value",
+                        err);
 }
 
 /* Waits for tasks of other workers become links: where a lane's task stands is known only once the plan is laid out. */
@@ -478,6 +484,8 @@ static qn_status build(qn_plan **out, plan_reader *r, qn_err *err)
     }
     p->columns = r->columns;
     p->sides = r->sides;
+    p->turn = r->turn;
+    p->round = r->round;
     p->vocab = r->vocab;
     p->shards = r->shards;
     p->steps = r->steps;

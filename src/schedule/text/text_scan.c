@@ -164,3 +164,17 @@ qn_status qni_scan_vocabulary(qni_scan *s, int32_t *sides, int32_t *vocab, int32
     *vocab = (int32_t)n[1];
     return QN_OK;
 }
+
+qn_status qni_scan_cursor(qni_scan *s, int32_t *turn, int32_t *round, int32_t workers, qn_err *err)
+{
+    int64_t n[2];
+    const qni_word w = {s->at, 0};
+    const qn_status st = qni_scan_numbers(s, n, 2, 0, QNI_MAX_TASKS, "cursor TURN ROUND", err);
+    if (st != QN_OK) return st;
+    if (n[0] >= workers)
+        return QNI_SCAN_FAIL(err, s, w, "cursor %lld: there are %d workers, so 0 to %d are possible", (long long)n[0], workers,
+                             workers - 1);
+    *turn = (int32_t)n[0];
+    *round = (int32_t)n[1];
+    return QN_OK;
+}

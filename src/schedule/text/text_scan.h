@@ -52,6 +52,9 @@ qn_status qni_scan_head(qni_scan *s, const char *form, qni_sizes *out, qn_err *e
 /* "vocabulary SHARDS ALGORITHM": at most as many as there are stages. Errors: QN_EFORMAT. */
 qn_status qni_scan_vocabulary(qni_scan *s, int32_t *sides, int32_t *vocab, int32_t stages, qn_err *err) QN_MUST_USE;
 
+/* "cursor TURN ROUND": below the workers; 0 or more. Errors: QN_EFORMAT. */
+qn_status qni_scan_cursor(qni_scan *s, int32_t *turn, int32_t *round, int32_t workers, qn_err *err) QN_MUST_USE;
+
 /* csv_text.c */
 qn_status qni_csv_read(qn_order **out, const char *text, size_t bytes, qn_err *err) QN_MUST_USE;
 

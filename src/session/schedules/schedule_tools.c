@@ -55,9 +55,9 @@ static qn_status check_flags(const qn_schedule_options *opt, qn_err *err)
     if (opt->pieces > 0 && !pieces)
         return QN_FAIL(err, QN_EINVAL, "--pieces %" PRId64 ": roundpipe and superpipe are made of pieces; %s takes --chunks",
                        opt->pieces, opt->schedule);
-    if (opt->group > 0 && (g == NULL || g->generate != qn_gen_interleaved))
-        return QN_FAIL(err, QN_EINVAL, "--group %" PRId64 " is for interleaved; %s has no groups of micro-batches", opt->group,
-                       opt->schedule);
+    if (opt->group > 0 && (g == NULL || (g->generate != qn_gen_interleaved && g->generate != qn_gen_roundpipe)))
+        return QN_FAIL(err, QN_EINVAL, "--group %" PRId64 " is for interleaved and roundpipe; %s has no groups of micro-batches",
+                       opt->group, opt->schedule);
     if (opt->pairs != 0 && g != NULL && g->generate != qn_gen_dualpipe && g->generate != qn_gen_dualpipev)
         return QN_FAIL(err, QN_EINVAL, "--pairs opaque: dualpipe and dualpipev have pairs; %s has none", opt->schedule);
     return qni_steps_check(opt, err);

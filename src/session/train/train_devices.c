@@ -127,7 +127,7 @@ out:
 
 void qni_train_moved(const qni_train_run *r, qn_train_done *done)
 {
-    const qn_plan *p = qn_trainer_plan(r->trainer);
+    const qn_plan *p = qn_trainer_run_plan(r->trainer);
     done->workers = p->workers;
     for (int32_t w = 0; w < p->workers; w++) {
         done->arena_bytes[w] = p->arena_bytes[w];

@@ -64,6 +64,10 @@ static qn_status choose_order(qni_train_run *r, qn_err *err)
     pattern.vocab = (int32_t)o->vocab_parallel;
     pattern.sides = (int32_t)o->vocab_shards;
     pattern.limit = r->stashes;
+    pattern.group = (int32_t)o->group;
+    if (o->group > 0 && (g == NULL || (g->generate != qn_gen_interleaved && g->generate != qn_gen_roundpipe)))
+        return QN_FAIL(err, QN_EINVAL, "--group %" PRId64 " is for interleaved and roundpipe; %s has no groups of micro-batches",
+                       o->group, o->schedule);
     qn_status st = qni_train_share(&pattern, o, err);
     if (st != QN_OK) return st;
     if (g == NULL && qn_path_exists(o->schedule) == 1) return order_of_file(r, &pattern, err);
@@ -84,7 +88,7 @@ qn_status qni_train_reorder(qni_train_run *r, qn_err *err)
 
 qn_status qni_train_tighten(qni_train_run *r, qn_err *err)
 {
-    qn_pattern pattern = {.chunks = 1};
+    qn_pattern pattern = {.chunks = 1, .group = (int32_t)r->opt->group};
     qn_status st = qni_train_share(&pattern, r->opt, err);
     if (st == QN_OK) st = qni_train_costs(&pattern, r, err);
     return st == QN_OK ? qni_train_pieces(r, &pattern, true, err) : st;

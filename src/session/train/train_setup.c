@@ -321,6 +321,7 @@ qn_status qn_train_adopt(qn_config *config, const char *run, qn_err *err)
     json_object_foreach(saved, name, value)
     {
         if (respread && strcmp(name, "cuts") == 0) continue; /* they were for other stages */
+        if (qn_config_given(config, "schedule") && strcmp(name, "group") == 0) continue;
         if (qn_config_given(config, "tensor") && strcmp(name, "sequence-parallel") == 0) continue; /* said anew with it */
         bool skip = qn_config_given(config, name) || !json_is_string(value);
         for (size_t i = 0; i < QN_COUNT(own); i++) skip |= strcmp(own[i], name) == 0;
