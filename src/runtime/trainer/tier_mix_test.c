@@ -106,7 +106,6 @@ static void the_rest_is_refused(void **unused)
         {{.schedule = "1f1b", .workers = 2, .replicas = 2}, "any device runs any stage"},
         {{.schedule = "1f1b", .workers = 2, .shards = 2}, "tensor shards"},
         {{.schedule = "1f1b", .workers = 2, .vocab = 1}, "vocabulary shards"},
-        {{.schedule = "1f1b", .workers = 2, .undo = QN_UNDO_COPY}, "post-validated"},
         {{.schedule = "1f1b", .workers = 2, .recompute = QN_RECOMPUTE_PART, .again = again}, "made again early"},
     };
     (void)unused;

@@ -30,7 +30,8 @@ qn_status qni_trainer_flights_open(qn_trainer *t, qn_err *err)
     t->plan = NULL;
     t->place = qn_calloc(span * (size_t)t->one->tasks, sizeof(*t->place));
     t->flight_time = qn_calloc(span * (size_t)t->one->tasks, sizeof(*t->flight_time));
-    if (t->place == NULL || t->flight_time == NULL)
+    t->flight_cpu = qn_calloc(span * (size_t)t->one->tasks, sizeof(*t->flight_cpu));
+    if (t->place == NULL || t->flight_time == NULL || t->flight_cpu == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for flights of %zu steps of %d tasks", span, t->one->tasks);
     const qn_status st = qn_plan_chain(&t->plan, t->one, t->span, t->place, err);
     return st == QN_OK && t->tiered ? qni_tier_attach(&t->tier, t->plan, err) : st;
@@ -42,6 +43,7 @@ void qni_trainer_flights_close(qn_trainer *t)
     qn_plan_close(t->one);
     qn_free(t->place);
     qn_free(t->flight_time);
+    qn_free(t->flight_cpu);
     qn_free(t->verdict);
     qn_free(t->decided_ns);
 }
@@ -124,6 +126,7 @@ static void cut_trace(const qn_trainer *t, qn_trace *trace, int32_t steps)
         for (int32_t i = 0; i < tasks; i++) {
             const qn_span_time x = t->flight_time[place[i]];
             trace[k].time[i] = x.end < 0 ? (qn_span_time){0, -1} : (qn_span_time){x.start - began, x.end - began};
+            if (trace[k].cpu != NULL) trace[k].cpu[i] = t->flight_cpu[place[i]];
         }
     }
 }
@@ -134,6 +137,7 @@ static qn_status run(qn_trainer *t, int64_t first, int32_t n, const double *lr, 
 {
     int64_t began = qn_now_ns();
     qn_trace whole = {.plan = t->plan, .time = t->flight_time};
+    if (trace != NULL && trace->cpu != NULL) whole.cpu = t->flight_cpu;
     prepare(t, first, n, lr);
     const qn_status st = qn_executor_step(t->ex, trace == NULL || t->span == 1 ? trace : &whole, err);
     if (st != QN_OK && (st != QN_ECANCELLED || t->ended == QN_NONE)) return st;

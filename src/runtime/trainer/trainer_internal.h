@@ -38,6 +38,7 @@ struct qn_trainer {
     int32_t phase;
     int32_t *place;            /* [span * tasks of one], as qn_plan_chain gives it; span 1: NULL */
     qn_span_time *flight_time; /* [tasks of plan]; span 1: NULL */
+    int64_t *flight_cpu;       /* the same */
     qn_executor *ex;
     qni_shards shards; /* with one shard: unused */
     /* Tiers: set, homes and worker[0] are the host's; devices are the tier's. */
