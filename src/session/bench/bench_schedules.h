@@ -16,4 +16,8 @@ qn_status qni_bench_all_schedules(const qn_bench_options *opt, qn_line_fn *line,
  */
 qn_status qni_bench_pipelines(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
+/* Interleaved stages against 1F1B, 2 to 4 micro-batches on two workers, with messages that take their time; tasks sleep. A claim
+ * for each delay. */
+qn_status qni_bench_messages(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
 #endif
