@@ -311,6 +311,7 @@ qn_status qni_bench_lag(const qn_bench_options *given, qn_line_fn *line, void *c
     const double between = r[0].step_s * 1e3, beside = r[1].step_s * 1e3, blocking = between + copies;
     qni_line l = qni_line_begin(o.json);
     qni_line_text(&l, "claim", "time that the event protocol saves, over that of the optimizer and its copies");
+    qni_line_text(&l, "device", "shares the host's cores and memory");
     qni_line_number(&l, "optimizer_ms", step);
     qni_line_number(&l, "copies_ms", copies);
     qni_line_number(&l, "between_steps_ms", between);

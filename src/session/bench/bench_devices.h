@@ -11,4 +11,7 @@ qn_status qni_bench_devices(const qn_bench_options *given, qn_line_fn *line, voi
 /* The optimizer beside the next step (RoundPipe's event protocol) against the optimizer between steps. Errors: as above. */
 qn_status qni_bench_lag(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
+/* The same on a device that sleeps instead of computing on the host's cores. Errors: as above. */
+qn_status qni_bench_protocol(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
 #endif

@@ -18,7 +18,8 @@ static const struct {
 } parts[] = {{"schedules", qni_bench_all_schedules, false},  {"pipelines", qni_bench_pipelines, false},
              {"messages", qni_bench_messages, false},        {"vocabulary", qni_bench_vocab, true},
              {"roundpipe-devices", qni_bench_devices, true}, {"optimizer-lag", qni_bench_lag, true},
-             {"superpipe-window", qni_bench_window, true},   {"handover", qni_bench_handover, false}};
+             {"optimizer-lag", qni_bench_protocol, true},    {"superpipe-window", qni_bench_window, true},
+             {"handover", qni_bench_handover, false}};
 
 static qn_status check_names(const qn_list *only, qn_err *err)
 {
