@@ -42,6 +42,12 @@ typedef struct qn_sim_options {
 /* time: [plan->tasks], caller's. Errors: QN_ESCHEDULE (names the tasks that wait for each other), QN_ENOMEM. */
 qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *opt, qn_err *err) QN_MUST_USE;
 
+/* The same with fewer cores than workers: worker w computes on core w % cores, and comp tasks that run there at the same time get
+ * equal parts of it. cost: [tasks] ticks of a core of its own, NULL: task.cost. With a core for each worker it is qn_simulate
+ * without latency. Errors: QN_EINVAL (cores), QN_EUNSUPPORTED (tasks that meet: tensor shards, rendezvous), QN_ESCHEDULE,
+ * QN_ENOMEM. */
+qn_status qn_simulate_shared(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err) QN_MUST_USE;
+
 /* --- why workers stand still. The parts of a worker's idle time (of the makespan), which add up to it exactly:
  *   fill      before its first compute task
  *   drain     after its last one, to the end of the step

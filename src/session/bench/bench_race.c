@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/checked.h"
 #include "core/clock.h"
+#include "core/team.h"
 #include "session/schedules/measured.h"
 
 qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
@@ -135,6 +136,7 @@ static qn_status repeat(qni_racer *r, qn_err *err)
     double least = r->stolen[0];
     for (int32_t i = 1; i < steps; i++) least = fmin(least, r->stolen[i]);
     r->disturbed = 0;
+    if (r->opt.workers * r->opt.threads > qn_team_cores()) return QN_OK; /* they take the cores from each other */
     for (int32_t i = 0; i < steps; i++) {
         if (r->stolen[i] <= least + UNDISTURBED) continue;
         r->disturbed++;

@@ -30,7 +30,7 @@ void qni_racer_close(qni_racer *r);
  * traces), so that a machine whose speed drifts slows all of them; the first step of each is not counted. Steps in which the
  * machine was disturbed are repeated at the end, again in turn, as many as were asked for at most: those whose `stolen` is more
  * than 0.01 above the racer's least (which is its own doing: copy lanes and tasks that wait share its cores). Flights are not
- * looked at. Then judges all.
+ * looked at, nor are steps with more threads than cores. Then judges all.
  *
  * The costs of a step are the medians of all tasks of one kind (op, stage, worker) in it; of kinds that a step has once (the
  * optimizer, packing, copies) the medians over all traces. */

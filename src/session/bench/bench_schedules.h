@@ -20,4 +20,7 @@ qn_status qni_bench_pipelines(const qn_bench_options *opt, qn_line_fn *line, voi
  * for each delay. */
 qn_status qni_bench_messages(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
+/* Twice as many workers as cores, with the model's kernels, against the simulator with shared cores. opt: without zeros. */
+qn_status qni_bench_crowded(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
 #endif
