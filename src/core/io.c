@@ -215,6 +215,12 @@ void qn_map_want(const void *data, size_t bytes)
     if (bytes > 0) (void)madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_WILLNEED);
 }
 
+void qn_map_done(const void *data, size_t bytes)
+{
+    const uintptr_t page = 4096, begin = (uintptr_t)data / page * page;
+    if (bytes > 0) (void)madvise((void *)begin, (uintptr_t)data + bytes - begin, MADV_DONTNEED);
+}
+
 qn_status qn_make_dirs(const char *path, qn_err *err)
 {
     char buf[PATH_MAX];

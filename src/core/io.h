@@ -20,6 +20,9 @@ qn_status qn_map_open(qn_map *out, const char *path, qn_err *err) QN_MUST_USE;
 void qn_map_close(qn_map *m);
 /* Asks the system to begin reading a part of a mapping that is wanted soon; one that does not is no error. */
 void qn_map_want(const void *data, size_t bytes);
+/* The process lets go of the pages of a part of a mapping, which are read again when they are touched; the system may still keep
+ * them. Others may be reading there. */
+void qn_map_done(const void *data, size_t bytes);
 
 /* An output file written under path.tmp, then synced and renamed by commit. abort (or close without commit) removes it and
  * leaves what was at path. Errors stick: write may be called without looking, commit reports. A file that outgrows the first

@@ -103,7 +103,7 @@ check_calls() {
         src/core/alloc.c) home='malloc|calloc|realloc|mmap' ;;
         src/core/io.c) home='open|mmap' ;;
         src/session/train/train_setup.c) home=fopen ;;
-        src/session/bench/bench_disk.c) home=open ;;
+        src/session/bench/bench_disk.c | src/session/bench/bench_out_of_core.c) home=open ;;
         *) home=none ;;
         esac
         grep -nE '(^|[^a-z_A-Z>.])(malloc|calloc|realloc|strdup|mmap|open|fopen|exit|printf|puts)\(' "$file" |

@@ -4,6 +4,7 @@
 #include "checkpoint_parts.h"
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "core/io.h"
 #include "data/safetensors/safetensors.h"
 
 enum { TILE = 64 };
@@ -81,6 +82,9 @@ qn_status qn_checkpoint_source_read(void *ctx, int32_t param, int64_t first, int
         return QN_FAIL(err, QN_ERANGE, "elements %lld to %lld of '%s', which has %lld", (long long)first,
                        (long long)(first + count), p->name, (long long)p->count);
     if (count == 0) return QN_OK;
-    if (p->file_transposed) return read_transposed(to, s->tensor[param], p->dim[0], p->dim[1], first, count, err);
-    return qn_tensor_read_f32(to, s->tensor[param], first, count, err);
+    const qn_tensor_view *t = s->tensor[param];
+    const qn_status st = p->file_transposed ? read_transposed(to, t, p->dim[0], p->dim[1], first, count, err)
+                                            : qn_tensor_read_f32(to, t, first, count, err);
+    if (first + count == p->count) qn_map_done(t->data, t->bytes); /* parts come in order: this was the last */
+    return st;
 }

@@ -1,5 +1,6 @@
 /* Weights read from a model's safetensors files when they are needed: the files are mapped, and each read converts (f32, f16,
- * bf16 to f32) and transposes what was asked for straight into the caller's memory. No copy of the model is held. */
+ * bf16 to f32) and transposes what was asked for straight into the caller's memory. No copy of the model is held, and a tensor
+ * that was read to its end leaves the process's memory: what it holds does not grow with the model. */
 #ifndef QN_RUNTIME_CHECKPOINT_SOURCE_H
 #define QN_RUNTIME_CHECKPOINT_SOURCE_H
 

@@ -125,7 +125,8 @@ static qn_status open_order(qni_bench_run *b, const qn_bench_options *opt, const
                           .items = (int32_t)opt->micro_batches,
                           .chunks = how->chunks > 0 ? how->chunks : usual,
                           .cost = {[QN_OP_F] = how->vocab > 0 ? 1 : 0, [QN_OP_BW] = how->vocab > 0 ? 2 : 0},
-                          .vocab = how->vocab};
+                          .vocab = how->vocab,
+                          .sides = how->sides};
     qn_status st = room != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "pieces");
     if (st == QN_OK && pieces) st = cut_pieces(b, &pattern, room, opt, how, round, err);
     if (st == QN_OK) st = qn_generate(&b->order, how->schedule, &pattern, err);

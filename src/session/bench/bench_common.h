@@ -29,6 +29,7 @@ typedef struct qni_bench_how {
     const char *schedule;
     int32_t chunks; /* stages of a worker; 0: the schedule's usual number */
     int32_t vocab;  /* 1 or 2: both ends cut into vocabulary shards over all workers */
+    int32_t sides;  /* shards of the vocabulary; 0: one for each worker */
     bool even;      /* as many blocks in each stage; else cut by cost */
     const qn_trainer_tiers
         *tiers;             /* workers are devices, and the state is the host's; NULL: only where the schedule asks for it */

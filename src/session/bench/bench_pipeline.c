@@ -22,10 +22,12 @@ static const struct {
              {.name = "messages", .run = qni_bench_messages},
              {.name = "crowded", .run = qni_bench_crowded},
              {.name = "vocabulary", .run = qni_bench_vocab, .own_sizes = true},
+             {.name = "vocabulary", .run = qni_bench_vocab_gain, .own_sizes = true},
              {.name = "roundpipe-devices", .run = qni_bench_devices, .own_sizes = true},
              {.name = "optimizer-lag", .run = qni_bench_lag, .own_sizes = true},
              {.name = "optimizer-lag", .run = qni_bench_protocol, .own_sizes = true},
              {.name = "superpipe-window", .run = qni_bench_window, .own_sizes = true},
+             {.name = "out-of-core", .run = qni_bench_out_of_core, .own_sizes = true, .when_named = true},
              {.name = "handover", .run = qni_bench_handover}};
 
 static qn_status check_names(const qn_list *only, qn_err *err)
