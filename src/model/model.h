@@ -292,6 +292,8 @@ bool qn_pass_step(qn_pass *p);
 const char *qn_pass_name(const qn_pass *p); /* "" after the last; lives as long as the model */
 qn_pass qn_pass_forward(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);
 qn_pass qn_pass_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *stash);
+/* F and R at once where F's stash is gone: stash as forward leaves it, and mb->rstash. */
+qn_pass qn_pass_remake(qn_stage *s, const qn_mb *mb, const void *x, void *stash);
 qn_pass qn_pass_backward(qn_stage *s, const qn_mb *mb, void *dx, const void *dy, const void *x, void *stash, void *wstash);
 qn_pass qn_pass_backward_weight(qn_stage *s, const qn_mb *mb, const void *x, const void *stash, const void *wstash);
 qn_pass qn_pass_evaluate(qn_stage *s, const qn_mb *mb, void *y, const void *x, void *stash);

@@ -157,7 +157,7 @@ static inline void rig_clear_grads(rig *r)
         memset(r->grad[u], 0, (size_t)qn_model_param(r->m, qn_model_use(r->m, u)->param)->count * qn_dtype_bytes(r->k->param));
 }
 
-enum { RIG_SEPARATE = 1, RIG_RECOMPUTE = 2 };
+enum { RIG_SEPARATE = 1, RIG_RECOMPUTE = 2, RIG_REMAKE = 32 };
 
 /* Bytes that show in any result that reads them. */
 static inline void rig_poison(void *p, size_t n)
@@ -214,6 +214,12 @@ static inline double rig_step(rig *r, qn_mb *mb, unsigned how)
         if (qn_stage_need_of(r->stage[s])->rstash_bytes > 0) {
             rig_poison(r->rstash[s], qn_stage_need_of(r->stage[s])->rstash_bytes);
             rig_poison(r->scratch.base, r->scratch.cap);
+        }
+        if (how & RIG_REMAKE) {
+            rig_poison(r->stash[s], stash);
+            qn_pass p = qn_pass_remake(r->stage[s], mb, x, r->stash[s]);
+            while (qn_pass_step(&p)) continue;
+        } else if (qn_stage_need_of(r->stage[s])->rstash_bytes > 0) {
             qn_stage_recompute(r->stage[s], mb, x, r->stash[s]);
         }
         rig_poison(r->scratch.base, r->scratch.cap);

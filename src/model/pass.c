@@ -7,9 +7,10 @@
 #include <string.h>
 
 #include "core/arena.h"
+#include "core/checked.h"
 #include "core/compiler.h"
 
-enum { PASS_FORWARD, PASS_EVALUATE, PASS_INFER, PASS_BACKWARD, PASS_WEIGHT, PASS_RECOMPUTE };
+enum { PASS_FORWARD, PASS_EVALUATE, PASS_INFER, PASS_BACKWARD, PASS_WEIGHT, PASS_RECOMPUTE, PASS_REMAKE };
 
 /* --- the cursor: layer counts within the stage; before the first layer or after the last the pass is at its end */
 static bool walks_back(const qn_pass *p)
@@ -34,6 +35,7 @@ static bool has_work(const qn_pass *p)
     const bool learns = sl->op[p->op].learns;
     switch (p->kind) {
     case PASS_FORWARD:
+    case PASS_REMAKE:
         return kind->forward != NULL;
     case PASS_EVALUATE:
         return either(kind->evaluate, kind->forward) != NULL;
@@ -53,8 +55,9 @@ static bool has_work(const qn_pass *p)
 static int32_t ops_of(const qn_pass *p, int32_t layer)
 {
     const stage_layer *sl = &p->stage->layer[layer];
-    const bool unread = p->kind == PASS_FORWARD && p->y == NULL && layer + 1 == p->stage->count;
-    return unread ? sl->stash_ops : sl->layer->ops;
+    const bool last = layer + 1 == p->stage->count;
+    if (last && p->kind == PASS_REMAKE) return qn_max32(sl->stash_ops, sl->again_ops);
+    return last && p->kind == PASS_FORWARD && p->y == NULL ? sl->stash_ops : sl->layer->ops;
 }
 
 static bool goes_back(const qn_pass *p)
@@ -118,6 +121,15 @@ qn_pass qn_pass_recompute(qn_stage *s, const qn_mb *mb, const void *x, void *sta
     qn_pass p = start(s, mb, PASS_RECOMPUTE);
     p.x = x;
     p.stash = stash;
+    return placed(p);
+}
+
+qn_pass qn_pass_remake(qn_stage *s, const qn_mb *mb, const void *x, void *stash)
+{
+    qn_pass p = start(s, mb, PASS_REMAKE);
+    p.x = x;
+    p.stash = stash;
+    if (s->need.stash_bytes + s->need.rstash_bytes == 0) p.layer = s->count; /* nothing that anyone reads */
     return placed(p);
 }
 
@@ -209,8 +221,13 @@ static void *value_at(const qn_pass *p, const stage_layer *sl, qn_ref ref)
 {
     const stage_value *v = &sl->value[ref.value];
     const bool later =
-        walks_back(p) || p->kind == PASS_RECOMPUTE; /* what F left in scratch is gone: it is made again or not read */
-    const qn_place place = p->kind == PASS_INFER ? v->infer : !later ? v->train : p->wstash != NULL ? v->wback : v->back;
+        walks_back(p) || p->kind == PASS_RECOMPUTE;        /* what F left in scratch is gone: it is made again or not read */
+    const bool into = p->kind == PASS_REMAKE && v->remade; /* where backward looks for it */
+    const qn_place place = p->kind == PASS_INFER ? v->infer
+                           : into                ? v->back
+                           : !later              ? v->train
+                           : p->wstash != NULL   ? v->wback
+                                                 : v->back;
     return offset_in(place_address(p, place), (size_t)ref.column * elem_bytes(p->stage, sl->layer->value[ref.value].elem));
 }
 
@@ -229,7 +246,7 @@ static qn_op_run resolve(const qn_pass *p)
     const stage_layer *sl = &s->layer[p->layer];
     const stage_op *so = &sl->op[p->op];
     const qn_op *op = &sl->layer->op[p->op];
-    const bool training = p->kind == PASS_FORWARD || p->kind == PASS_RECOMPUTE || walks_back(p);
+    const bool training = p->kind != PASS_EVALUATE && p->kind != PASS_INFER;
     qn_op_run r = {.k = s->k, .ex = s->ex, .op = op, .mb = p->mb, .B = p->mb->B, .T = p->mb->T, .lin = so->lin};
     r.R = r.B * r.T;
     if (op->sliced) r.R = qni_stream_rows(s, r.R, &r.first);
@@ -386,6 +403,7 @@ static void run_op(const qn_pass *p)
     switch (p->kind) {
     case PASS_FORWARD:
     case PASS_RECOMPUTE:
+    case PASS_REMAKE:
         kind->forward(&r);
         break;
     case PASS_EVALUATE:

@@ -56,8 +56,9 @@ typedef struct stage_op {
 
 typedef struct stage_layer {
     const qn_layer *layer;
-    int32_t index;      /* in the chain */
-    bool redone;        /* some of it is run again for backward */
+    int32_t index; /* in the chain */
+    bool redone;   /* some of it is run again for backward: by operations before again_ops */
+    int32_t again_ops;
     int32_t stash_ops;  /* operations after these write nothing that backward reads: recomputation skips them */
     bool stream_seeded; /* the stream has a gradient when this layer's backward begins */
     size_t scratch;     /* what a pass has while it is in this layer: positions and values */

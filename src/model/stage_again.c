@@ -14,6 +14,7 @@
 
 #include "core/arena.h"
 #include "core/checked.h"
+#include "core/checked.h"
 #include "core/compiler.h"
 
 /* Whether operation o would be made again when somebody wants its result. */
@@ -55,6 +56,7 @@ void qni_mark_again(stage_layer *sl, bool *kept, unsigned again)
         for (int32_t i = 0; i < op->outs; i++) redo = redo || wanted[op->out[i].value];
         redo = redo && op->kind->forward != NULL;
         sl->op[o].redo = redo;
+        if (redo) sl->again_ops = qn_max32(sl->again_ops, o + 1);
         sl->redone = sl->redone || redo;
         for (int32_t i = 0; redo && i < op->ins; i++) {
             const int32_t v = op->in[i].value;

@@ -56,7 +56,8 @@ static void sweep(const qn_model_config *c, qn_mode mode)
     const size_t stride = mode == QN_MODE_F32 ? 3 : 11; /* neither divides the number of ways */
     for (size_t n = 0, i = 0; n < QN_COUNT(choices) * QN_COUNT(cuts) * 4; n += mode == QN_MODE_F32 ? 1 : 4, i += stride) {
         i %= QN_COUNT(choices) * QN_COUNT(cuts) * 4;
-        step(&got, cuts[i / 4 % QN_COUNT(cuts)], choices[i / 4 / QN_COUNT(cuts)], i & 1, i & 2 ? RIG_SEPARATE : 0);
+        step(&got, cuts[i / 4 % QN_COUNT(cuts)], choices[i / 4 / QN_COUNT(cuts)], i & 1,
+             (i & 2 ? RIG_SEPARATE : 0) | (i & 1 && i % 3 == 0 ? RIG_REMAKE : 0));
         assert_same(&want, &got);
         rig_uncut(&got);
     }

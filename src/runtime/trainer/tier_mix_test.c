@@ -38,7 +38,7 @@ static void sweep(const qn_model *m, int32_t groups, int32_t lag, const uint8_t 
                                  .threads = 1,
                                  .recompute = again != NULL ? QN_RECOMPUTE_PART : (qn_recompute)(*turn % 3),
                                  .again = again,
-                                 .recompute_late = again != NULL || *turn % 2 != 0,
+                                 .recompute_late = *turn / 3 % 2 != 0,
                                  .transport = transports[*turn % 2],
                                  .groups = groups,
                                  .zero1 = *turn % 4 == 1,
@@ -98,7 +98,6 @@ static void little_is_trained(void **unused)
 /* What is left out says so in a sentence. */
 static void the_rest_is_refused(void **unused)
 {
-    static const uint8_t again[] = {0, QN_AGAIN_ALL, 0, 0, 0};
     static const struct {
         rig_way way;
         const char *wanted;
@@ -106,7 +105,6 @@ static void the_rest_is_refused(void **unused)
         {{.schedule = "1f1b", .workers = 2, .replicas = 2}, "any device runs any stage"},
         {{.schedule = "1f1b", .workers = 2, .shards = 2}, "tensor shards"},
         {{.schedule = "1f1b", .workers = 2, .vocab = 1}, "vocabulary shards"},
-        {{.schedule = "1f1b", .workers = 2, .recompute = QN_RECOMPUTE_PART, .again = again}, "made again early"},
     };
     (void)unused;
     const qn_trainer_tiers tiers = {.window = 2, .replace = 1};
@@ -122,9 +120,6 @@ static void the_rest_is_refused(void **unused)
                                    .threads = 1,
                                    .source = &rig_source,
                                    .hyper = rig_hyper,
-                                   .recompute = no[i].way.recompute,
-                                   .again = no[i].way.again,
-                                   .post_validate = no[i].way.undo,
                                    .driver = QN_DRIVE_LOOP,
                                    .faults = {.dead_worker = -1},
                                    .tiers = &tiers};

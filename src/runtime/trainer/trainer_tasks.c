@@ -96,6 +96,8 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
     mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
+    void *const made = value_in(ex, p, task->out, QN_V_STASH);
+    if (part && made != NULL) return qn_pass_remake(stage, mb, io.x, made); /* on devices, of a stash that did not stay */
     if (part) return qn_pass_recompute(stage, mb, io.x, value_in(ex, p, task->in, QN_V_STASH));
     if (task->op == QN_OP_W)
         return qn_pass_backward_weight(stage, mb, io.x, value_in(ex, p, task->in, QN_V_STASH),

@@ -14,6 +14,8 @@
  * 4; that a host does so for its devices is ours): per stage, the last one first, NORM GUESS OPT as soon as its gradient is down;
  * then FOLD, and VALIDATE of each stage, behind which the next step may load it
  *
+ * R of a part that is made again early writes rstash; where the forward's stash has not stayed, the stash with it.
+ *
  * A value that its reader finds in the arena (same visit, or the very next group) makes no copy. Backward recomputes unless it is
  * in its forward's visit.
  *
@@ -43,7 +45,7 @@ typedef struct cell {            /* of one (stage, item) */
     int32_t f, b, w;  /* groups of F, of the first backward task and of the last */
     int32_t on, back; /* workers of F, and of the backward tasks */
     int32_t act_here; /* what backward reads */
-    int32_t stash, stash_note, wstash, wstash_note, here_note;
+    int32_t stash, stash_note, wstash, wstash_note, rstash, rstash_note, here_note;
 } cell;
 
 typedef struct tiers {
@@ -214,6 +216,13 @@ static bool recomputes(const tiers *l, const cell *c)
     return l->training && (all || !shares_visit(l, c));
 }
 
+/* Bytes of what R makes again besides a stash, or with it where the stash did not stay. */
+static int64_t again_bytes(const tiers *l, int32_t s)
+{
+    const bool part = l->training && l->how->recompute == QN_RECOMPUTE_PART && l->how->rstash_bytes != NULL;
+    return part ? l->how->rstash_bytes[s] : 0;
+}
+
 /* The input of (s, m), just written by F(s - 1, m) as group g of its worker: is a host copy wanted, and does the forward read it
  * right here? */
 static bool act_direct(const tiers *l, int32_t s, int32_t m)
@@ -356,6 +365,21 @@ static void emit_forward(tiers *l, int32_t w, int32_t g)
     }
 }
 
+/* R before the backward of a cell: what the forward has not kept of its stash, and what it never keeps. */
+static void add_recompute(tiers *l, int32_t w, const qni_group *x, cell *c, int32_t grad)
+{
+    const int32_t s = x->stage, m = x->item, r = add_comp(l, QN_OP_R, s, m, w);
+    const bool all = recomputes(l, c);
+    if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
+    if (grad != QN_NONE && l->how->recompute_late) qni_add_link(&l->b, r, QNI_IN, grad);
+    read_weights(l, w, x->stay, r);
+    if (all) c->stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
+    qni_add_link(&l->b, r, all ? QNI_OUT : QNI_IN, c->stash);
+    if (again_bytes(l, s) == 0) return;
+    c->rstash = add_made(l, QN_V_RSTASH, s, m, w, again_bytes(l, s), &c->rstash_note);
+    qni_add_link(&l->b, r, QNI_OUT, c->rstash);
+}
+
 static void emit_backward(tiers *l, int32_t w, int32_t g)
 {
     qni_group *x = &l->tour[w].group[g];
@@ -369,18 +393,12 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
         grad = direct ? c->grad : bring_up(l, w, g, c->grad_host, &grad_note);
         if (direct) grad_note = c->grad_note;
     }
-    if (first && recomputes(l, c)) {
-        const int32_t r = add_comp(l, QN_OP_R, s, m, w);
-        if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
-        if (grad != QN_NONE && l->how->recompute_late) qni_add_link(&l->b, r, QNI_IN, grad);
-        read_weights(l, w, x->stay, r);
-        c->stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
-        qni_add_link(&l->b, r, QNI_OUT, c->stash);
-    }
+    if (first && (recomputes(l, c) || again_bytes(l, s) > 0)) add_recompute(l, w, x, c, grad);
     const int32_t t = add_comp(l, x->op, s, m, w);
     if (grad != QN_NONE) qni_add_link(&l->b, t, QNI_IN, grad);
     if (s > 0) qni_add_link(&l->b, t, QNI_IN, c->act_here);
     qni_add_link(&l->b, t, QNI_IN, c->stash);
+    if (c->rstash != QN_NONE) qni_add_link(&l->b, t, QNI_IN, c->rstash);
     if (x->op == QN_OP_W) qni_add_link(&l->b, t, QNI_IN, c->wstash);
     read_weights(l, w, x->stay, t);
     if (first && s > 0) {
@@ -407,6 +425,7 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
     if (!last) return;
     if (s > 0) drop(l, t, c->here_note);
     drop(l, t, c->stash_note);
+    if (c->rstash != QN_NONE) drop(l, t, c->rstash_note);
     if (x->op == QN_OP_W) drop(l, t, c->wstash_note);
 }
 
@@ -727,11 +746,6 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
         return QN_FAIL(err, QN_EINVAL, "device memory with %d columns of the chain: one is possible", o->columns);
     if (t->groups < 0 || (t->groups > 1 && o->items % t->groups != 0))
         return QN_FAIL(err, QN_EINVAL, "%d groups of gradients do not divide %d micro-batches", t->groups, o->items);
-    for (int32_t s = 0; s < o->stages && how->recompute == QN_RECOMPUTE_PART && how->rstash_bytes != NULL; s++)
-        if (how->rstash_bytes[s] > 0)
-            return QN_FAIL(err, QN_EUNSUPPORTED,
-                           "device memory with a part of a stage made again early: make it again late (inside backward), or all "
-                           "of it");
     if (t->lag > 0 && how->post_validate)
         return QN_FAIL(
             err, QN_EUNSUPPORTED,

@@ -53,11 +53,6 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
             return QN_FAIL(err, QN_EINVAL,
                            "%s does not go with workers that load the model from the host (%s); leave one of them out",
                            not_with[i].flag, is_round(o) ? "roundpipe, --device-memory, --link" : "--device-memory, --link");
-    if (r->recompute.how == QN_RECOMPUTE_PART && !r->recompute.late)
-        return QN_FAIL(
-            err, QN_EINVAL,
-            "--recompute %s --recompute-at early does not go with workers that load the model from the host; late does",
-            o->recompute);
     return QN_OK;
 }
 
