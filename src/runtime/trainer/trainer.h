@@ -129,7 +129,7 @@ qn_memory qn_trainer_memory(const qn_trainer *t);
 
 /* The homes, for checkpoints. Between steps only. value, m, v: [part->count] of the mode's param type; m, v NULL when frozen.
  * With tensor shards each has a part of the parameter (part->slice) or a copy of its own. After writing values call
- * qn_trainer_refresh, which brings replicas up to date. */
+ * qn_trainer_refresh, which brings replicas and packed copies up to date. */
 typedef struct qn_param_home {
     const qn_param *part; /* as the shard has it */
     void *value, *m, *v;
