@@ -339,6 +339,7 @@ bool qni_makes_loaded(const qn_plan *p, int32_t t, bool copies)
 static void wait_for_host(chain *c)
 {
     const qn_plan *p = c->p;
+    const qn_grid g = qn_plan_grid(p);
     bool copies = false;
     int32_t tie = QN_NONE;
     for (int32_t t = 0; t < p->tasks; t++) {
@@ -347,11 +348,12 @@ static void wait_for_host(chain *c)
     }
     for (int32_t t = 0; t < p->tasks; t++) {
         if (p->task[t].op != QN_OP_LOAD || p->value[p->ref[p->task[t].in.first]].cls != QN_V_PARAM) continue;
-        const int32_t s = p->task[t].stage;
+        const int32_t s = qn_in_first_replica(g, p->task[t].stage); /* for which the host steps */
         for (int32_t o = p->lane[0][QN_LANE_HOST][0], i = 0; i < p->lane[0][QN_LANE_HOST][1]; i++) {
             const int32_t of = p->task[o + i].stage;
             if (!qni_makes_loaded(p, o + i, copies)) continue;
-            if (of == s || (tie != QN_NONE && of == p->task[tie].stage && is_tied(p, tie, s))) add_pair(c, t, o + i, 1);
+            if (of == s || (tie != QN_NONE && of == qn_in_first_replica(g, p->task[tie].stage) && is_tied(p, tie, s)))
+                add_pair(c, t, o + i, 1);
         }
     }
 }

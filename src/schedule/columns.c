@@ -157,6 +157,8 @@ qn_status qn_order_widen(qn_order **out, const qn_order *base, int32_t replicas,
     o->shards = shards;
     o->sides = base->sides;
     o->vocab = base->vocab;
+    o->window = base->window;
+    o->window_group = base->window_group;
     QN_TRY(st, qni_check_grid(qn_order_grid(o), err), out);
     memcpy(o->cost, base->cost, sizeof o->cost);
     if (!widen_limits(o, base, shard_workers) || !widen_sizes(&o->act_bytes, o, base, base->act_bytes, replicas) ||

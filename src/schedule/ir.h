@@ -132,6 +132,11 @@ static inline int32_t qn_stage_at(qn_grid g, int32_t column, int32_t chain_stage
 {
     return column * qn_column_stages(g) + chain_stage;
 }
+/* The stage that holds the same part of the same layers in the first replica. */
+static inline int32_t qn_in_first_replica(qn_grid g, int32_t stage)
+{
+    return stage % (g.shards * qn_column_stages(g));
+}
 static inline bool qn_first_in_column(qn_grid g, int32_t stage)
 {
     return qn_chain_stage(g, stage) == 0;

@@ -185,7 +185,7 @@ static void what_cannot_be_is_refused(void **state)
         snprintf(line, sizeof(line), "--device-memory 16M %s", columns[i]);
         refuse(line, "does not go with workers that load", NULL);
     }
-    refuse("--device-memory 16M --data-parallel 2 --workers 2", "any worker runs any stage", "--schedule roundpipe");
+    refuse("--schedule roundpipe --data-parallel 2 --workers 2", "runs any stage on any of them", "--grad-groups 2");
     refuse("--schedule roundpipe --workers 2 --post-validate", "--post-validate does not go", NULL);
 }
 

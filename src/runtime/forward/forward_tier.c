@@ -37,7 +37,7 @@ static qn_status check(const qni_forward_tiers *d, int32_t pieces, qn_err *err)
 
 qn_status qni_forward_tier_init(qni_forward *f, const qni_forward_tiers *d, int32_t threads, bool pin, qn_err *err)
 {
-    const int32_t pieces = f->set->stages;
+    const int32_t pieces = f->set->stages / f->set->columns;
     qn_order *order = NULL;
     qn_status st = check(d, pieces, err);
     if (st == QN_OK) st = piece_order(&order, d->devices, pieces, f->items, err);

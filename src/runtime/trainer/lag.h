@@ -12,8 +12,9 @@
 #include "optimizer.h"
 
 typedef struct qni_lag {
-    qni_homes *h;            /* of one worker, the host; borrowed */
-    void **loaded, **landed; /* [params], [uses]: the latter with the levels of the homes' tree behind each other */
+    qni_homes *h;   /* of one worker, the host; borrowed */
+    void **loaded;  /* [params] */
+    void ***landed; /* [replicas][uses]: the levels of the homes' tree behind each other */
     qn_arena block;
     bool pending; /* the homes' gradients are those of a step that the optimizer has not seen */
     qni_verdict verdict;
@@ -24,6 +25,7 @@ typedef struct qni_lag {
 /* Errors: QN_ENOMEM. fini accepts zeroes. */
 qn_status qni_lag_init(qni_lag *l, qni_homes *h, qn_err *err) QN_MUST_USE;
 void qni_lag_fini(qni_lag *l);
+/* stage: of the first replica; for all of them. */
 void qni_lag_opt(qni_lag *l, int32_t stage, const qn_hyper *hyper);
 void qni_lag_pcopy(qni_lag *l, int32_t stage);
 void qni_lag_gcopy(qni_lag *l, int32_t stage);

@@ -189,3 +189,9 @@ void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hy
     if (good) qni_update(h, stage, QNI_UPDATE, v, hyper, step, lr);
     clear_rest(h, stage, good);
 }
+
+void qni_optimize_all(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr)
+{
+    const int32_t column = qn_column(h->grid, stage), s = qn_chain_stage(h->grid, stage);
+    for (int32_t c = column; c < h->grid.columns; c += h->shards) qni_optimize(h, qn_stage_at(h->grid, c, s), v, hyper, step, lr);
+}

@@ -46,5 +46,7 @@ void qni_clear_grads(qni_homes *h, int32_t stage);
 /* Updates the parameters that the stage steps when the verdict is good; in any case all gradients of the stage are zero
  * afterwards. step: 0-based. */
 void qni_optimize(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr);
+/* The same of the stage's copies in all replicas, where one host steps for them. stage: of the first. */
+void qni_optimize_all(qni_homes *h, int32_t stage, const qni_verdict *v, const qn_hyper *hyper, int64_t step, double lr);
 
 #endif

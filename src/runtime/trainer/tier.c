@@ -17,7 +17,8 @@ static int64_t aligned(int64_t bytes)
 
 static bool in_piece(const qni_tier_desc *d, int32_t s, int32_t layer)
 {
-    return layer >= d->first_layer[s] && layer < d->first_layer[s + 1];
+    const int32_t *first = &d->first_layer[qn_chain_stage(qn_order_grid(d->order), s)];
+    return layer >= first[0] && layer < first[1];
 }
 
 /* Is use u of piece s left out of its chunks, since it comes up packed? Counts its bytes. */
@@ -35,7 +36,7 @@ static bool packed_alone(qni_tier *t, const qni_tier_desc *d, int32_t s, int32_t
 static qn_status list_parts(qni_tier *t, const qni_tier_desc *d, qn_err *err)
 {
     const int32_t uses = qn_model_uses(d->model), S = t->stages;
-    t->part = qn_calloc(2 * (size_t)uses, sizeof(*t->part));
+    t->part = qn_calloc(2 * (size_t)uses * (size_t)d->order->columns, sizeof(*t->part));
     t->first_part = qn_calloc(2 * ((size_t)S + 1), sizeof(*t->first_part));
     if (t->part == NULL || t->first_part == NULL) return QN_FAIL(err, QN_ENOMEM, "no memory for the parts of %d pieces", S);
     t->first_grad = t->first_part + S + 1;
@@ -120,8 +121,8 @@ static qn_status open_devices(qni_tier *t, const qni_tier_desc *d, qn_err *err)
         for (int32_t s = 0; s < S && st == QN_OK; s++) {
             if (!runs(d->order, w, s)) continue;
             qn_stage **at = &t->stage[w * S + s];
-            st = qn_stage_open(at, d->model, d->first_layer[s], d->first_layer[s + 1] - d->first_layer[s], d->k, &t->exec[w],
-                               &d->limits, err);
+            const int32_t *first = &d->first_layer[qn_chain_stage(t->grid, s)];
+            st = qn_stage_open(at, d->model, first[0], first[1] - first[0], d->k, &t->exec[w], &d->limits, err);
             if (st != QN_OK) break;
             const qn_stage_need *need = qn_stage_need_of(*at);
             if (scratch < need->scratch_bytes) scratch = need->scratch_bytes;
@@ -149,26 +150,27 @@ static qn_status take_staging(qni_tier *t, qn_err *err)
 
 qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
 {
-    const size_t S = (size_t)d->order->stages, N = (size_t)d->order->workers;
+    const size_t S = (size_t)d->order->stages, N = (size_t)d->order->workers, D = (size_t)qn_depth(qn_order_grid(d->order));
     *t = (qni_tier){.model = d->model,
                     .k = d->k,
                     .element = qn_dtype_bytes(d->k->param),
                     .devices = d->order->workers,
                     .stages = d->order->stages,
+                    .grid = qn_order_grid(d->order),
                     .direct = d->direct};
     t->exec = qn_calloc(N, sizeof(*t->exec));
     t->scratch = qn_calloc(N, sizeof(*t->scratch));
     t->stage = qn_calloc(N * S, sizeof(qn_stage *));
     t->bound = qn_calloc(N * (size_t)(qn_model_params(d->model) + qn_model_uses(d->model)), sizeof(void *));
     t->packed_bytes = qn_calloc(6 * S, sizeof(*t->packed_bytes));
-    t->first_layer = qn_calloc(S + 1, sizeof(*t->first_layer));
+    t->first_layer = qn_calloc(D + 1, sizeof(*t->first_layer));
     if (t->exec == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL || t->packed_bytes == NULL ||
         t->first_layer == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for %zu devices", N);
     t->pgrad_bytes = t->packed_bytes + S;
     t->need = t->packed_bytes + 2 * S;
     t->value_bytes = t->packed_bytes + 5 * S;
-    memcpy(t->first_layer, d->first_layer, (S + 1) * sizeof(*t->first_layer));
+    memcpy(t->first_layer, d->first_layer, (D + 1) * sizeof(*t->first_layer));
     qn_status st = open_devices(t, d, err);
     if (st == QN_OK) st = list_parts(t, d, err);
     if (st == QN_OK) st = cut_chunks(t, d->chunks, err);
@@ -267,7 +269,7 @@ static qn_status too_little(const qni_tier *t, const qn_order *order, int32_t de
     char which[64];
     int64_t bytes;
     const int32_t s = largest_piece(t, order, device, &bytes), last = qn_model_layers(t->model) - 1;
-    const int32_t from = t->first_layer[s], to = t->first_layer[s + 1] - 1;
+    const int32_t *layer = &t->first_layer[qn_chain_stage(t->grid, s)], from = layer[0], to = layer[1] - 1;
     if (from < to)
         snprintf(which, sizeof(which), "stage %d (layers %d to %d)", s, from, to);
     else
@@ -397,17 +399,17 @@ void *qni_tier_home(const qni_tier *t, int32_t value, size_t *bytes)
     return t->host[value];
 }
 
-/* The bytes of one part within [at, at + bytes) of its chunk. */
-static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, bool param, int64_t at, int64_t bytes,
+/* The bytes of one part within [at, at + bytes) of its chunk. grad: the replica's, NULL for a parameter. */
+static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, void *const *grad, int64_t at, int64_t bytes,
                            qn_err *err)
 {
     const int64_t from = qn_max64(at, part->offset), to = qn_min64(at + bytes, part->offset + part->bytes);
     if (from >= to) return QN_OK;
     const int64_t skip = from - part->offset;
     if (!up)
-        memcpy((char *)t->grad[part->index] + skip, arena + from, (size_t)(to - from));
-    else if (!param)
-        memcpy(arena + from, (const char *)t->grad[part->index] + skip, (size_t)(to - from));
+        memcpy((char *)grad[part->index] + skip, arena + from, (size_t)(to - from));
+    else if (grad != NULL)
+        memcpy(arena + from, (const char *)grad[part->index] + skip, (size_t)(to - from));
     else if (t->value != NULL)
         memcpy(arena + from, (const char *)t->value[part->index] + skip, (size_t)(to - from));
     else
@@ -444,6 +446,7 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
     }
     const bool param = v->cls == QN_V_PARAM;
     const int32_t *first = (param ? t->first_part : t->first_grad) + v->stage;
+    void *const *grad = param ? NULL : t->grad[qn_replica(t->grid, v->stage)];
     char *arena = qn_executor_value(ex, up ? out : in);
     if (param && is_packed(t, v)) { /* on the lane's thread alone */
         packing from = {.t = t, .device = p->value[out].worker};
@@ -452,7 +455,7 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
     }
     for (int32_t i = first[0]; i < first[1]; i++) {
         if (param && t->part[i].chunk != v->item) continue;
-        const qn_status st = copy_part(t, &t->part[i], arena, up, param, (int64_t)at, (int64_t)bytes, err);
+        const qn_status st = copy_part(t, &t->part[i], arena, up, grad, (int64_t)at, (int64_t)bytes, err);
         if (st != QN_OK) return st;
     }
     if (!param && !up && t->landed != NULL && !t->partial[out] && at + bytes == (size_t)v->bytes)

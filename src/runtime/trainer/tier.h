@@ -21,7 +21,8 @@
 /* Elements [first, first + count) of a parameter, for LOADs that find no value in memory. Any lane's thread. */
 typedef qn_status qni_tier_read(void *ctx, int32_t param, int64_t first, int64_t count, void *to, qn_err *err);
 
-/* A group's gradients of a piece are down as a whole: called by the lane that copied them. */
+/* A group's gradients of a piece (group: of its replica; QN_NONE where that has one) are down as a whole: called by the lane that
+ * copied them. */
 typedef void qni_tier_landed(void *ctx, int32_t stage, int32_t group);
 
 typedef struct qni_part { /* a parameter of a piece, or a use's gradient */
@@ -35,18 +36,20 @@ typedef struct qni_tier {
     const qn_kernels *k;
     size_t element;
     int32_t devices, stages;
-    qn_exec *exec;                                            /* [devices] */
-    qn_arena *scratch;                                        /* [devices] */
-    qn_stage **stage;                                         /* [devices * stages], NULL where the device never runs the piece */
-    void **bound;                                             /* [devices][params + uses], for binding */
-    qni_part *part;                                           /* parameters of all pieces, then gradients of all pieces */
-    int32_t *first_layer, *first_part, *first_grad;           /* [stages + 1] */
+    qn_grid grid;      /* of the order; replicas have pieces of their own of the same layers, and the host's weights in common */
+    qn_exec *exec;     /* [devices] */
+    qn_arena *scratch; /* [devices] */
+    qn_stage **stage;  /* [devices * stages], NULL where the device never runs the piece */
+    void **bound;      /* [devices][params + uses], for binding */
+    qni_part *part;    /* parameters of all pieces, then gradients of all pieces */
+    int32_t *first_layer;                                     /* [depth + 1] */
+    int32_t *first_part, *first_grad;                         /* [stages + 1] */
     int32_t *chunk_first;                                     /* [stages + 1] */
     int64_t *chunk_bytes, *packed_bytes, *pgrad_bytes, *need; /* need: act, stash, wstash of all stages */
     /* The host's side; the caller's. */
-    void *const *value;      /* [params] */
-    void *const *grad;       /* [uses], NULL: forward only */
-    qni_tier_landed *landed; /* with several groups of gradients; else NULL */
+    void *const *value;       /* [params] */
+    void *const *const *grad; /* [replicas][uses], NULL: forward only */
+    qni_tier_landed *landed;  /* with several groups of gradients; else NULL */
     void *landed_ctx;
     qni_tier_read *read;
     void *read_ctx;
@@ -68,7 +71,7 @@ typedef struct qni_tier_desc {
     const qn_model *model;
     const qn_kernels *k;
     const qn_order *order;      /* its stages are the pieces */
-    const int32_t *first_layer; /* [stages + 1] */
+    const int32_t *first_layer; /* [depth + 1] */
     qn_stage_limits limits;
     int32_t threads; /* per device */
     int32_t chunks;  /* the most of a piece's weights */

@@ -102,7 +102,6 @@ static void the_rest_is_refused(void **unused)
         rig_way way;
         const char *wanted;
     } no[] = {
-        {{.schedule = "1f1b", .workers = 2, .replicas = 2}, "any device runs any stage"},
         {{.schedule = "1f1b", .workers = 2, .shards = 2}, "tensor shards"},
         {{.schedule = "1f1b", .workers = 2, .vocab = 1}, "vocabulary shards"},
     };

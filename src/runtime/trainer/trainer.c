@@ -108,11 +108,6 @@ static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
     if (o->shards > 1)
         return QN_FAIL(err, QN_EUNSUPPORTED,
                        "device memory with %d tensor shards: one is possible; smaller pieces need less memory", o->shards);
-    if (o->columns > 1)
-        return QN_FAIL(err, QN_EUNSUPPORTED,
-                       "device memory with %d copies of the model: its one home is the host's, and any device runs any stage, so "
-                       "give all devices to one copy (roundpipe) and keep %d groups of gradients for the same results",
-                       o->columns, o->columns);
     if (o->sides > 0)
         return QN_FAIL(err, QN_EUNSUPPORTED,
                        "device memory with vocabulary shards: they spread the tables over the workers, here the host has them");
@@ -147,7 +142,7 @@ static qn_status open_tier(qn_trainer *t, qn_err *err)
     if (st != QN_OK) return st;
     t->link_bytes_per_s = d->tiers->link_bytes_per_s;
     t->tier.value = d->tiers->lag > 0 ? t->lag.loaded : t->homes.value[0];
-    t->tier.grad = d->tiers->lag > 0 ? t->lag.landed : t->homes.grad[0];
+    t->tier.grad = (void *const *const *)(d->tiers->lag > 0 ? t->lag.landed : t->homes.grad);
     t->tier.landed = t->homes.groups > 1 ? gradients_landed : NULL;
     t->tier.landed_ctx = t;
     return QN_OK;
@@ -247,7 +242,7 @@ qn_speculated qn_trainer_speculated(const qn_trainer *t)
 /* On devices: within so many bytes of each; in the arenas of training, which stand still meanwhile, or in others. */
 static qn_status open_evaluation(qn_trainer *t, const int64_t *limit, bool own_arenas, qn_err *err)
 {
-    const qni_forward_tiers tiers = {.devices = t->plan->workers,
+    const qni_forward_tiers tiers = {.devices = qn_min32(t->plan->workers, qn_depth(t->homes.grid)),
                                      .replace = 1,
                                      .limit = limit,
                                      .link_bytes_per_s = t->link_bytes_per_s,

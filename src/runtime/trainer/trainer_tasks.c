@@ -235,6 +235,21 @@ static void run_sum(qn_trainer *t, qn_executor *ex, const qn_task *task)
     if (!t->joins || qn_is_side(g, task->stage)) tie_within(t, task->stage); /* before the sums go back; others: JOIN */
 }
 
+/* The same on the host, which has all of them: the parts of one stage that each replica owns. */
+static void run_host_sum(qn_trainer *t, int32_t stage)
+{
+    const qn_grid g = t->homes.grid;
+    void *from[QN_MAX_WORKERS];
+    for (int32_t r = 0; r < qn_replicas(g); r++) {
+        const int32_t owner = qn_stage_at(g, r * g.shards + qn_shard(g, stage), qn_chain_stage(g, stage));
+        if (qni_homes_bundle(&t->homes, owner, r).bytes == 0) continue;
+        for (int32_t q = 0; q < qn_replicas(g); q++)
+            from[q] = qni_homes_sums(&t->homes, qn_stage_at(g, q * g.shards + qn_shard(g, stage), qn_chain_stage(g, stage)), r);
+        qni_homes_reduce(&t->homes, owner, from);
+        tie_within(t, owner);
+    }
+}
+
 static void *array_to_join(void *ctx, int32_t task, int32_t index, int64_t *count)
 {
     const qn_trainer *t = ctx;
@@ -304,6 +319,10 @@ static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
         return QN_OK;
     }
     memcpy(&v, worker_of(t, task)->result, sizeof(v));
+    if (task->op == QN_OP_OPT && t->tiered) {
+        qni_optimize_all(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
+        return QN_OK;
+    }
     if (task->op == QN_OP_OPT) {
         qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
         return QN_OK;
@@ -342,7 +361,10 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
         qni_lag_gcopy(&t->lag, task->stage);
         return QN_OK;
     case QN_OP_SUM:
-        run_sum(t, ex, task);
+        if (t->tiered)
+            run_host_sum(t, task->stage);
+        else
+            run_sum(t, ex, task);
         return QN_OK;
     case QN_OP_JOIN:
         return run_join(t, ex, index, err);

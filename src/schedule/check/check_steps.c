@@ -148,7 +148,8 @@ static qn_status check_loads(const steps_check *c, qn_err *err)
         const qn_task *l = &p->task[t];
         if (l->op != QN_OP_LOAD || l->step == 0 || p->value[p->ref[l->in.first]].cls != QN_V_PARAM) continue;
         if (l->stage < 0 || l->stage >= p->stages) continue;
-        const int32_t from = made[(size_t)(l->step - 1) * (size_t)p->stages + (size_t)l->stage];
+        const int32_t from =
+            made[(size_t)(l->step - 1) * (size_t)p->stages + (size_t)qn_in_first_replica(qn_plan_grid(p), l->stage)];
         if (from != QN_NONE && !sees(c, from, t))
             st = QN_FAIL(err, QN_ESCHEDULE, "%s brings up weights without waiting for %s to make them",
                          qn_task_text(x, sizeof x, p, t), qn_task_text(y, sizeof y, p, from));

@@ -16,6 +16,15 @@ bool qni_plan_has_tiers(const qn_plan *p)
     return false;
 }
 
+/* Of weights the host has one copy for all replicas. */
+static bool same_stage(const qn_plan *p, const qn_value *a, const qn_value *b)
+{
+    const qn_grid g = qn_plan_grid(p);
+    if (a->stage == b->stage) return true;
+    return a->cls == QN_V_PARAM && a->stage >= 0 && b->stage >= 0 &&
+           qn_in_first_replica(g, a->stage) == qn_in_first_replica(g, b->stage);
+}
+
 qn_status qni_check_copy(const qn_plan *p, int32_t task, qn_err *err)
 {
     const qn_task *t = &p->task[task];
@@ -29,7 +38,7 @@ qn_status qni_check_copy(const qn_plan *p, int32_t task, qn_err *err)
     if (!host->host || arena->host || arena->offset == QN_NONE)
         return QN_FAIL(err, QN_ESCHEDULE, "%s must copy %s", name,
                        t->op == QN_OP_LOAD ? "a host copy into the arena" : "from the arena to a host copy");
-    if (from->bytes != to->bytes || from->cls != to->cls || from->stage != to->stage || from->item != to->item)
+    if (from->bytes != to->bytes || from->cls != to->cls || !same_stage(p, from, to) || from->item != to->item)
         return QN_FAIL(err, QN_ESCHEDULE, "%s copies %s %d of %lld bytes to %s %d of %lld bytes", name, qni_class_name(from->cls),
                        from->stage, (long long)from->bytes, qni_class_name(to->cls), to->stage, (long long)to->bytes);
     return QN_OK;

@@ -52,6 +52,7 @@ typedef struct tiers {
     const qn_order *o;
     const qn_lowering *how;
     const qn_tiers *t;
+    qn_grid grid;
     qni_builder b;
     qni_tour *tour; /* [workers] */
     cell *cell;     /* [stages * items] */
@@ -61,7 +62,7 @@ typedef struct tiers {
     int32_t loads, load_cap;
     int32_t *pos;                             /* [workers]: comp tasks so far */
     int32_t *chunk_host;                      /* [chunks of all stages] */
-    int32_t groups;                           /* of gradients */
+    int32_t groups;                           /* of gradients, of all replicas */
     int32_t *part;                            /* [items]: of its stage's gradients, see part_of */
     int32_t parts;                            /* of each stage */
     int32_t *pgrad, *pgrad_note, *pgrad_host; /* [stages * parts] */
@@ -73,17 +74,34 @@ static cell *cell_of(const tiers *l, int32_t s, int32_t m)
     return &l->cell[(size_t)s * (size_t)l->o->items + (size_t)m];
 }
 
-/* The group that an item's gradients belong to, as item of their values: none where there is one. */
+/* Items of a group of gradients. */
+static int32_t group_items(const tiers *l)
+{
+    return l->o->items / l->groups;
+}
+
+/* The group of its replica that an item's gradients belong to, as item of their values: none where there is one. */
 static int32_t group_of(const tiers *l, int32_t m)
 {
-    return l->groups > 1 ? m / (l->o->items / l->groups) : QN_NONE;
+    return l->groups > qn_replicas(l->grid) ? m % qn_items_each(l->grid) / group_items(l) : QN_NONE;
+}
+
+/* Has the stage one before it, and one behind it, that its items pass through? */
+static bool has_before(const tiers *l, int32_t s)
+{
+    return !qn_first_in_column(l->grid, s);
+}
+
+static bool has_next(const tiers *l, int32_t s)
+{
+    return !qn_last_in_column(l->grid, s);
 }
 
 /* A part: items of one group and one round, whose gradients are added up in one arena. Where a round ends within a group the sum
  * goes down and, for the next round, up again, so that the fold goes on in its order. */
 static bool begins_group(const tiers *l, int32_t m)
 {
-    return m % (l->o->items / l->groups) == 0;
+    return m % group_items(l) == 0;
 }
 
 static bool ends_part(const tiers *l, int32_t m)
@@ -166,7 +184,7 @@ enum { FIRST = -1, WITH = 0, BEHIND = 1 };
 static int32_t add_copy(tiers *l, int32_t op, int32_t w, int32_t from, int32_t to, int64_t issued, int32_t rank)
 {
     if (l->b.failed) return 0;
-    const qn_value v = l->b.value[from];
+    const qn_value v = l->b.value[op == QN_OP_LOAD ? to : from]; /* the one in the arena */
     const int32_t t = qni_add_task(&l->b, op, v.stage, v.item, w, op == QN_OP_LOAD ? QN_LANE_UP : QN_LANE_DOWN);
     qni_add_link(&l->b, t, QNI_IN, from);
     qni_add_link(&l->b, t, QNI_OUT, to);
@@ -336,17 +354,17 @@ static void emit_forward(tiers *l, int32_t w, int32_t g)
     const int32_t s = x->stage, m = x->item;
     cell *c = cell_of(l, s, m);
     int32_t in = QN_NONE, in_note = QN_NONE;
-    const bool direct = s > 0 && act_direct(l, s, m);
-    if (s > 0 && direct) {
+    const bool direct = has_before(l, s) && act_direct(l, s, m);
+    if (direct) {
         in = c->act;
         in_note = c->act_note;
-    } else if (s > 0) {
+    } else if (has_before(l, s)) {
         in = bring_up(l, w, g, c->act_host, &in_note);
     }
     const int32_t t = add_comp(l, QN_OP_F, s, m, w);
-    if (s > 0) qni_add_link(&l->b, t, QNI_IN, in);
+    if (has_before(l, s)) qni_add_link(&l->b, t, QNI_IN, in);
     read_weights(l, w, x->stay, t);
-    if (s < l->o->stages - 1) {
+    if (has_next(l, s)) {
         cell *next = cell_of(l, s + 1, m);
         next->act = add_made(l, QN_V_ACT, s + 1, m, w, size_of(l->how->act_bytes, l->o->act_bytes, s + 1, 1), &next->act_note);
         qni_add_link(&l->b, t, QNI_OUT, next->act);
@@ -357,10 +375,10 @@ static void emit_forward(tiers *l, int32_t w, int32_t g)
         drop(l, t, c->stash_note);
     else
         c->stash = stash;
-    if (s > 0 && shares_visit(l, c)) {
+    if (has_before(l, s) && shares_visit(l, c)) {
         c->act_here = in;
         c->here_note = in_note;
-    } else if (s > 0 && (!direct || c->act_host == QN_NONE)) {
+    } else if (has_before(l, s) && (!direct || c->act_host == QN_NONE)) {
         drop(l, t, in_note);
     }
 }
@@ -370,7 +388,7 @@ static void add_recompute(tiers *l, int32_t w, const qni_group *x, cell *c, int3
 {
     const int32_t s = x->stage, m = x->item, r = add_comp(l, QN_OP_R, s, m, w);
     const bool all = recomputes(l, c);
-    if (s > 0) qni_add_link(&l->b, r, QNI_IN, c->act_here);
+    if (has_before(l, s)) qni_add_link(&l->b, r, QNI_IN, c->act_here);
     if (grad != QN_NONE && l->how->recompute_late) qni_add_link(&l->b, r, QNI_IN, grad);
     read_weights(l, w, x->stay, r);
     if (all) c->stash = add_made(l, QN_V_STASH, s, m, w, size_of(l->how->stash_bytes, l->o->stash_bytes, s, 1), &c->stash_note);
@@ -387,21 +405,21 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
     cell *c = cell_of(l, s, m);
     const bool first = c->b == g, last = c->w == g;
     int32_t grad = QN_NONE, grad_note = QN_NONE;
-    const bool direct = s < l->o->stages - 1 && first && grad_direct(l, s, m);
-    if (first && s > 0 && !shares_visit(l, c)) c->act_here = bring_up(l, w, g, c->act_host, &c->here_note);
-    if (first && s < l->o->stages - 1) {
+    const bool direct = has_next(l, s) && first && grad_direct(l, s, m);
+    if (first && has_before(l, s) && !shares_visit(l, c)) c->act_here = bring_up(l, w, g, c->act_host, &c->here_note);
+    if (first && has_next(l, s)) {
         grad = direct ? c->grad : bring_up(l, w, g, c->grad_host, &grad_note);
         if (direct) grad_note = c->grad_note;
     }
     if (first && (recomputes(l, c) || again_bytes(l, s) > 0)) add_recompute(l, w, x, c, grad);
     const int32_t t = add_comp(l, x->op, s, m, w);
     if (grad != QN_NONE) qni_add_link(&l->b, t, QNI_IN, grad);
-    if (s > 0) qni_add_link(&l->b, t, QNI_IN, c->act_here);
+    if (has_before(l, s)) qni_add_link(&l->b, t, QNI_IN, c->act_here);
     qni_add_link(&l->b, t, QNI_IN, c->stash);
     if (c->rstash != QN_NONE) qni_add_link(&l->b, t, QNI_IN, c->rstash);
     if (x->op == QN_OP_W) qni_add_link(&l->b, t, QNI_IN, c->wstash);
     read_weights(l, w, x->stay, t);
-    if (first && s > 0) {
+    if (first && has_before(l, s)) {
         cell *before = cell_of(l, s - 1, m);
         before->grad = add_made(l, QN_V_GRAD, s - 1, m, w, size_of(l->how->act_bytes, l->o->act_bytes, s, 1), &before->grad_note);
         qni_add_link(&l->b, t, QNI_OUT, before->grad);
@@ -423,7 +441,7 @@ static void emit_backward(tiers *l, int32_t w, int32_t g)
     }
     if (grad != QN_NONE) drop(l, t, grad_note);
     if (!last) return;
-    if (s > 0) drop(l, t, c->here_note);
+    if (has_before(l, s)) drop(l, t, c->here_note);
     drop(l, t, c->stash_note);
     if (c->rstash != QN_NONE) drop(l, t, c->rstash_note);
     if (x->op == QN_OP_W) drop(l, t, c->wstash_note);
@@ -448,7 +466,7 @@ static void emit_down(tiers *l, int32_t w, int32_t g)
 {
     const qni_group *x = &l->tour[w].group[g];
     const int32_t s = x->stage, m = x->item;
-    if (x->op == QN_OP_F && s < l->o->stages - 1) {
+    if (x->op == QN_OP_F && has_next(l, s)) {
         const cell *next = cell_of(l, s + 1, m);
         /* a forward that reads it right here comes first: the copy may not wait for it, but its slot may be given away by the
          * copy */
@@ -456,7 +474,7 @@ static void emit_down(tiers *l, int32_t w, int32_t g)
         if (next->act_host != QN_NONE) take_down(l, w, behind, next->act, next->act_host, next->act_note, false);
     }
     if (x->op == QN_OP_F) return;
-    if (s > 0 && cell_of(l, s, m)->b == g) {
+    if (has_before(l, s) && cell_of(l, s, m)->b == g) {
         const cell *before = cell_of(l, s - 1, m);
         if (before->grad_host != QN_NONE) take_down(l, w, g, before->grad, before->grad_host, before->grad_note, false);
     }
@@ -496,14 +514,24 @@ static int32_t add_step(tiers *l, int32_t op, int32_t s, int32_t *key)
 static void wait_for_loads(tiers *l, int32_t pcopy, int32_t s)
 {
     for (int32_t i = 0; i < l->loads && !l->b.failed; i++)
-        if (l->b.task[l->load[i]].stage == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
+        if (qn_chain_stage(l->grid, l->b.task[l->load[i]].stage) == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
 }
 
-/* Of all groups: the host has them as one. */
+/* Of all groups of all replicas: the host adds them up. */
 static void read_gradients(tiers *l, int32_t task, int32_t s)
 {
-    const int32_t each = l->o->items / l->groups;
-    for (int32_t g = 0; g < l->groups; g++) qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[pgrad_of(l, s, (g + 1) * each - 1)]);
+    for (int32_t r = 0; r < qn_replicas(l->grid); r++) {
+        const int32_t stage = qn_stage_at(l->grid, r, s);
+        for (int32_t m = qn_first_item(l->grid, stage) - 1 + group_items(l); qn_has_item(l->grid, stage, m); m += group_items(l))
+            qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[pgrad_of(l, stage, m)]);
+    }
+}
+
+/* The host's tasks are of the first replica's stages and do the work of all: it has one copy of the weights. */
+static void add_sums(tiers *l, int32_t *key)
+{
+    for (int32_t s = 0; s < qn_depth(l->grid) && qn_replicas(l->grid) > 1; s++)
+        read_gradients(l, add_step(l, QN_OP_SUM, s, key), s);
 }
 
 static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
@@ -515,7 +543,7 @@ static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
 
 static void add_tie(tiers *l, int32_t *key)
 {
-    const int32_t tie = add_step(l, QN_OP_TIE, l->how->tied_owner, key);
+    const int32_t tie = add_step(l, QN_OP_TIE, qn_stage_at(l->grid, l->how->tied_home, l->how->tied_owner), key);
     read_gradients(l, tie, l->how->tied_owner);
     read_gradients(l, tie, l->how->tied_replica);
 }
@@ -554,7 +582,7 @@ static void emit_validated(tiers *l, bool tied, int32_t result)
 
 static void emit_host(tiers *l)
 {
-    const int32_t S = l->o->stages;
+    const int32_t S = qn_depth(l->grid);
     int32_t key = 0;
     const bool lag = l->t->lag > 0, tied = l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE;
     const int32_t result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
@@ -566,11 +594,12 @@ static void emit_host(tiers *l)
     for (int32_t s = 0; s < S && lag; s++) add_step(l, QN_OP_OPT, s, &key);
     /* Weights first: devices that are through with a piece may begin the next step with it, visits before its gradient is down.
      */
-    const int32_t ahead = (int32_t)qn_min64(S, (int64_t)l->o->workers * l->t->window);
+    const int32_t ahead = (int32_t)qn_min64(S, (int64_t)l->o->workers / qn_replicas(l->grid) * l->t->window);
     for (int32_t s = S - 1; s >= -ahead && lag; s--) {
         if (s >= 0) add_pcopy(l, s, tied, &key);
         if (s + ahead < S) read_gradients(l, add_step(l, QN_OP_GCOPY, s + ahead, &key), s + ahead);
     }
+    add_sums(l, &key);
     if (tied) add_tie(l, &key);
     const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
     for (int32_t s = 0; s < S; s++) read_gradients(l, norm, s);
@@ -623,17 +652,19 @@ static void add_hosts(tiers *l)
 {
     for (int32_t s = 0; s < l->o->stages; s++) {
         const int32_t first = chunk_first(l->t, s), end = chunk_first(l->t, s + 1);
-        for (int32_t c = first; c < end; c++) l->chunk_host[c] = add_host(l, QN_V_PARAM, s, c - first, chunk_bytes(l->t, c));
-        for (int32_t m = 0; m < l->o->items && l->training; m++)
-            if (ends_part(l, m))
-                l->pgrad_host[pgrad_of(l, s, m)] =
-                    add_host(l, QN_V_PGRAD, s, group_of(l, m), size_of(l->t->pgrad_bytes, NULL, s, 1));
-        for (int32_t m = 0; m < l->o->items; m++) {
+        const int32_t same = chunk_first(l->t, qn_in_first_replica(l->grid, s)); /* one copy for all replicas */
+        for (int32_t c = first; c < end; c++)
+            l->chunk_host[c] =
+                same < first ? l->chunk_host[same + c - first] : add_host(l, QN_V_PARAM, s, c - first, chunk_bytes(l->t, c));
+        for (int32_t i = 0, m = qn_first_item(l->grid, s); i < qn_items_each(l->grid); i++, m++) {
             cell *c = cell_of(l, s, m);
             const int64_t act = size_of(l->how->act_bytes, l->o->act_bytes, s, 1);
-            if (s > 0 && (!act_direct(l, s, m) || (l->training && !shares_visit(l, c))))
+            if (l->training && ends_part(l, m))
+                l->pgrad_host[pgrad_of(l, s, m)] =
+                    add_host(l, QN_V_PGRAD, s, group_of(l, m), size_of(l->t->pgrad_bytes, NULL, s, 1));
+            if (has_before(l, s) && (!act_direct(l, s, m) || (l->training && !shares_visit(l, c))))
                 c->act_host = add_host(l, QN_V_ACT, s, m, act);
-            if (l->training && s < l->o->stages - 1 && !grad_direct(l, s, m))
+            if (l->training && has_next(l, s) && !grad_direct(l, s, m))
                 c->grad_host = add_host(l, QN_V_GRAD, s, m, size_of(l->how->act_bytes, l->o->act_bytes, s + 1, 1));
         }
     }
@@ -712,6 +743,7 @@ static qn_status build(qn_plan **out, tiers *l, qn_err *err)
     qn_status st = place != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l->b.tasks);
     if (st == QN_OK) st = qni_builder_plan(&p, &l->b, o->workers, o->stages, o->items, o->worker_of, place, err);
     if (st != QN_OK) goto out;
+    p->columns = o->columns;
     p->round = o->round;
     p->turn = o->turn;
     if (o->backward_of != NULL) {
@@ -735,6 +767,14 @@ out:
     return st;
 }
 
+static bool has_same_chunks(const qn_tiers *t, int32_t a, int32_t b)
+{
+    const int32_t x = chunk_first(t, a), y = chunk_first(t, b), n = chunk_first(t, a + 1) - x;
+    bool same = n == chunk_first(t, b + 1) - y;
+    for (int32_t c = 0; same && c < n; c++) same = chunk_bytes(t, x + c) == chunk_bytes(t, y + c);
+    return same;
+}
+
 static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
     const qn_tiers *t = how->tiers;
@@ -742,10 +782,19 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
         return QN_FAIL(err, QN_ERANGE,
                        "a window of %d pieces of which %d are replaced at a time; k >= 1 and 1 <= k' <= k are possible",
                        t->window, t->replace);
-    if (o->columns > 1 || o->shards > 1)
-        return QN_FAIL(err, QN_EINVAL, "device memory with %d columns of the chain: one is possible", o->columns);
-    if (t->groups < 0 || (t->groups > 1 && o->items % t->groups != 0))
-        return QN_FAIL(err, QN_EINVAL, "%d groups of gradients do not divide %d micro-batches", t->groups, o->items);
+    if (o->shards > 1) return QN_FAIL(err, QN_EINVAL, "device memory with %d shards of a stage: one is possible", o->shards);
+    if (t->groups < 0 || (t->groups > 1 && (o->items % t->groups != 0 || t->groups % o->columns != 0)))
+        return QN_FAIL(err, QN_EINVAL, "%d groups of gradients of %d replicas do not divide %d micro-batches", t->groups,
+                       o->columns, o->items);
+    for (int32_t s = 0; s < o->stages; s++) {
+        if (!has_same_chunks(t, s, qn_in_first_replica(qn_order_grid(o), s)))
+            return QN_FAIL(err, QN_EINVAL,
+                           "the weights of stage %d come in other chunks than in the first replica, but all load from one copy",
+                           s);
+    }
+    if (o->columns > 1 && how->post_validate)
+        return QN_FAIL(err, QN_EUNSUPPORTED, "a post-validated step of %d replicas whose state is on one host: leave it out",
+                       o->columns);
     if (t->lag > 0 && how->post_validate)
         return QN_FAIL(
             err, QN_EUNSUPPORTED,
@@ -760,7 +809,8 @@ qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *h
     tiers l = {.o = o,
                .how = how,
                .t = how->tiers,
-               .groups = qn_max32(how->tiers->groups, 1),
+               .grid = qn_order_grid(o),
+               .groups = qn_max32(how->tiers->groups, o->columns),
                .training = training && !how->forward_only};
     qn_status st = check(o, how, err);
     if (st == QN_OK) st = take_tables(&l, err);

@@ -221,6 +221,59 @@ static void stages_go_round(void **state)
     }
 }
 
+/* Replicas load from the first one's copies; the host's tasks are of its stages alone; a flight in which the LOADs of another
+ * replica do not wait for them is refused. */
+static void replicas_have_one_host(void **state)
+{
+    static const char *const names[] = {"1f1b", "zb-v", "dualpipe", "gpipe"};
+    (void)state;
+    for (size_t i = 0; i < 16; i++) {
+        qn_err err = {0};
+        const int32_t R = 1 + (int32_t)(i / 4 % 2), v = qn_generator_find(names[i % 4])->usual_chunks;
+        qn_order *base = rig_generate(names[i % 4], 2, 4, v, 0), *o = NULL;
+        assert_int_equal(qn_order_widen(&o, base, R, 1, 1, &err), QN_OK);
+        sizes z;
+        fill(&z, o->stages, 2, 1 + (int32_t)i % 2, 1);
+        z.tiers.groups = 4;
+        z.tiers.lag = (int32_t)i / 8;
+        const qn_lowering how = lowering(&z);
+        qn_plan *p = rig_lower(o, &how), *flight = NULL;
+        const qn_grid g = qn_plan_grid(p);
+        assert_true(qn_token_game(p, 0));
+        round_trip(p);
+        int32_t steps = 0;
+        for (int32_t t = 0; t < p->tasks; t++) {
+            const qn_task *x = &p->task[t];
+            if (x->op == QN_OP_LOAD && p->value[p->ref[x->in.first]].cls == QN_V_PARAM)
+                assert_int_equal(p->value[p->ref[x->in.first]].stage, qn_in_first_replica(g, x->stage));
+            steps += x->op == QN_OP_OPT;
+            if (x->lane == QN_LANE_HOST && x->stage != QN_NONE) assert_true(x->stage < qn_depth(g));
+        }
+        assert_int_equal(steps, qn_depth(g));
+        if (qn_plan_chain(&flight, p, 2, NULL, &err) != QN_OK) fail_msg("%s", err.text);
+        assert_true(qn_token_game(flight, 0));
+        int32_t refused = 0;
+        for (int32_t t = 0; t < flight->tasks && g.columns > 1; t++) {
+            qn_task *x = &flight->task[t];
+            const int32_t waits = x->wait.count;
+            if (x->op != QN_OP_LOAD || x->step == 0 || x->stage < qn_depth(g) || waits == 0) continue;
+            x->wait.count = 0;
+            refused += qn_plan_validate(flight, &err) == QN_ESCHEDULE && strstr(err.text, "brings up weights") != NULL;
+            x->wait.count = waits;
+        }
+        assert_true(refused > 0 || g.columns == 1);
+        qn_plan_close(flight);
+        qn_plan_close(p);
+        z.chunk[2 * (o->stages - 1)]++; /* the last stage's weights in other chunks than its copy's */
+        if (g.columns > 1) {
+            assert_int_equal(qn_lower(&p, o, &how, &err), QN_EINVAL);
+            assert_non_null(strstr(err.text, "other chunks"));
+        }
+        qn_order_close(o);
+        qn_order_close(base);
+    }
+}
+
 static void what_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -284,9 +337,12 @@ static void chunks_are_even(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(windows_load_what_they_must), cmocka_unit_test(memory_is_that_of_the_window),
-        cmocka_unit_test(every_schedule_lowers),       cmocka_unit_test(stages_go_round),
-        cmocka_unit_test(what_cannot_be_is_refused),   cmocka_unit_test(chunks_are_even)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(windows_load_what_they_must),
+                                       cmocka_unit_test(memory_is_that_of_the_window),
+                                       cmocka_unit_test(every_schedule_lowers),
+                                       cmocka_unit_test(stages_go_round),
+                                       cmocka_unit_test(replicas_have_one_host),
+                                       cmocka_unit_test(what_cannot_be_is_refused),
+                                       cmocka_unit_test(chunks_are_even)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

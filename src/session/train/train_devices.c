@@ -36,12 +36,11 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
                        "%s means something where the model stays on the host: add --device-memory or --link, or --schedule "
                        "roundpipe or superpipe",
                        o->window != NULL ? "--window" : "--optimizer-lag");
-    if (o->data_parallel > 1)
-        return QN_FAIL(
-            err, QN_EINVAL,
-            "--data-parallel %" PRId64 " makes copies of a model that has one home here, the host, from which any worker "
-            "runs any stage: use --schedule roundpipe with all workers, and --grad-groups %" PRId64 " for the same results",
-            o->data_parallel, o->grad_groups);
+    if (o->data_parallel > 1 && is_round(o))
+        return QN_FAIL(err, QN_EINVAL,
+                       "--data-parallel %" PRId64 " cuts the workers into replicas, but roundpipe runs any stage on any of them "
+                       "already: leave it out, and --grad-groups %" PRId64 " gives the same results",
+                       o->data_parallel, o->grad_groups);
     if (o->post_validate && o->optimizer_lag > 0)
         return QN_FAIL(err, QN_EINVAL,
                        "--post-validate with --optimizer-lag %" PRId64
@@ -115,6 +114,7 @@ qn_status qni_train_pieces(qni_train_run *r, qn_pattern *pat, bool tight, qn_err
         pat->window_group = r->device.window > 0 ? r->device.replace : 0;
     }
     st = qn_generate(&r->order, r->opt->schedule, pat, err);
+    if (st == QN_OK) st = qni_train_widen(r, err);
 out:
     qn_free(room);
     return st;
