@@ -192,7 +192,9 @@ static void what_cannot_be_is_refused(void **state)
 /* The smallest memory that is named does, and a byte less does not. */
 static void the_smallest_device_is_named(void **state)
 {
-    static const char *const way[] = {"--schedule roundpipe --workers 2", "--schedule superpipe", "--schedule 1f1b --workers 2"};
+    static const char *const way[] = {"--schedule roundpipe --workers 2", "--schedule superpipe", "--schedule 1f1b --workers 2",
+                                      "--schedule zb-h1 --workers 4 --data-parallel 2 --micro-batches 4",
+                                      "--schedule dualpipe --workers 2 --micro-batches 4"};
     (void)state;
     for (size_t i = 0; i < QN_COUNT(way); i++) {
         char line[256];

@@ -42,8 +42,9 @@ void qni_norm(const qni_homes *h, int32_t worker, int32_t stage, double *sums)
 {
     for (int32_t p = 0; p < h->params; p++) {
         const int32_t owner = h->owner[p];
-        const bool counts = qni_homes_worker(h, owner) == worker && (stage == QN_NONE || stage == owner) &&
-                            !qni_homes_frozen(h, p) && !is_copy(h, p);
+        const bool counts = qni_homes_worker(h, owner) == worker &&
+                            (stage == QN_NONE || stage == qn_in_first_replica(h->grid, owner)) && !qni_homes_frozen(h, p) &&
+                            !is_copy(h, p);
         sums[p] =
             counts ? h->set->k->sumsq(&h->set->exec[worker], h->sum[qn_replica(h->grid, owner)][h->first_use[p]], count_of(h, p))
                    : 0.0;

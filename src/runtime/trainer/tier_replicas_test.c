@@ -54,6 +54,7 @@ static void sweep(const qn_model *m, int32_t groups, int32_t lag, uint32_t *turn
                                      .zero1 = *turn % 4 == 1,
                                      .together = R > 1 && *turn % 7 == 3,
                                      .tiers = &tiers,
+                                     .undo = lag == 0 && *turn % 3 == 1 ? QN_UNDO_COPY : QN_UNDO_NONE,
                                      .flight = 1 + (int32_t)(*turn % 5 < 2) * 3,
                                      .jitter = *turn % 3};
                 assert_same(m, &way, &want);

@@ -14,7 +14,7 @@ static const double values[] = {1e4, INFINITY, NAN, 0};
 static int32_t pieces_of(const rig_way *way)
 {
     qn_order *o = rig_order(way, ITEMS);
-    const int32_t n = o->stages;
+    const int32_t n = qn_depth(qn_order_grid(o));
     qn_order_close(o);
     return n;
 }
@@ -40,7 +40,7 @@ static void compare(const qn_model *m, const rig_way *way, int32_t steps, rig_fa
     free(want.state);
 }
 
-static void sweep(qn_undo undo, const char *const schedule[3], double clip)
+static void sweep(qn_undo undo, const char *const schedule[3], double clip, int32_t replicas)
 {
     uint32_t turn = 0;
     qn_speculated sum = {0};
@@ -48,15 +48,16 @@ static void sweep(qn_undo undo, const char *const schedule[3], double clip)
     for (size_t c = 0; c < QN_COUNT(models); c++) {
         qn_model *m = rig_model(&models[c]);
         for (int32_t N = 1; N <= 3; N++) {
-            rig_way way = {.schedule = schedule[N - 1], .workers = N, .threads = 1, .undo = undo, .clip = clip};
+            rig_way way = {
+                .schedule = schedule[N - 1], .workers = N, .threads = 1, .undo = undo, .clip = clip, .replicas = replicas};
             const int32_t pieces = pieces_of(&way);
             for (int32_t piece = 0; piece < pieces; piece++) {
                 for (int32_t step = begin; step < steps; step++, turn++) {
-                    if (turn % SPARSE != 0) continue;
+                    if (turn % (uint32_t)(replicas * replicas * SPARSE) != 0) continue;
                     const int32_t k = 1 + (int32_t)(turn % 3);
                     const qn_trainer_tiers tiers = {.window = k, .replace = 1 + (int32_t)(turn / 3 % (uint32_t)k)};
                     way.tiers = &tiers;
-                    way.groups = 1 << turn % 3;
+                    way.groups = replicas << turn % (replicas > 1 ? 2 : 3);
                     way.transport = transports[turn % 3];
                     way.jitter = turn % 3 == 2 ? turn : 0;
                     way.flight = 1 + (int32_t)(turn / 2 % 4);
@@ -74,19 +75,25 @@ static void sweep(qn_undo undo, const char *const schedule[3], double clip)
 static void the_host_steps_early(void **unused)
 {
     (void)unused;
-    sweep(QN_UNDO_COPY, (const char *const[]){"superpipe", "roundpipe", "roundpipe"}, -1);
+    sweep(QN_UNDO_COPY, (const char *const[]){"superpipe", "roundpipe", "roundpipe"}, -1, 1);
 }
 
 static void clipped_steps_of_the_host(void **unused)
 {
     (void)unused;
-    sweep(QN_UNDO_COPY, (const char *const[]){"superpipe", "1f1b", "roundpipe"}, 100);
+    sweep(QN_UNDO_COPY, (const char *const[]){"superpipe", "1f1b", "roundpipe"}, 100, 1);
+}
+
+static void replicas_of_devices(void **unused)
+{
+    (void)unused;
+    sweep(QN_UNDO_COPY, (const char *const[]){"superpipe", "1f1b", "zb-h1"}, 100, 2);
 }
 
 static void undone_in_place_it_is_close(void **unused)
 {
     (void)unused;
-    sweep(QN_UNDO_IN_PLACE, (const char *const[]){"1f1b", "roundpipe", "zb-h1"}, 100);
+    sweep(QN_UNDO_IN_PLACE, (const char *const[]){"1f1b", "roundpipe", "zb-h1"}, 100, 1);
 }
 
 /* One stage after the other steps while gradients of those before it are still on their way: its OPT waits for nothing else. */
@@ -146,11 +153,9 @@ static void a_lagging_optimizer_has_nothing_to_validate(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_host_steps_early),
-        cmocka_unit_test(clipped_steps_of_the_host),
-        cmocka_unit_test(undone_in_place_it_is_close),
-        cmocka_unit_test(opt_comes_with_its_gradient),
-        cmocka_unit_test(a_lagging_optimizer_has_nothing_to_validate),
+        cmocka_unit_test(the_host_steps_early),        cmocka_unit_test(clipped_steps_of_the_host),
+        cmocka_unit_test(replicas_of_devices),         cmocka_unit_test(undone_in_place_it_is_close),
+        cmocka_unit_test(opt_comes_with_its_gradient), cmocka_unit_test(a_lagging_optimizer_has_nothing_to_validate),
     };
     return cmocka_run_group_tests_name("tier_validate", tests, NULL, NULL);
 }

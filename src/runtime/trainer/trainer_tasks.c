@@ -192,10 +192,11 @@ static void tie_within(qn_trainer *t, int32_t stage)
     if (stage - qn_shard(g, stage) * qn_depth(g) != t->tied_stage) qni_tie(&t->homes, stage, NULL);
 }
 
-/* Of all stages of a worker, or of a stage of the host's alone. */
+/* Of all stages of a worker, or of a stage of the host's alone, in all replicas. */
 static bool takes_norm(const qn_trainer *t, const qn_task *task, int32_t stage)
 {
-    return t->set.worker_of[stage] == task->worker && (task->stage == QN_NONE || task->stage == stage);
+    return t->set.worker_of[stage] == task->worker &&
+           (task->stage == QN_NONE || task->stage == qn_in_first_replica(t->homes.grid, stage));
 }
 
 static void run_norm(qn_trainer *t, const qn_task *task)
@@ -304,14 +305,34 @@ static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
     qn_executor_cancel(ex);
 }
 
+/* OPT or VALIDATE of a post-validated step; on the host, of the stage in all replicas. Returns false when a step that was taken
+ * turned out to be another one. */
+static bool run_speculated(qn_trainer *t, const qn_task *task, int64_t step, double lr)
+{
+    const qn_grid g = t->homes.grid;
+    qni_verdict v;
+    bool held = true;
+    memcpy(&v, worker_of(t, task)->result, sizeof(v));
+    for (int32_t c = qn_column(g, task->stage); c < g.columns; c += g.shards) {
+        const int32_t stage = qn_stage_at(g, c, qn_chain_stage(g, task->stage));
+        if (task->op == QN_OP_OPT)
+            qni_speculation_step(&t->speculation, stage, step, lr);
+        else
+            held &= qni_speculation_validate(&t->speculation, stage, &v, step, lr);
+        if (!t->tiered) break;
+    }
+    return held;
+}
+
 static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
 {
     const int32_t k = step_of(t, task);
     const int64_t step = t->step + k;
     const double lr = t->lr[k];
-    if (t->desc.post_validate != QN_UNDO_NONE && task->op == QN_OP_OPT) {
-        qni_speculation_step(&t->speculation, task->stage, step, lr);
-        return QN_OK;
+    if (t->desc.post_validate != QN_UNDO_NONE) {
+        if (run_speculated(t, task, step, lr) || k + 1 == t->steps) return QN_OK;
+        return QN_FAIL(err, QN_EINTERNAL, "step %lld: stage %d guessed otherwise than was decided, but the next step has begun",
+                       (long long)step + 1, task->stage);
     }
     qni_verdict v;
     if (t->lag.h != NULL) {
@@ -319,17 +340,11 @@ static qn_status run_opt(qn_trainer *t, const qn_task *task, qn_err *err)
         return QN_OK;
     }
     memcpy(&v, worker_of(t, task)->result, sizeof(v));
-    if (task->op == QN_OP_OPT && t->tiered) {
+    if (t->tiered)
         qni_optimize_all(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
-        return QN_OK;
-    }
-    if (task->op == QN_OP_OPT) {
+    else
         qni_optimize(&t->homes, task->stage, &v, &t->desc.hyper, step, lr);
-        return QN_OK;
-    }
-    if (qni_speculation_validate(&t->speculation, task->stage, &v, step, lr) || k + 1 == t->steps) return QN_OK;
-    return QN_FAIL(err, QN_EINTERNAL, "step %lld: stage %d guessed otherwise than was decided, but the next step has begun",
-                   (long long)step + 1, task->stage);
+    return QN_OK;
 }
 
 static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err)

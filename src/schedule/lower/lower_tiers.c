@@ -528,10 +528,9 @@ static void read_gradients(tiers *l, int32_t task, int32_t s)
 }
 
 /* The host's tasks are of the first replica's stages and do the work of all: it has one copy of the weights. */
-static void add_sums(tiers *l, int32_t *key)
+static void add_sum(tiers *l, int32_t s, int32_t *key)
 {
-    for (int32_t s = 0; s < qn_depth(l->grid) && qn_replicas(l->grid) > 1; s++)
-        read_gradients(l, add_step(l, QN_OP_SUM, s, key), s);
+    if (qn_replicas(l->grid) > 1) read_gradients(l, add_step(l, QN_OP_SUM, s, key), s);
 }
 
 static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
@@ -560,7 +559,8 @@ static void add_stage_step(tiers *l, int32_t op, int32_t s, int32_t stat, int32_
 static void emit_validated(tiers *l, bool tied, int32_t result)
 {
     int32_t key = 0, before = QN_NONE;
-    for (int32_t s = l->o->stages - 1; s >= 0; s--) {
+    for (int32_t s = qn_depth(l->grid) - 1; s >= 0; s--) {
+        add_sum(l, s, &key);
         if (tied && s == l->how->tied_owner) add_tie(l, &key);
         const int32_t own = add_host(l, QN_V_STAT, s, QN_NONE, l->how->stat_bytes),
                       sums = add_host(l, QN_V_STAT, s, 0, l->how->stat_bytes);
@@ -577,7 +577,7 @@ static void emit_validated(tiers *l, bool tied, int32_t result)
     const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
     qni_add_link(&l->b, fold, QNI_IN, before);
     qni_add_link(&l->b, fold, QNI_OUT, result);
-    for (int32_t s = 0; s < l->o->stages; s++) add_stage_step(l, QN_OP_VALIDATE, s, result, &key);
+    for (int32_t s = 0; s < qn_depth(l->grid); s++) add_stage_step(l, QN_OP_VALIDATE, s, result, &key);
 }
 
 static void emit_host(tiers *l)
@@ -599,7 +599,7 @@ static void emit_host(tiers *l)
         if (s >= 0) add_pcopy(l, s, tied, &key);
         if (s + ahead < S) read_gradients(l, add_step(l, QN_OP_GCOPY, s + ahead, &key), s + ahead);
     }
-    add_sums(l, &key);
+    for (int32_t s = 0; s < S; s++) add_sum(l, s, &key);
     if (tied) add_tie(l, &key);
     const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
     for (int32_t s = 0; s < S; s++) read_gradients(l, norm, s);
@@ -792,9 +792,6 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
                            "the weights of stage %d come in other chunks than in the first replica, but all load from one copy",
                            s);
     }
-    if (o->columns > 1 && how->post_validate)
-        return QN_FAIL(err, QN_EUNSUPPORTED, "a post-validated step of %d replicas whose state is on one host: leave it out",
-                       o->columns);
     if (t->lag > 0 && how->post_validate)
         return QN_FAIL(
             err, QN_EUNSUPPORTED,
