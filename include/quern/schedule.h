@@ -30,20 +30,23 @@ typedef struct qn_schedule_options {
     int64_t device_memory;     /* bytes of each worker's arena; 0: no limit */
     const char *link, *window; /* "2G/s"; "k,k'"; NULL: as fast as memory; as many as fit */
     int forward;               /* forward passes alone */
-    int64_t steps;             /* simulate: optimizer steps in a row, one plan; 0: 1 */
-    int64_t optimizer_lag;     /* between them: 1: the optimizer works beside the next step */
-    int post_validate;         /* between them: workers step on what they know, and the decision comes while the next warms up */
-    const char *memory;        /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
-    double latency;            /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
-    int64_t depth;             /* slots of a channel */
-    int32_t recompute;         /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
-    const char *svg, *trace;   /* files to write */
-    const char *html;          /* compare: a page to write */
-    int critical;              /* simulate: list the critical path */
-    qn_list names;             /* compare: schedules, empty: all */
-    int64_t seed, rounds;      /* search: rounds 0: as many as a few seconds take */
-    double seconds;            /* search: stop after that time, 0: when the rounds are done. Results then depend on the machine */
-    const char *out;           /* search: FILE for the order */
+    const char *cut;       /* roundpipe, with costs of each layer: "7x4|1,3x8,2x2", layers of the forward stages from layer 0 up,
+                              then of the backward stages from the last layer down; NULL: the partitioner's */
+    int head_ahead;        /* roundpipe: the head's forward before its input is there, as its published simulator has it */
+    int64_t steps;         /* simulate: optimizer steps in a row, one plan; 0: 1 */
+    int64_t optimizer_lag; /* between them: 1: the optimizer works beside the next step */
+    int post_validate;     /* between them: workers step on what they know, and the decision comes while the next warms up */
+    const char *memory;    /* of a worker: "2G" bytes where sizes are known, else micro-batches ("2.5"); NULL: no limit */
+    double latency;        /* of a message, in the unit of the costs; -1: the cost file's own, else 0 */
+    int64_t depth;         /* slots of a channel; 0: the usual number */
+    int32_t recompute;     /* 0 none, 1 full, 2 except-last, 3 full when the gradient is there */
+    const char *svg, *trace; /* files to write */
+    const char *html;        /* compare: a page to write */
+    int critical;            /* simulate: list the critical path */
+    qn_list names;           /* compare: schedules, empty: all */
+    int64_t seed, rounds;    /* search: rounds 0: as many as a few seconds take */
+    double seconds;          /* search: stop after that time, 0: when the rounds are done. Results then depend on the machine */
+    const char *out;         /* search: FILE for the order */
 } qn_schedule_options;
 
 extern const qn_table qn_schedule_table;

@@ -220,6 +220,12 @@ static const qn_key schedule_keys[] = {
         "2G/s bytes per second between host and worker (default: as fast as memory)"),
     KEY(TEXT, "window", T, window, NULL, 0, 0, NULL, "",
         "K,K' stages whose weights stay on a worker, and how many are replaced at a time (default: as many as fit)"),
+    KEY(TEXT, "cut", T, cut, NULL, 0, 0, NULL, "",
+        "roundpipe: 7x4|1,3x8,2x2 layers of its stages, forward from layer 0 up, then backward from the last layer down "
+        "(default: "
+        "by the costs of each layer)"),
+    KEY(BOOL, "head-ahead", T, head_ahead, NULL, 0, 0, NULL, "",
+        "roundpipe: its last stage's forward runs before its input is there, as in the published simulator; no run can"),
     KEY(BOOL, "forward", T, forward, NULL, 0, 0, NULL, "", "forward passes alone, as in evaluation and generation"),
     KEY(INT, "steps", T, steps, "1", 1, 4096, NULL, "steps",
         "optimizer steps in a row, as one plan; compare sorts by a steady one"),
@@ -231,7 +237,7 @@ static const qn_key schedule_keys[] = {
         "LIMIT of a worker: bytes where sizes are known (2G), else micro-batches held at once (2.5)"),
     KEY(REAL, "latency", T, latency, "-1", -1, 1e9, NULL, "",
         "time a message travels, in the unit of the costs (-1: the cost file's own, else 0)"),
-    KEY(INT, "depth", T, depth, "2", 1, 8, NULL, "slots", "messages a channel holds"),
+    KEY(INT, "depth", T, depth, "0", 0, 64, NULL, "slots", "messages a channel holds (0: 2, for roundpipe a round of them)"),
     KEY(CHOICE, "recompute", T, recompute, "none", 0, 0, "none|full|except-last|full-late", "",
         "what backward computes again (late: when the gradient is there)"),
     KEY(TEXT, "svg", T, svg, NULL, 0, 0, NULL, "", "FILE for a picture"),

@@ -177,6 +177,8 @@ static void the_pages_lines_run(void **state)
         if (strncmp(at, begins, sizeof begins - 1) != 0) continue;
         snprintf(line, sizeof line, "%.1500s", at + sizeof begins - 1);
         line[strcspn(line, "#")] = '\0';
+        for (char *quote = strchr(line, '\''); quote != NULL; quote = strchr(quote, '\'')) /* as a shell would */
+            memmove(quote, quote + 1, strlen(quote));
         for (size_t i = 0; i < QN_COUNT(made); i++) put_in_place(line, sizeof line, made[i], in_root(made[i]));
         put_in_place(line, sizeof line, "runs/first", in_root("run"));
         if (strncmp(line, "search", 6) == 0) snprintf(line + strlen(line), sizeof line - strlen(line), " --rounds 50");

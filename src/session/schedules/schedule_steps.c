@@ -42,8 +42,7 @@ qn_status qni_steps_chain(qn_plan **plan, int32_t steps, qn_err *err)
 /* After how many steps every worker has the same part of the plan again. */
 static int32_t period_of(const qn_plan *p)
 {
-    (void)p;
-    return 1;
+    return qn_cursor_period(p);
 }
 
 static void add(qn_step_share *sum, const qn_step_share *x)

@@ -27,6 +27,7 @@ void qni_subject_close(qni_subject *s)
     qn_free(s->memory);
     qn_free(s->copies);
     qn_free(s->steps);
+    qni_rounds_fini(&s->rounds);
     *s = (qni_subject){.fine = 0};
 }
 
@@ -145,13 +146,26 @@ qn_status qni_subject_open(qni_subject *s, const char *name, int64_t chunks, con
     const bool pieces = s->generator != NULL && (s->generator->host_state || s->generator->max_workers == 1);
     if (pieces) pattern.pieces = (int32_t)opt->pieces;
     if (pieces && opt->pieces == 0 && chunks == 0) pattern.pieces = costs->stages; /* as many as are told apart */
+    if (opt->cut != NULL && (s->generator == NULL || !s->generator->host_state || pattern.pieces == 0 || opt->pieces > 0))
+        return QN_FAIL(err, QN_EINVAL,
+                       "--cut is for roundpipe with the costs of each layer (--cost 0-11:F=1,B=2;12:F=3,B=6), "
+                       "without --pieces and --chunks");
     int64_t stages = opt->workers * s->chunks / (s->generator != NULL ? qn_generator_replicas(s->generator) : 1);
     if (pattern.pieces > 0) stages = pattern.pieces;
     qn_status st = QN_OK;
     if (opt->vocab_shards > 0 && opt->vocab_parallel == 0)
         return QN_FAIL(err, QN_EINVAL, "--vocab-shards %" PRId64 " needs --vocab-parallel 1 or 2", opt->vocab_shards);
     const bool can = s->generator != NULL && qn_generator_can(s->generator, pattern.workers, pattern.items);
-    if (stages >= 1 && stages <= 65536 && can) st = spread(s, costs, (int32_t)stages, fine, err);
+    if (can && s->generator->host_state && opt->pieces == 0 && pattern.pieces > 0) {
+        st = qni_rounds_cut(&s->rounds, opt, costs, err);
+        if (st != QN_OK) return st;
+        pattern.pieces = s->rounds.pieces;
+        pattern.forward_slot = s->rounds.slot[0];
+        pattern.backward_slot = s->rounds.slot[1];
+        st = spread(s, &s->rounds.costs, pattern.pieces, 0, err);
+    } else if (stages >= 1 && stages <= 65536 && can) {
+        st = spread(s, costs, (int32_t)stages, fine, err);
+    }
     if (st == QN_EINVAL && err != NULL) {
         char why[QN_ERR_TEXT];
         snprintf(why, sizeof why, "%s", err->text);
@@ -323,6 +337,7 @@ qn_status qni_subject_simulate(qni_subject *s, const qn_schedule_options *opt, c
     if (costs != NULL) QN_TRY(st, qni_devices_time(s->plan, costs, err), out);
     s->latency = latency;
     if (costs != NULL) snprintf(s->unit, sizeof s->unit, "%s", costs->unit);
+    if (opt != NULL && opt->head_ahead != 0) QN_TRY(st, qni_rounds_head_ahead(s->plan, err), out);
     s->trace.time = qn_calloc((size_t)s->plan->tasks + 1, sizeof(*s->trace.time));
     if (costs != NULL && (costs->scale > 1 || costs->unit[0] != '\0')) {
         s->trace.ticks_per_ms = (int64_t)costs->scale;

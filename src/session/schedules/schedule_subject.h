@@ -10,6 +10,7 @@
 #include "schedule_costs.h"
 #include "schedule_devices.h"
 #include "schedule_file.h"
+#include "schedule_rounds.h"
 #include "schedule_steps.h"
 
 typedef struct qni_subject {
@@ -37,6 +38,7 @@ typedef struct qni_subject {
     int32_t window;     /* stages whose weights a device holds */
     qni_copies *copies; /* [workers]; NULL: none */
     int64_t copies_end;
+    qni_rounds rounds;         /* of roundpipe, where the costs are of layers; zeroes: not cut here */
     qn_step_share *steps;      /* [plan->steps]; NULL: of one step */
     char refused[QN_ERR_TEXT]; /* why it is out of the comparison; "": it is not */
 } qni_subject;
