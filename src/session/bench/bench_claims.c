@@ -11,9 +11,9 @@ typedef struct way {
     int32_t workers, items;
 } way;
 
-static const way ways[] = {{"1f1b", 1, 8},  {"gpipe", 2, 1},       {"gpipe", 2, 2}, {"gpipe", 2, 4},
-                           {"gpipe", 2, 8}, {"1f1b", 2, 8},        {"1f1b", 2, 2},  {"interleaved", 2, 2},
-                           {"1f1b", 2, 4},  {"interleaved", 2, 4}, {"zb-h1", 2, 4}};
+static const way ways[] = {{"1f1b", 1, 8}, {"gpipe", 2, 1},       {"gpipe", 2, 2},       {"gpipe", 2, 4}, {"gpipe", 2, 8},
+                           {"1f1b", 2, 8}, {"1f1b", 2, 2},        {"interleaved", 2, 2}, {"1f1b", 2, 3},  {"interleaved", 2, 3},
+                           {"1f1b", 2, 4}, {"interleaved", 2, 4}, {"zb-h1", 2, 4}};
 enum { WAYS = QN_COUNT(ways) };
 
 static const qni_racer *find(const qni_racer *r, const char *schedule, int32_t workers, int32_t items)
@@ -41,6 +41,7 @@ static void show(const qni_racer *r, qn_line_fn *line, void *ctx)
     claim("gpipe on 2 workers over one worker", gpipe, one, 1.5, line, ctx);
     claim("1f1b on 2 workers over one worker", find(r, "1f1b", 2, 8), one, 1.5, line, ctx);
     claim("interleaved over 1f1b, 2 micro-batches", find(r, "interleaved", 2, 2), f2, 1, line, ctx);
+    claim("interleaved over 1f1b, 3 micro-batches", find(r, "interleaved", 2, 3), find(r, "1f1b", 2, 3), 1, line, ctx);
     claim("interleaved over 1f1b, 4 micro-batches", find(r, "interleaved", 2, 4), f4, 1, line, ctx);
     claim("zb-h1 over 1f1b, 4 micro-batches", h1, f4, 0.9 * f4->simulated_ms / h1->simulated_ms, line, ctx);
 }

@@ -17,7 +17,7 @@ static const struct {
     part_fn *run;
     bool own_sizes;  /* zeros stand for sizes of its own */
     bool when_named; /* not among all: it writes large files */
-} parts[] = {{.name = "schedules", .run = qni_bench_all_schedules},
+} parts[] = {{.name = "schedules", .run = qni_bench_all_schedules, .own_sizes = true},
              {.name = "pipelines", .run = qni_bench_pipelines},
              {.name = "messages", .run = qni_bench_messages},
              {.name = "crowded", .run = qni_bench_crowded},

@@ -66,9 +66,19 @@ static bool is_wanted(const qn_list *only, const char *name)
     return all;
 }
 
-/* Racer 0: 1f1b on one worker; 1: 1f1b; then what is wanted. */
-qn_status qni_bench_all_schedules(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err)
+/* Eight micro-batches of a sample, so that three steps of each of them all are through within a minute. */
+static qn_bench_options sizes(const qn_bench_options *given)
 {
+    qn_bench_options o = *given;
+    if (o.micro_batches == 0) o.micro_batches = 8;
+    if (o.batch == 0) o.batch = o.micro_batches;
+    return qni_bench_defaults(&o, true);
+}
+
+/* Racer 0: 1f1b on one worker; 1: 1f1b; then what is wanted. */
+qn_status qni_bench_all_schedules(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
+{
+    const qn_bench_options chosen = sizes(given), *opt = &chosen;
     int32_t n = 0, most = 2;
     for (const qn_generator *g = qn_generator_list(); g->name != NULL; g++) most++;
     qni_racer *r = qn_calloc((size_t)most, sizeof(*r));

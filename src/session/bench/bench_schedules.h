@@ -8,9 +8,9 @@
  * micro_batches 0: 1 to 16, twice the workers. Errors: QN_ENOMEM, what the executor returns. */
 qn_status qni_bench_sleepers(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
-/* Real training steps of every schedule that opt->only names (none: all), each against its simulation, one worker and 1f1b.
- * opt: without zeros. */
-qn_status qni_bench_all_schedules(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+/* Real training steps of every schedule that given->only names (none: all), each against its simulation, one worker and 1f1b.
+ * given: zeros stand for sizes of its own. Errors: QN_EINVAL, QN_ENOMEM. */
+qn_status qni_bench_all_schedules(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 /* The dossiers' ratios of plain pipelines on two workers: gpipe's and 1f1b's throughput, interleaved's and zb-h1's over 1f1b's.
  */
