@@ -97,6 +97,7 @@ static void other_schedules_and_windows(void **state)
                                       "--schedule superpipe --window 4,2",
                                       "--schedule superpipe --window 2 --cuts 1,7,13,19,27",
                                       "--schedule roundpipe --workers 3",
+                                      "--schedule roundpipe --workers 2 --group 3 --device-memory 16M",
                                       "--schedule roundpipe --workers 2 --chunks 4 --window 1"};
     (void)state;
     json_t *want = train("resident", "");
@@ -173,6 +174,8 @@ static void what_cannot_be_is_refused(void **state)
     refuse("--schedule superpipe --window 2,", "--window is '2,'", NULL);
     refuse("--schedule superpipe --window two", "--window is 'two'", NULL);
     refuse("--window 2", "--window means something", "--device-memory");
+    refuse("--group 2 --workers 2", "--group 2 is for interleaved and roundpipe", "1f1b has no groups");
+    refuse("--schedule roundpipe --group 1 --workers 2", "at least as many as workers (2)", "groups of 1");
     refuse("--optimizer-lag 1 --workers 2", "--optimizer-lag means something", "--device-memory");
     refuse("--schedule superpipe --workers 2 --device-memory 16M", "superpipe with 2 workers: 1 is possible", NULL);
     for (int i = 0; columns[i] != NULL; i++) {
