@@ -48,6 +48,10 @@ qn_status qn_simulate(qn_trace *out, const qn_plan *plan, const qn_sim_options *
  * QN_ENOMEM. */
 qn_status qn_simulate_shared(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err) QN_MUST_USE;
 
+/* The same for copies that a processor does (a link that is not slower): tasks of lanes up, down and host want a core, too, and
+ * where more lanes are busy than cores all slow down in proportion. Messages cost nothing. Inferred, as above. */
+qn_status qn_simulate_lanes(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err) QN_MUST_USE;
+
 /* --- why workers stand still. The parts of a worker's idle time (of the makespan), which add up to it exactly:
  *   fill      before its first compute task
  *   drain     after its last one, to the end of the step

@@ -1,5 +1,9 @@
-/* The simulator for fewer cores than workers: comp tasks of workers that share a core and run at the same time each get an equal
- * part of it. Everything else is as in plan_simulate.c: as soon as possible, integer ticks.
+/* The simulator for fewer cores than what wants them. Everything else is as in plan_simulate.c: as soon as possible, integer
+ * ticks.
+ *
+ *   shared   comp tasks of workers that have one core and run at the same time each get an equal part of it
+ *   lanes    copies and the host's tasks want a core, too, any of all: when more lanes are busy than there are cores, all of them
+ *            slow down in proportion
  *
  * Events in order of time: at each one tasks end, others start, and the shares change. Inferred: real systems give cores away in
  * slices, which comes to the same where tasks are long against a slice. */
@@ -11,6 +15,7 @@
 typedef struct shared {
     const qn_plan *p;
     int32_t cores;
+    bool lanes;                 /* one pool of cores, for all but messages */
     int32_t *next_first, *next; /* successors of each task, as compressed rows */
     int32_t *missing;           /* [tasks]: predecessors that are not done */
     int32_t *active, actives;   /* tasks that run, no more than lanes */
@@ -65,11 +70,11 @@ static qn_status list_successors(shared *s, const qni_graph *g, qn_err *err)
     return QN_OK;
 }
 
-static qn_status shared_open(shared *s, const qni_graph *g, const int64_t *cost, int32_t cores, qn_err *err)
+static qn_status shared_open(shared *s, const qni_graph *g, const int64_t *cost, int32_t cores, bool lanes, qn_err *err)
 {
     const qn_plan *p = g->plan;
     const size_t n = (size_t)p->tasks + 2;
-    *s = (shared){.p = p, .cores = cores};
+    *s = (shared){.p = p, .cores = cores, .lanes = lanes};
     s->next_first = qn_calloc(n, sizeof(*s->next_first));
     s->missing = qn_calloc(n, sizeof(*s->missing));
     s->active = qn_calloc((size_t)p->workers * QN_LANES + 1, sizeof(*s->active));
@@ -91,12 +96,13 @@ static qn_status shared_open(shared *s, const qni_graph *g, const int64_t *cost,
 
 static int32_t core_of(const shared *s, int32_t task)
 {
-    return s->p->task[task].worker % s->cores;
+    return s->lanes ? 0 : s->p->task[task].worker % s->cores;
 }
 
 static bool needs_core(const shared *s, int32_t task)
 {
-    return s->p->task[task].lane == QN_LANE_COMP;
+    const int32_t lane = s->p->task[task].lane;
+    return lane == QN_LANE_COMP || (s->lanes && lane != QN_LANE_SEND && lane != QN_LANE_RECV);
 }
 
 static void is_done(shared *s, int32_t task)
@@ -120,21 +126,28 @@ static void start_ready(shared *s, qn_span_time *time, int64_t now)
     }
 }
 
-/* How many share what the task runs on. */
-static int64_t share(const shared *s, int32_t task)
+/* So much time for so much of a core of its own: as many times as much as there are busy ones to a core. And back, rounded so
+ * that what ends in that time is through. */
+static int64_t time_of(const shared *s, int32_t task, int64_t left)
 {
-    return needs_core(s, task) ? s->load[core_of(s, task)] : 1;
+    const int64_t busy = needs_core(s, task) ? s->load[core_of(s, task)] : 1, cores = s->lanes ? s->cores : 1;
+    return busy <= cores ? left : (left * busy + cores - 1) / cores;
+}
+
+static int64_t done_in(const shared *s, int32_t task, int64_t time)
+{
+    const int64_t busy = needs_core(s, task) ? s->load[core_of(s, task)] : 1, cores = s->lanes ? s->cores : 1;
+    return busy <= cores ? time : time * cores / busy;
 }
 
 /* To the next end. Returns how long that takes. */
 static int64_t advance(shared *s, qn_span_time *time, int64_t now)
 {
     int64_t step = INT64_MAX;
-    for (int32_t i = 0; i < s->actives; i++) step = qn_min64(step, s->left[s->active[i]] * share(s, s->active[i]));
+    for (int32_t i = 0; i < s->actives; i++) step = qn_min64(step, time_of(s, s->active[i], s->left[s->active[i]]));
     for (int32_t i = 0; i < s->actives; i++) {
         const int32_t t = s->active[i];
-        const int64_t done = step / share(s, t); /* at least one task is through: its left times its share is the step */
-        s->left[t] -= qn_min64(done, s->left[t]);
+        s->left[t] -= qn_min64(done_in(s, t, step), s->left[t]); /* at least one task is through */
         time[t].end = now + step;
     }
     int32_t kept = 0;
@@ -151,7 +164,7 @@ static int64_t advance(shared *s, qn_span_time *time, int64_t now)
     return step;
 }
 
-qn_status qn_simulate_shared(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err)
+static qn_status simulate(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, bool lanes, qn_err *err)
 {
     qni_graph g;
     shared s = {.p = plan};
@@ -159,7 +172,7 @@ qn_status qn_simulate_shared(qn_trace *out, const qn_plan *plan, const int64_t *
     qn_status st = qni_graph_open(&g, plan, 0, 0, err);
     if (st != QN_OK) return st;
     QN_TRY(st, qni_graph_live(&g, err), out);
-    QN_TRY(st, shared_open(&s, &g, cost, cores, err), out);
+    QN_TRY(st, shared_open(&s, &g, cost, cores, lanes, err), out);
     for (int32_t t = 0; t < plan->tasks; t++) out->time[t] = (qn_span_time){0, -1};
     for (int32_t t = 0; t < plan->tasks; t++)
         if (s.missing[t] == 0) s.ready[s.readies++] = t;
@@ -170,4 +183,14 @@ out:
     shared_close(&s);
     qni_graph_close(&g);
     return st;
+}
+
+qn_status qn_simulate_shared(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err)
+{
+    return simulate(out, plan, cost, cores, false, err);
+}
+
+qn_status qn_simulate_lanes(qn_trace *out, const qn_plan *plan, const int64_t *cost, int32_t cores, qn_err *err)
+{
+    return simulate(out, plan, cost, cores, true, err);
 }

@@ -90,8 +90,46 @@ static void by_hand(void **state)
     qn_plan_close(p);
 }
 
+/* Devices: with a core for each lane nothing changes; with fewer it takes longer, but no longer than all there is to do. */
+static void copies_want_cores(void **state)
+{
+    (void)state;
+    for (int32_t N = 1; N <= 3; N++) {
+        qn_err err = {0};
+        qn_order *o = rig_generate(N == 1 ? "superpipe" : "roundpipe", N, 4, N == 1 ? 4 : 2, 0);
+        const qn_tiers tiers = {.window = 2, .replace = 1, .lag = N % 2};
+        qn_lowering how = rig_plain();
+        how.tiers = &tiers;
+        how.step_tasks = true;
+        how.stat_bytes = 8;
+        qn_plan *p = rig_lower(o, &how);
+        int64_t *cost = calloc((size_t)p->tasks + 1, sizeof *cost), all = 0;
+        for (int32_t i = 0; i < p->tasks; i++) all += cost[i] = p->task[i].lane == QN_LANE_COMP ? 3000 : 1100;
+        qn_trace t = room_for(p);
+        const qn_sim_options plain = {.cost = cost};
+        if (qn_simulate(&t, p, &plain, &err) != QN_OK) fail_msg("%s", err.text);
+        const int64_t apart = end_of(&t);
+        int64_t before = apart;
+        for (int32_t cores = N * QN_LANES; cores > 0; cores--) {
+            if (qn_simulate_lanes(&t, p, cost, cores, &err) != QN_OK) fail_msg("%s", err.text);
+            const int64_t end = end_of(&t);
+            if (cores == N * QN_LANES) assert_int_equal(end, apart);
+            if (end + p->tasks < before || end < all / cores || end > all + p->tasks)
+                fail_msg("%d devices, %d cores: %ld, with one more %ld, all to do %ld", N, cores, (long)end, (long)before,
+                         (long)all);
+            before = end;
+        }
+        assert_true(before >= all);
+        free(t.time);
+        free(cost);
+        qn_plan_close(p);
+        qn_order_close(o);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_schedule_at_small_sizes), cmocka_unit_test(by_hand)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_schedule_at_small_sizes), cmocka_unit_test(by_hand),
+                                       cmocka_unit_test(copies_want_cores)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

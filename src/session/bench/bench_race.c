@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/clock.h"
 #include "core/team.h"
+#include "core/team.h"
 #include "session/schedules/measured.h"
 
 qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
@@ -58,6 +59,15 @@ static qn_status step_costs(int64_t *cost, const int64_t *pooled, const qn_trace
     return st;
 }
 
+/* Do copies take processors from the tasks: on devices whose link is as fast as memory? A slower one sleeps. */
+static bool copies_work(const qni_racer *r)
+{
+    const qn_plan *p = r->run.trace->plan;
+    int32_t copies = 0;
+    for (int32_t w = 0; w < p->workers; w++) copies += p->lane[w][QN_LANE_UP][1] + p->lane[w][QN_LANE_DOWN][1];
+    return copies > 0 && (r->how.tiers == NULL || r->how.tiers->link_bytes_per_s == 0);
+}
+
 static qn_status judge(qni_racer *r, qn_err *err)
 {
     const qni_bench_run *b = &r->run;
@@ -72,7 +82,10 @@ static qn_status judge(qni_racer *r, qn_err *err)
     if (st == QN_OK) st = qni_measured_costs(pooled, b->trace, b->traces, err);
     for (int32_t i = 0; i < b->traces && st == QN_OK; i++) {
         st = step_costs(cost, pooled, &b->trace[i], err);
-        if (st == QN_OK) st = qn_simulate(&simulated, b->trace->plan, &how, err);
+        if (st == QN_OK && copies_work(r))
+            st = qn_simulate_lanes(&simulated, b->trace->plan, cost, qn_team_cores(), err);
+        else if (st == QN_OK)
+            st = qn_simulate(&simulated, b->trace->plan, &how, err);
         each[i] = (double)qni_trace_makespan(&b->trace[i]) / (double)qni_trace_makespan(&simulated);
     }
     if (st == QN_OK) st = qni_simulate_measured(&simulated, b->trace, b->traces, err);

@@ -32,6 +32,7 @@ void qni_racer_close(qni_racer *r);
  * than 0.01 above the racer's least (which is its own doing: copy lanes and tasks that wait share its cores). Flights are not
  * looked at, nor are steps with more threads than cores. Then judges all.
  *
+ * Where copies between host and devices are a processor's work (no slower link) the simulator lets them take it from the tasks.
  * The costs of a step are the medians of all tasks of one kind (op, stage, worker) in it; of kinds that a step has once (the
  * optimizer, packing, copies) the medians over all traces. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
