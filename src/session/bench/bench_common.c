@@ -8,9 +8,11 @@
 
 #include "core/alloc.h"
 #include "core/checked.h"
+#include "core/compiler.h"
 #include "core/rng.h"
 #include "core/team.h"
 #include "model/cost.h"
+#include "model/lora.h"
 #include "session/round_cut.h"
 #include "schedule/gen/gen.h"
 
@@ -167,14 +169,20 @@ qn_status qni_bench_open(qni_bench_run *b, const qn_bench_options *opt, const qn
 {
     qn_status st;
     memset(b, 0, sizeof(*b));
-    const qn_model_config config = {.arch = (qn_arch)opt->arch,
-                                    .layers = (int32_t)opt->layers,
-                                    .heads = (int32_t)opt->heads,
-                                    .kv_heads = (int32_t)opt->kv_heads,
-                                    .width = (int32_t)opt->width,
-                                    .context = (int32_t)opt->context,
-                                    .vocab = (int32_t)opt->vocab,
-                                    .tied = opt->arch == QN_ARCH_GPT2};
+    static const char *const targets[] = {"q", "v"};
+    qn_model_config config = {.arch = (qn_arch)opt->arch,
+                              .layers = (int32_t)opt->layers,
+                              .heads = (int32_t)opt->heads,
+                              .kv_heads = (int32_t)opt->kv_heads,
+                              .width = (int32_t)opt->width,
+                              .context = (int32_t)opt->context,
+                              .vocab = (int32_t)opt->vocab,
+                              .tied = opt->arch == QN_ARCH_GPT2};
+    if (how->lora > 0) {
+        config.lora = (qn_lora){.rank = how->lora, .alpha = how->lora};
+        st = qn_lora_targets(&config.lora.targets, config.arch, targets, QN_COUNT(targets), err);
+        if (st != QN_OK) return st;
+    }
     b->source = qn_calloc(1, sizeof(*b->source));
     if (b->source == NULL) return QN_FAIL(err, QN_ENOMEM, "a source of tokens");
     *b->source = (qn_source){.ops = &random_ops, .T = opt->context, .batch = opt->batch, .vocab = (int32_t)opt->vocab};
@@ -282,6 +290,14 @@ void qni_line_number(qni_line *l, const char *name, double value)
     char pair[256];
     snprintf(pair, sizeof(pair), l->json ? "\"%s\": %s" : "%s %s", name, number);
     put_pair(l, pair);
+}
+
+void qni_line_range(qni_line *l, const double *sorted, int32_t n, double in_ms)
+{
+    if (n < 1) return;
+    qni_line_number(l, "least_ms", sorted[0] * in_ms);
+    qni_line_number(l, "most_ms", sorted[n - 1] * in_ms);
+    qni_line_number(l, "spread", qni_spread(sorted, n));
 }
 
 void qni_line_end(qni_line *l, qn_line_fn *line, void *ctx)

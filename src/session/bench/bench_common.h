@@ -37,6 +37,7 @@ typedef struct qni_bench_how {
     const qni_costs *costs; /* roundpipe: measured costs to cut by; NULL: operations */
     bool layers;            /* roundpipe: a stage for each layer each way; superpipe always has a piece for each layer */
     int32_t traces;         /* how many steps' traces to make room for */
+    int32_t lora;           /* rank of adapters on q and v; all else is frozen; 0: everything is trained */
     int32_t flight;         /* steps without a barrier between them; 0: 1 */
 } qni_bench_how;
 /* opt: without zeros. Errors: QN_EINVAL (numbers the schedule cannot do; memory too small), QN_ENOMEM. */
@@ -65,6 +66,8 @@ typedef struct qni_line {
 qni_line qni_line_begin(int json);
 void qni_line_text(qni_line *l, const char *name, const char *value);
 void qni_line_number(qni_line *l, const char *name, double value);
+/* The spread of n sorted times: least_ms and most_ms (in_ms: milliseconds of their unit), and qni_spread. */
+void qni_line_range(qni_line *l, const double *sorted, int32_t n, double in_ms);
 void qni_line_end(qni_line *l, qn_line_fn *line, void *ctx);
 
 /* A figure that something claims: what was measured, what the simulator says (NaN: nothing), the least that is wanted. The text

@@ -275,24 +275,30 @@ static void show(results *r, const generate_bench *b, qn_line_fn *line, void *ct
     qni_line_number(&l, "parameters", (double)qn_model_param_count(b->model));
     qni_line_number(&l, "weight_bytes", bytes);
     qni_line_number(&l, "read_gb_per_s", read * 1e-9);
+    qni_line_number(&l, "least_gb_per_s", r->read[0]);
+    qni_line_number(&l, "most_gb_per_s", r->read[runs - 1]);
+    qni_line_number(&l, "spread", qni_spread(r->read, runs));
     qni_line_end(&l, line, ctx);
     l = qni_line_begin(o->json);
     qni_line_text(&l, "decode", "batch 1");
     qni_line_number(&l, "tokens_per_s", 1 / one);
     qni_line_number(&l, "ceiling_tokens_per_s", read / bytes);
     qni_line_number(&l, "ratio", bytes / read / one);
+    qni_line_range(&l, r->one, runs, 1e3);
     qni_line_end(&l, line, ctx);
     l = qni_line_begin(o->json);
     qni_line_text(&l, "decode", "batch n");
     qni_line_number(&l, "batch", b->slots);
     qni_line_number(&l, "tokens_per_s", b->slots / many);
     qni_line_number(&l, "times_batch_1", b->slots / many * one);
+    qni_line_range(&l, r->many, runs, 1e3);
     qni_line_end(&l, line, ctx);
     l = qni_line_begin(o->json);
     qni_line_text(&l, "prefill", "rows of 128");
     qni_line_number(&l, "tokens_per_s", PREFILL / prompt);
     qni_line_number(&l, "ceiling_tokens_per_s", PREFILL / products);
     qni_line_number(&l, "ratio", products / prompt);
+    qni_line_range(&l, r->prompt, runs, 1e3);
     qni_line_end(&l, line, ctx);
 }
 

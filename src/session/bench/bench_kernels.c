@@ -26,27 +26,37 @@ typedef struct rig {
 
 typedef void run_fn(rig *r, void *arg);
 
-static double median_ns(rig *r, run_fn *run, void *arg)
+typedef struct timing {
+    double ns[101]; /* sorted */
+    int32_t n;
+    double median;
+} timing;
+
+static timing time_of(rig *r, run_fn *run, void *arg)
 {
-    double ns[101];
-    const int32_t n = r->opt->steps < 101 ? (int32_t)r->opt->steps : 101;
-    for (int32_t i = -1; i < n; i++) {
+    timing t;
+    t.n = r->opt->steps < 101 ? (int32_t)r->opt->steps : 101;
+    for (int32_t i = -1; i < t.n; i++) {
         const int64_t began = qn_now_ns();
         run(r, arg);
-        if (i >= 0) ns[i] = (double)(qn_now_ns() - began);
+        if (i >= 0) t.ns[i] = (double)(qn_now_ns() - began);
     }
-    return qni_median(ns, n);
+    t.median = qni_median(t.ns, t.n);
+    return t;
 }
 
 /* work: flops, or bytes read and written. */
-static void show(rig *r, const char *name, const char *unit, double work, double ns, double ceiling)
+static void show(rig *r, const char *name, const char *unit, double work, timing t, double ceiling)
 {
     qni_line l = qni_line_begin(r->opt->json);
     qni_line_text(&l, "kernel", name);
-    qni_line_number(&l, unit, work / ns);
+    qni_line_number(&l, unit, work / t.median);
     qni_line_number(&l, "ceiling", ceiling);
-    qni_line_number(&l, "share", work / ns / ceiling);
-    qni_line_number(&l, "us", ns * 1e-3);
+    qni_line_number(&l, "share", work / t.median / ceiling);
+    qni_line_number(&l, "us", t.median * 1e-3);
+    qni_line_number(&l, "least_us", t.ns[0] * 1e-3);
+    qni_line_number(&l, "most_us", t.ns[t.n - 1] * 1e-3);
+    qni_line_number(&l, "spread", qni_spread(t.ns, t.n));
     qni_line_end(&l, r->line, r->ctx);
 }
 
@@ -113,16 +123,16 @@ static qn_status bench_linear(rig *r, int64_t in, int64_t out, qn_err *err)
         goto out;
     }
     c.kind = 3;
-    const double pack_ns = median_ns(r, run_linear, &c);
+    const timing pack = time_of(r, run_linear, &c);
     for (c.kind = 0; c.kind < 3; c.kind++) {
         const int64_t size[3][3] = {{r->R, out, in}, {r->R, in, out}, {out, in, r->R}};
         double ceiling;
         QN_TRY(st, ceiling_of(&ceiling, r, size[c.kind][0], size[c.kind][1], size[c.kind][2], c.kind > 0, err), out);
         snprintf(name, sizeof(name), "linear %" PRId64 " -> %" PRId64 " %s", in, out, kinds[c.kind]);
-        show(r, name, "gflops", flops, median_ns(r, run_linear, &c), ceiling);
+        show(r, name, "gflops", flops, time_of(r, run_linear, &c), ceiling);
     }
     snprintf(name, sizeof(name), "linear %" PRId64 " -> %" PRId64 " pack", in, out);
-    show(r, name, "gbs", (double)(in * out) * 4 + (double)packed_bytes, pack_ns, r->copy_rate);
+    show(r, name, "gbs", (double)(in * out) * 4 + (double)packed_bytes, pack, r->copy_rate);
 out:
     qn_free_pages(c.packed, packed_bytes);
     r->k->linear_close(c.lin);
@@ -146,8 +156,8 @@ static qn_status bench_classifier(rig *r, qn_err *err)
     }
     for (int64_t i = 0; i < r->R; i++) c.target[i] = (int32_t)((i * 7919) % V);
     r->k->linear_pack(&r->ex, c.lin, c.packed, r->buffer[3], QN_PACK_FORWARD | QN_PACK_BACKWARD);
-    show(r, "classifier: loss and both gradients", "gflops", 6.0 * (double)(r->R * r->C) * (double)V,
-         median_ns(r, run_linear, &c), r->product_rate);
+    show(r, "classifier: loss and both gradients", "gflops", 6.0 * (double)(r->R * r->C) * (double)V, time_of(r, run_linear, &c),
+         r->product_rate);
 out:
     qn_free_pages(c.packed, packed_bytes);
     qn_free(c.target);
@@ -181,9 +191,9 @@ static void bench_attention(rig *r)
 {
     int kind = 0;
     const double pairs = 0.5 * (double)(r->opt->batch * r->opt->context) * (double)(r->opt->context + 1); /* causal */
-    show(r, "attention forward", "gflops", 4 * pairs * (double)r->C, median_ns(r, run_attention, &kind), r->product_rate);
+    show(r, "attention forward", "gflops", 4 * pairs * (double)r->C, time_of(r, run_attention, &kind), r->product_rate);
     kind = 1;
-    show(r, "attention backward", "gflops", 10 * pairs * (double)r->C, median_ns(r, run_attention, &kind), r->product_rate);
+    show(r, "attention backward", "gflops", 10 * pairs * (double)r->C, time_of(r, run_attention, &kind), r->product_rate);
 }
 
 /* ---- what moves memory ---- */
@@ -255,7 +265,7 @@ static void bench_moving(rig *r)
                 {"residual forward", rows * (8 + act)},
                 {"adamw", n * 32}};
     for (int i = 0; i < (int)(sizeof(list) / sizeof(list[0])); i++)
-        show(r, list[i].name, "gbs", list[i].bytes, median_ns(r, run_moving, &i), r->copy_rate);
+        show(r, list[i].name, "gbs", list[i].bytes, time_of(r, run_moving, &i), r->copy_rate);
 }
 
 static qn_status open_rig(rig *r, qn_err *err)
@@ -296,7 +306,7 @@ qn_status qn_bench_kernels(const qn_bench_options *given, qn_line_fn *line, void
                        opt.heads, opt.width, opt.kv_heads);
     QN_TRY(st, open_rig(&r, err), out);
     QN_TRY(st, ceiling_of(&r.product_rate, &r, 2048, 2048, 2048, false, err), out);
-    r.copy_rate = 2.0 * (double)r.buffer_bytes / median_ns(&r, run_copy, NULL);
+    r.copy_rate = 2.0 * (double)r.buffer_bytes / time_of(&r, run_copy, NULL).median;
     qni_line l = qni_line_begin(opt.json);
     qni_line_text(&l, "isa", qn_kernels_isa());
     qni_line_number(&l, "threads", (double)opt.threads);
