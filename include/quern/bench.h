@@ -18,11 +18,13 @@ typedef struct qn_bench_options {
     int64_t layers, heads, kv_heads, width, context, vocab, batch, micro_batches, workers, threads, steps;
     int32_t weights; /* generate: 0 f32, 1 bf16, 2 q8 */
     int32_t kernels; /* pipeline: 0 the model's, 1 tasks that sleep */
-    qn_list only;    /* pipeline: parts and schedules to measure, none: all */
+    qn_list only;    /* pipeline: parts and schedules to measure; scale: axes and points; none: all */
     int json;
     int quick;           /* small sizes, to try it */
     const char *folder;  /* of files that are written and removed again; "" or NULL: the working directory */
     const char *svg;     /* scale: a file for the curves, or NULL */
+    const char *points;  /* scale: a file of points, read before and written after each, or NULL */
+    int64_t limit;       /* scale: seconds after which no other point is begun; 0: none */
     const char *compare; /* a file of earlier lines (--json), or NULL */
 } qn_bench_options;
 
@@ -43,8 +45,8 @@ qn_status qn_bench_memory(const qn_bench_options *opt, qn_line_fn *line, void *c
 qn_status qn_bench_link(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_disk(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
-/* Time of a step, memory and start-up by workers, context and parameters; not part of qn_bench_all. Errors: QN_ENOMEM, QN_EIO
- * (the picture), what training returns. */
+/* Time of a step, memory and start-up by workers, context and parameters; not part of qn_bench_all. Errors: QN_EINVAL (only), QN_ENOMEM,
+ * QN_EIO (picture, points), QN_EFORMAT (points), what training returns. */
 qn_status qn_bench_scale(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 typedef qn_status qn_bench_fn(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err);

@@ -273,13 +273,17 @@ static const qn_key bench_keys[] = {
     KEY(CHOICE, "kernels", T, kernels, "model", 0, 0, "model|sleep", "",
         "pipeline: what tasks do; sleeping ones show the executor alone, on up to 16 workers"),
     KEY(LIST, "only", T, only, NULL, 0, 0, NULL, "",
-        "NAME,... pipeline: schedules by name, or schedules, pipelines, messages, crowded, vocabulary, roundpipe-devices, "
-        "superpipe-window, optimizer-lag, handover (default: these), out-of-core (writes a model of 1.1 GB)"),
+        "NAME,... pipeline: schedules by name, or schedules, pipelines, cuts, messages, crowded, vocabulary, roundpipe-devices, "
+        "superpipe-window, optimizer-lag, handover (default: these), out-of-core (writes a model of 1.1 GB); scale: workers, "
+        "context, parameters, or points of them (default: all)"),
     KEY(CHOICE, "weights", T, weights, "bf16", 0, 0, "f32|bf16|q8", "", "what the products of generate read"),
     KEY(BOOL, "json", T, json, NULL, 0, 0, NULL, "", "one JSON object a line"),
     KEY(BOOL, "quick", T, quick, NULL, 0, 0, NULL, "", "small sizes, to try it"),
     KEY(TEXT, "folder", T, folder, ".", 0, 0, NULL, "", "DIR for the files that disk and out-of-core write and remove again"),
     KEY(TEXT, "svg", T, svg, NULL, 0, 0, NULL, "", "FILE for the curves of scale"),
+    KEY(TEXT, "points", T, points, NULL, 0, 0, NULL, "",
+        "FILE of the points of scale: those in it are not measured again, new ones are added"),
+    KEY(INT, "limit", T, limit, "0", 0, 1000000, NULL, "seconds", "scale: begin no other point after that time (0: none)"),
     KEY(TEXT, "compare", T, compare, NULL, 0, 0, NULL, "", "FILE of an earlier run's --json: says what got slower"),
 };
 #undef T

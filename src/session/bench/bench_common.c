@@ -74,15 +74,20 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
 }
 
 /* Where the stages of the chain begin: by cost, or with as many blocks in each. */
-static qn_status cut(qni_bench_run *b, const qn_bench_options *opt, bool even, qn_err *err)
+static qn_status cut(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
 {
     const int32_t stages = qn_depth(qn_order_grid(b->order)), layers = qn_model_layers(b->model);
     const int64_t samples = (opt->batch + opt->micro_batches - 1) / opt->micro_batches;
+    qn_status st = QN_OK;
     b->first_layer = qn_calloc((size_t)stages + 1, sizeof(*b->first_layer));
     if (b->first_layer == NULL) return QN_FAIL(err, QN_ENOMEM, "cuts");
-    if (!even) return qn_model_default_cuts(b->model, samples, opt->context, stages, b->first_layer, err);
-    for (int32_t s = 1; s < stages; s++) b->first_layer[s] = 1 + s * (layers - 2) / stages;
+    if (!how->even) st = qn_model_default_cuts(b->model, samples, opt->context, stages, b->first_layer, err);
+    for (int32_t s = 1; how->even && s < stages; s++) b->first_layer[s] = 1 + s * (layers - 2) / stages;
     b->first_layer[stages] = layers;
+    if (st != QN_OK || how->shift == 0) return st;
+    b->first_layer[1] += how->shift;
+    if (stages < 2 || b->first_layer[1] < 1 || b->first_layer[1] >= b->first_layer[2])
+        return QN_FAIL(err, QN_EINVAL, "a cut before layer %d of %d leaves a stage empty", b->first_layer[1], layers);
     return QN_OK;
 }
 
@@ -132,7 +137,7 @@ static qn_status open_order(qni_bench_run *b, const qn_bench_options *opt, const
     qn_status st = room != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "pieces");
     if (st == QN_OK && pieces) st = cut_pieces(b, &pattern, room, opt, how, round, err);
     if (st == QN_OK) st = qn_generate(&b->order, how->schedule, &pattern, err);
-    if (st == QN_OK && !pieces) st = cut(b, opt, how->even, err);
+    if (st == QN_OK && !pieces) st = cut(b, opt, how, err);
     qn_free(room);
     return st;
 }

@@ -31,6 +31,7 @@ typedef struct qni_bench_how {
     int32_t vocab;  /* 1 or 2: both ends cut into vocabulary shards over all workers */
     int32_t sides;  /* shards of the vocabulary; 0: one for each worker */
     bool even;      /* as many blocks in each stage; else cut by cost */
+    int32_t shift;  /* layers more on the first stage than that, at the expense of the second */
     const qn_trainer_tiers
         *tiers;             /* workers are devices, and the state is the host's; NULL: only where the schedule asks for it */
     int64_t memory;         /* of each device; 0: no limit */

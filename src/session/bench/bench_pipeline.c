@@ -19,6 +19,7 @@ static const struct {
     bool when_named; /* not among all: it writes large files */
 } parts[] = {{.name = "schedules", .run = qni_bench_all_schedules, .own_sizes = true},
              {.name = "pipelines", .run = qni_bench_pipelines},
+             {.name = "cuts", .run = qni_bench_cuts},
              {.name = "messages", .run = qni_bench_messages},
              {.name = "crowded", .run = qni_bench_crowded},
              {.name = "vocabulary", .run = qni_bench_vocab, .own_sizes = true},

@@ -1,29 +1,46 @@
-/* The picture of quern bench scale: a panel for each thing that grows, three curves in each, every curve as a multiple of its own
- * first point, so that time, memory and start-up share one axis. Both axes are logarithmic; a grey line is growth in step with x.
- * Points without training are hollow. */
-#include "bench_scale.h"
-
+/* The curves of quern bench scale as one picture: a row for each quantity, a column for each thing that grows. Both axes of a
+ * panel are logarithmic and in units of their own. Solid: measured; dashed, in the same colour: what would be possible. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "bench_scale.h"
 #include "core/alloc.h"
 #include "core/io.h"
 #include "session/report/page.h"
 
-enum { WIDTH = 300, HEIGHT = 240, LEFT = 52, TOP = 34, GAP = 40, CURVES = 3 };
+enum { WIDTH = 260, HEIGHT = 170, LEFT = 66, TOP = 44, GAP_X = 84, GAP_Y = 62, ROWS = 3, FOOT = 58 };
+enum { TIME, MEMORY, START };
 
-static const char *const titles[QNI_SCALE_AXES] = {"workers (tasks that sleep)", "tokens of a sample", "parameters"};
-static const char *const names[CURVES] = {"time of a step", "memory", "start-up"};
-static const char *const colors[CURVES] = {"#1b6ca8", "#c2571a", "#4a8c3f"};
-
-static double value_of(const qni_scale_point *p, int curve)
-{
-    return curve == 0 ? p->step_s : curve == 1 ? p->memory_bytes : p->start_s;
-}
+static const char *const titles[QNI_SCALE_AXES] = {"workers (tasks that sleep)", "context, tokens of a sample", "parameters"};
+static const char *const colors[QNI_WORKS] = {"#1b6ca8", "#1b6ca8", "#c2571a", "#3b8132"};
+static const char *const works[QNI_WORKS] = {NULL, "training", "training adapters of rank 8", "forward passes"};
 
 typedef struct panel {
-    double left, low, high, x0, x1; /* logarithms, base 10 */
+    int row;
+    qni_scale_axis axis;
+    double left, top;
+    double x0, x1, y0, y1; /* logarithms, base 10 */
 } panel;
+
+static const char *row_title(int row, qni_scale_axis axis)
+{
+    if (row == TIME) return axis == QNI_SCALE_WORKERS ? "time of a step" : "time of a step, per 1000 tokens";
+    return row == MEMORY ? "memory" : "start-up";
+}
+
+static double value_of(const qni_scale_point *p, int row)
+{
+    const double per = p->tokens > 0 ? 1000 / p->tokens : 1;
+    return row == TIME ? p->step_s * per : row == MEMORY ? p->memory_bytes : p->start_s;
+}
+
+static double ceiling_of(const qni_scale_point *p, int row)
+{
+    const double per = p->tokens > 0 ? 1000 / p->tokens : 1;
+    return row == TIME ? p->ideal_s * per : row == MEMORY ? p->floor_bytes : 0;
+}
 
 static double x_at(const panel *f, double x)
 {
@@ -32,97 +49,165 @@ static double x_at(const panel *f, double x)
 
 static double y_at(const panel *f, double y)
 {
-    return TOP + HEIGHT - (log10(y) - f->low) / (f->high - f->low) * HEIGHT;
+    return f->top + HEIGHT - (log10(y) - f->y0) / (f->y1 - f->y0) * HEIGHT;
 }
 
-static double first_of(const qni_scale_point *point, int32_t points, int axis, int curve)
+static panel panel_of(const qni_scale_point *point, int32_t points, int row, qni_scale_axis axis)
 {
-    for (int32_t i = 0; i < points; i++)
-        if ((int)point[i].axis == axis && value_of(&point[i], curve) > 0) return value_of(&point[i], curve);
-    return 1;
-}
-
-static panel frame_of(const qni_scale_point *point, int32_t points, int axis)
-{
-    panel f = {.left = LEFT + axis * (WIDTH + LEFT + GAP), .low = 0, .high = 0.5, .x0 = INFINITY, .x1 = -INFINITY};
+    panel f = {.row = row,
+               .axis = axis,
+               .left = LEFT + axis * (WIDTH + GAP_X),
+               .top = TOP + row * (HEIGHT + GAP_Y),
+               .x0 = INFINITY,
+               .x1 = -INFINITY,
+               .y0 = INFINITY,
+               .y1 = -INFINITY};
     for (int32_t i = 0; i < points; i++) {
-        if ((int)point[i].axis != axis) continue;
+        if (point[i].axis != axis) continue;
         f.x0 = fmin(f.x0, log10(point[i].x));
         f.x1 = fmax(f.x1, log10(point[i].x));
-        for (int c = 0; c < CURVES; c++) {
-            const double y = value_of(&point[i], c) / first_of(point, points, axis, c);
-            if (y > 0) f.low = fmin(f.low, log10(y));
-            if (y > 0) f.high = fmax(f.high, log10(y));
+        const double y[2] = {value_of(&point[i], row), ceiling_of(&point[i], row)};
+        for (int k = 0; k < 2; k++) {
+            if (!(y[k] > 0)) continue;
+            f.y0 = fmin(f.y0, log10(y[k]));
+            f.y1 = fmax(f.y1, log10(y[k]));
         }
     }
-    f.low = floor(f.low);
-    f.high = ceil(f.high);
+    const double room = fmax(0.08 * (f.y1 - f.y0), 0.1);
+    f.y0 -= room;
+    f.y1 += room;
     return f;
 }
 
-static void draw_axes(qni_page *p, const panel *f, int axis, const qni_scale_point *point, int32_t points)
+/* 0.25 s as "250 ms", 3e9 bytes as "3 GB", 124e6 as "124 M". */
+static void label_of(char out[32], double x, const char *kind)
 {
-    qni_page_add(p, "<text x='%.1f' y='20' font-weight='bold'>%s</text>\n", f->left, titles[axis]);
-    for (double e = f->low; e <= f->high; e++) {
-        const double y = y_at(f, pow(10, e));
-        qni_page_add(p, "<line x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f' stroke='#ddd'/>", f->left, f->left + WIDTH, y, y);
-        qni_page_add(p, "<text x='%.1f' y='%.1f' text-anchor='end'>%gx</text>\n", f->left - 6, y + 4, pow(10, e));
+    static const struct {
+        const char *kind, *unit;
+        double least, scale;
+    } list[] = {{"s", "s", 0.9999, 1},      {"s", "ms", 0.9999e-3, 1e-3}, {"s", "us", 0, 1e-6},
+                {"B", "GB", 0.9999e9, 1e9}, {"B", "MB", 0.9999e6, 1e6},   {"B", "KB", 0, 1e3},
+                {"n", "B", 0.9999e9, 1e9},  {"n", "M", 0.9999e6, 1e6},    {"n", "", 0, 1}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+        if (strcmp(kind, list[i].kind) != 0 || x < list[i].least) continue;
+        snprintf(out, 32, "%.4g%s%s", x / list[i].scale, list[i].unit[0] != '\0' ? " " : "", list[i].unit);
+        return;
     }
-    for (int32_t i = 0; i < points; i++) {
-        if ((int)point[i].axis != axis) continue;
-        const double x = point[i].x;
-        char label[32];
-        snprintf(label, sizeof(label),
-                 x >= 1e9   ? "%.3gB"
-                 : x >= 1e6 ? "%.3gM"
-                            : "%.4g",
-                 x / (x >= 1e9   ? 1e9
-                      : x >= 1e6 ? 1e6
-                                 : 1));
-        qni_page_add(p, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>\n", x_at(f, x), TOP + HEIGHT + 16, label);
-    }
-    const double rise = fmin(f->high, f->x1 - f->x0);
-    if (f->x1 > f->x0)
-        qni_page_add(p, "<line x1='%.1f' y1='%.1f' x2='%.1f' y2='%.1f' stroke='#bbb' stroke-dasharray='4 3'/>\n", f->left,
-                     y_at(f, 1), x_at(f, pow(10, f->x0 + rise)), y_at(f, pow(10, rise)));
+    out[0] = '\0';
 }
 
-static void draw_curves(qni_page *p, const panel *f, int axis, const qni_scale_point *point, int32_t points)
+static void draw_y(qni_page *p, const panel *f)
 {
-    for (int c = 0; c < CURVES; c++) {
-        const double first = first_of(point, points, axis, c);
-        qni_page_add(p, "<polyline fill='none' stroke='%s' stroke-width='1.6' points='", colors[c]);
-        for (int32_t i = 0; i < points; i++)
-            if ((int)point[i].axis == axis && value_of(&point[i], c) > 0)
-                qni_page_add(p, "%.1f,%.1f ", x_at(f, point[i].x), y_at(f, value_of(&point[i], c) / first));
-        qni_page_add(p, "'/>\n");
-        for (int32_t i = 0; i < points; i++)
-            if ((int)point[i].axis == axis && value_of(&point[i], c) > 0)
-                qni_page_add(
-                    p, "<circle cx='%.1f' cy='%.1f' r='3' fill='%s' stroke='%s'><title>%s: %.4g %s at %g</title></circle>\n",
-                    x_at(f, point[i].x), y_at(f, value_of(&point[i], c) / first), point[i].forward_only ? "white" : colors[c],
-                    colors[c], names[c], value_of(&point[i], c), c == 1 ? "bytes" : "s", point[i].x);
+    static const double steps[] = {1, 2, 5};
+    const int every = f->y1 - f->y0 > 2.2 ? 1 : 3; /* decades alone, or their parts too */
+    for (double decade = floor(f->y0); decade <= f->y1; decade++)
+        for (int k = 0; k < every; k++) {
+            const double y = steps[k] * pow(10, decade);
+            char label[32];
+            if (log10(y) < f->y0 || log10(y) > f->y1) continue;
+            label_of(label, y, f->row == MEMORY ? "B" : "s");
+            qni_page_add(p, "<line x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f' stroke='#e2e2e2'/>", f->left, f->left + WIDTH,
+                         y_at(f, y), y_at(f, y));
+            qni_page_add(p, "<text x='%.1f' y='%.1f' text-anchor='end'>%s</text>\n", f->left - 6, y_at(f, y) + 4, label);
+        }
+}
+
+static void draw_x(qni_page *p, const panel *f)
+{
+    const double base = f->axis == QNI_SCALE_PARAMETERS ? 10 : 2, unit = log10(base);
+    for (double e = ceil(f->x0 / unit - 1e-9); e * unit <= f->x1 + 1e-9; e++) {
+        const double x = pow(base, e);
+        char label[32];
+        label_of(label, x, "n");
+        qni_page_add(p, "<line x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f' stroke='#e2e2e2'/>", x_at(f, x), x_at(f, x), f->top,
+                     f->top + HEIGHT);
+        qni_page_add(p, "<text x='%.1f' y='%.1f' text-anchor='middle'>%s</text>\n", x_at(f, x), f->top + HEIGHT + 15, label);
     }
+    qni_page_add(p, "<text x='%.1f' y='%.1f' text-anchor='middle' fill='#555'>%s</text>\n", f->left + WIDTH / 2.0,
+                 f->top + HEIGHT + 31, titles[f->axis]);
+    qni_page_add(p, "<text x='%.1f' y='%.1f' font-weight='bold'>%s</text>\n", f->left, f->top - 8, row_title(f->row, f->axis));
+    qni_page_add(p, "<rect x='%.1f' y='%.1f' width='%d' height='%d' fill='none' stroke='#888'/>\n", f->left, f->top, WIDTH,
+                 HEIGHT);
+}
+
+static void draw_line(qni_page *p, const panel *f, const qni_scale_point *point, int32_t points, qni_scale_work work,
+                      bool ceiling)
+{
+    qni_page_add(p, "<polyline fill='none' stroke='%s' stroke-width='1.8'%s points='", colors[work],
+                 ceiling ? " stroke-dasharray='5 4' opacity='0.75'" : "");
+    for (int32_t i = 0; i < points; i++) {
+        const double y = ceiling ? ceiling_of(&point[i], f->row) : value_of(&point[i], f->row);
+        if (point[i].axis == f->axis && point[i].work == work && y > 0)
+            qni_page_add(p, "%.1f,%.1f ", x_at(f, point[i].x), y_at(f, y));
+    }
+    qni_page_add(p, "'/>\n");
+}
+
+static void draw_points(qni_page *p, const panel *f, const qni_scale_point *point, int32_t points)
+{
+    for (int32_t i = 0; i < points; i++) {
+        const double y = value_of(&point[i], f->row);
+        char label[32];
+        if (point[i].axis != f->axis || !(y > 0)) continue;
+        label_of(label, y, f->row == MEMORY ? "B" : "s");
+        qni_page_add(p, "<circle cx='%.1f' cy='%.1f' r='3' fill='%s'><title>%s: %s</title></circle>\n", x_at(f, point[i].x),
+                     y_at(f, y), colors[point[i].work], point[i].name, label);
+    }
+}
+
+static void draw_legend(qni_page *p, double top)
+{
+    double x = LEFT;
+    for (int w = 0; w < QNI_WORKS; w++) {
+        if (works[w] == NULL) continue;
+        qni_page_add(p, "<line x1='%.1f' x2='%.1f' y1='%.1f' y2='%.1f' stroke='%s' stroke-width='1.8'/>", x, x + 22, top - 4,
+                     top - 4, colors[w]);
+        qni_page_add(p, "<text x='%.1f' y='%.1f'>%s</text>\n", x + 28, top, works[w]);
+        x += 50 + 6.5 * (double)strlen(works[w]);
+    }
+    top += 18;
+    qni_page_add(p, "<line x1='%d' x2='%d' y1='%.1f' y2='%.1f' stroke='#444' stroke-width='1.8' stroke-dasharray='5 4'/>", LEFT,
+                 LEFT + 22, top - 4, top - 4);
+    qni_page_add(
+        p,
+        "<text x='%d' y='%.1f'>ceilings: the simulated step; all operations at the rate of the matrix products alone; 16 "
+        "bytes for each trained parameter, 2 for a frozen one</text>\n",
+        LEFT + 28, top);
+}
+
+static int in_order(const void *x, const void *y)
+{
+    const qni_scale_point *a = x, *b = y;
+    return (a->x > b->x) - (a->x < b->x);
 }
 
 qn_status qni_scale_svg(const char *path, const qni_scale_point *point, int32_t points, qn_err *err)
 {
     qni_page p = {0};
     char *text = NULL;
-    const int width = QNI_SCALE_AXES * (WIDTH + LEFT + GAP), height = TOP + HEIGHT + 50;
+    qni_scale_point sorted[QNI_SCALE_MOST];
+    const int width = LEFT + QNI_SCALE_AXES * (WIDTH + GAP_X) - GAP_X + 24, height = TOP + ROWS * (HEIGHT + GAP_Y) + FOOT - 24;
+    const int32_t n = points < QNI_SCALE_MOST ? points : QNI_SCALE_MOST;
+    for (int32_t i = 0; i < n; i++) sorted[i] = point[i];
+    if (n > 0) qsort(sorted, (size_t)n, sizeof(*sorted), in_order);
     qni_page_add(&p,
                  "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' viewBox='0 0 %d %d' font-family='sans-serif' "
-                 "font-size='11' role='img' aria-label='growth with workers, context and parameters'>\n"
-                 "<rect width='%d' height='%d' fill='white'/>\n",
+                 "font-size='11' role='img' aria-label='time of a step, memory and start-up by workers, context and "
+                 "parameters'>\n<rect width='%d' height='%d' fill='white'/>\n",
                  width, height, width, height, width, height);
-    for (int axis = 0; axis < QNI_SCALE_AXES; axis++) {
-        const panel f = frame_of(point, points, axis);
-        if (!isfinite(f.x0)) continue;
-        draw_axes(&p, &f, axis, point, points);
-        draw_curves(&p, &f, axis, point, points);
-    }
-    for (int c = 0; c < CURVES; c++)
-        qni_page_add(&p, "<text x='%d' y='%d' fill='%s'>%s</text>\n", LEFT + c * 110, height - 10, colors[c], names[c]);
+    for (int row = 0; row < ROWS; row++)
+        for (int axis = 0; axis < QNI_SCALE_AXES; axis++) {
+            const panel f = panel_of(sorted, n, row, (qni_scale_axis)axis);
+            if (!isfinite(f.x0) || !isfinite(f.y0)) continue;
+            draw_y(&p, &f);
+            draw_x(&p, &f);
+            for (int work = 0; work < QNI_WORKS; work++) {
+                draw_line(&p, &f, sorted, n, (qni_scale_work)work, true);
+                draw_line(&p, &f, sorted, n, (qni_scale_work)work, false);
+            }
+            draw_points(&p, &f, sorted, n);
+        }
+    draw_legend(&p, height - 28);
     qni_page_add(&p, "</svg>\n");
     const size_t bytes = p.used;
     qn_status st = qni_page_done(&text, &p, err);

@@ -16,6 +16,10 @@ qn_status qni_bench_all_schedules(const qn_bench_options *given, qn_line_fn *lin
  */
 qn_status qni_bench_pipelines(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
+/* Two workers: the cut chosen by cost against its neighbours and the best of them simulated; the gain over one worker. opt:
+ * without zeros. Errors: QN_EINVAL (so few layers that a neighbour leaves a stage empty). */
+qn_status qni_bench_cuts(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
+
 /* Interleaved stages against 1F1B, 2 to 4 micro-batches on two workers, with messages that take their time; tasks sleep. A claim
  * for each delay. */
 qn_status qni_bench_messages(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
