@@ -45,7 +45,8 @@ const cli_verb cli_bench = {
     .summary = "measure training, kernels, pipelines and generation against this machine's ceilings",
     .examples =
         "  quern bench --json > today.json\n  quern bench --compare today.json\n  quern bench train --dtype bf16\n  quern bench "
-        "generate --dtype bf16 --weights q8\n  quern bench disk --folder /tmp\n  quern bench scale --quick --svg scale.svg\n",
+        "generate --dtype bf16 --weights q8\n  quern bench disk --folder /tmp\n  quern bench scale --points scale.json --limit "
+        "60 --svg scale.svg\n",
     .table = &qn_bench_table,
     .run = run,
 };

@@ -45,8 +45,8 @@ qn_status qn_bench_memory(const qn_bench_options *opt, qn_line_fn *line, void *c
 qn_status qn_bench_link(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 qn_status qn_bench_disk(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
-/* Time of a step, memory and start-up by workers, context and parameters; not part of qn_bench_all. Errors: QN_EINVAL (only), QN_ENOMEM,
- * QN_EIO (picture, points), QN_EFORMAT (points), what training returns. */
+/* Time of a step, memory and start-up by workers, context and parameters; not part of qn_bench_all. Errors: QN_EINVAL (only),
+ * QN_ENOMEM, QN_EIO (picture, points), QN_EFORMAT (points), what training returns. */
 qn_status qn_bench_scale(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err) QN_MUST_USE;
 
 typedef qn_status qn_bench_fn(const qn_bench_options *opt, qn_line_fn *line, void *ctx, qn_err *err);

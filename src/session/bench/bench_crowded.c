@@ -125,7 +125,7 @@ qn_status qni_bench_crowded(const qn_bench_options *opt, qn_line_fn *line, void 
     if (st == QN_OK) st = open_all(r, &crowd, err);
     if (st == QN_OK) st = qni_race(r, RACERS, err);
     for (int32_t i = 0; i < CROWDED && st == QN_OK; i++) {
-        verdict v;
+        verdict v = {.ratio = 0};
         st = judge(&v, &r[i], &r[alone_of(i)], cores, err);
         if (st == QN_OK) show(&r[i], &v, cores, line, ctx);
     }

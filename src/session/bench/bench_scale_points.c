@@ -26,7 +26,7 @@
 #include "schedule/gen/gen.h"
 #include "transport/transport.h"
 
-enum { MOST_STEPS = 64 };
+enum { MOST_STEPS = 64, MOST_ROWS = 2048 /* of the products: their rate does not grow with more */ };
 
 static double resident_bytes(void)
 {
@@ -173,7 +173,7 @@ qn_status qni_scale_train(qni_scale_point *p, const qn_bench_options *o, int32_t
     if (st != QN_OK) return st;
     p->start_s = since(from);
     const qni_products_of of = {.model = b.model,
-                                .rows = o->batch * o->context,
+                                .rows = qn_min64(o->batch * o->context, MOST_ROWS),
                                 .bf16 = o->dtype != 0,
                                 .input = true,
                                 .weight = lora == 0,
