@@ -14,54 +14,28 @@ typedef struct improver {
     int32_t *list; /* [2][layers]: the cut that is tried */
 } improver;
 
-/* Sums of the stages, and whether each fits. Layers from 0 up forward, from the last down backward. */
-static bool add_up(const improver *m, const qn_round_cut *cut)
+/* Is no stage of several layers beyond half of the limit? */
+static bool fits(const improver *m, const qn_round_cut *cut)
 {
     const qn_round_layers *in = m->in;
-    int64_t *f = m->cost, *r = f + in->layers, *b = r + in->layers;
-    bool fits = true;
-    for (int32_t s = 0, layer = 0; s < cut->forward_stages; s++) {
-        int64_t size = 0;
-        f[s] = 0;
-        for (int32_t i = 0; i < cut->forward[s]; i++, layer++) {
-            f[s] += in->forward[layer];
-            size += in->forward_bytes != NULL ? in->forward_bytes[layer] : 0;
+    for (int32_t pass = 0; pass < 2; pass++) {
+        const int64_t *bytes = pass == 0 ? in->forward_bytes : in->backward_bytes;
+        const int32_t *list = pass == 0 ? cut->forward : cut->backward,
+                      n = pass == 0 ? cut->forward_stages : cut->backward_stages;
+        int32_t layer = pass == 0 ? 0 : in->layers;
+        for (int32_t s = 0; s < n && bytes != NULL; s++) {
+            int64_t size = 0;
+            for (int32_t i = 0; i < list[s]; i++) size += bytes[pass == 0 ? layer++ : --layer];
+            if (list[s] > 1 && size > m->half) return false;
         }
-        fits = fits && (cut->forward[s] == 1 || size <= m->half);
     }
-    for (int32_t s = 0, layer = in->layers; s < cut->backward_stages; s++) {
-        int64_t size = 0;
-        r[s] = b[s] = 0;
-        for (int32_t i = 0; i < cut->backward[s]; i++) {
-            layer--;
-            r[s] += s == 0 ? in->forward[layer] : in->recompute[layer];
-            b[s] += in->backward[layer];
-            size += in->backward_bytes != NULL ? in->backward_bytes[layer] : 0;
-        }
-        fits = fits && (cut->backward[s] == 1 || size <= m->half);
-    }
-    return fits;
+    return true;
 }
 
 static qn_status time_of(int64_t *makespan, const improver *m, const qn_round_cut *cut, qn_err *err)
 {
-    const qn_round_layers *in = m->in;
     *makespan = INT64_MAX;
-    if (!add_up(m, cut)) return QN_OK;
-    const qn_round_shape shape = {.workers = in->workers,
-                                  .items = in->items,
-                                  .round_items = in->items,
-                                  .iterations = 1,
-                                  .forward_stages = cut->forward_stages,
-                                  .backward_stages = cut->backward_stages,
-                                  .forward = m->cost,
-                                  .recompute = m->cost + in->layers,
-                                  .backward = m->cost + 2 * in->layers,
-                                  .hop = in->hop};
-    qn_round_time t = {0};
-    const qn_status st = qn_round_simulate(&t, NULL, NULL, NULL, &shape, err);
-    *makespan = t.makespan;
-    return st;
+    return fits(m, cut) ? qn_round_cut_time(makespan, cut, m->in, m->cost, err) : QN_OK;
 }
 
 static void copy(qn_round_cut *to, const qn_round_cut *from)

@@ -154,41 +154,6 @@ static bool even(int32_t *list, const cutter *c, const int64_t *time, const int6
     return true;
 }
 
-/* Makespan of one round of all items; what runs can do, not what the paper's simulator lets them. */
-static qn_status time_of(int64_t *makespan, const cutter *c, const qn_round_cut *cut, qn_err *err)
-{
-    const qn_round_layers *in = c->in;
-    int64_t *f = c->cost, *r = f + in->layers, *b = r + in->layers;
-    int32_t layer = 0;
-    for (int32_t s = 0; s < cut->forward_stages; s++) {
-        f[s] = 0;
-        for (int32_t i = 0; i < cut->forward[s]; i++) f[s] += in->forward[layer++];
-    }
-    layer = in->layers;
-    for (int32_t s = 0; s < cut->backward_stages; s++) {
-        r[s] = b[s] = 0;
-        for (int32_t i = 0; i < cut->backward[s]; i++) {
-            layer--;
-            r[s] += s == 0 ? in->forward[layer] : in->recompute[layer];
-            b[s] += in->backward[layer];
-        }
-    }
-    const qn_round_shape shape = {.workers = in->workers,
-                                  .items = in->items,
-                                  .round_items = in->items,
-                                  .iterations = 1,
-                                  .forward_stages = cut->forward_stages,
-                                  .backward_stages = cut->backward_stages,
-                                  .forward = f,
-                                  .recompute = r,
-                                  .backward = b,
-                                  .hop = in->hop};
-    qn_round_time t = {0};
-    const qn_status st = qn_round_simulate(&t, NULL, NULL, NULL, &shape, err);
-    *makespan = t.makespan;
-    return st;
-}
-
 /* Each direction greedy or even, as the simulation says; even where it makes no difference. */
 static qn_status choose(qn_round_cut *cut, cutter *c, qn_err *err)
 {
@@ -212,7 +177,7 @@ static qn_status choose(qn_round_cut *cut, cutter *c, qn_err *err)
         const qn_round_cut x = {
             .forward_stages = Sf, .backward_stages = Sb, .forward = k & 1 ? old_f : even_f, .backward = k & 2 ? old_b : even_b};
         int64_t t = 0;
-        const qn_status st = time_of(&t, c, &x, err);
+        const qn_status st = qn_round_cut_time(&t, &x, in, c->cost, err);
         if (st != QN_OK) return st;
         if (t >= best) continue;
         best = t;

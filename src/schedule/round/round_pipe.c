@@ -33,11 +33,6 @@ typedef struct pool {
     int64_t busy;
 } pool;
 
-int32_t qn_round_count(const qn_round_shape *s)
-{
-    return s->iterations * ((s->items + s->round_items - 1) / s->round_items);
-}
-
 static int64_t arrival(const pool *p, const int64_t *end, int32_t from, int32_t to, int32_t item)
 {
     return end[item] + (from == to ? 0 : p->s->hop);
@@ -130,4 +125,37 @@ qn_status qn_round_simulate(qn_round_time *out, int32_t *first_worker, int64_t *
     }
     qn_free(room);
     return QN_OK;
+}
+
+qn_status qn_round_cut_time(int64_t *makespan, const qn_round_cut *cut, const qn_round_layers *in, int64_t *scratch, qn_err *err)
+{
+    int64_t *f = scratch, *r = f + in->layers, *b = r + in->layers;
+    int32_t layer = 0;
+    for (int32_t s = 0; s < cut->forward_stages; s++) {
+        f[s] = 0;
+        for (int32_t i = 0; i < cut->forward[s]; i++) f[s] += in->forward[layer++];
+    }
+    layer = in->layers;
+    for (int32_t s = 0; s < cut->backward_stages; s++) {
+        r[s] = b[s] = 0;
+        for (int32_t i = 0; i < cut->backward[s]; i++) {
+            layer--;
+            r[s] += s == 0 ? in->forward[layer] : in->recompute[layer];
+            b[s] += in->backward[layer];
+        }
+    }
+    const qn_round_shape shape = {.workers = in->workers,
+                                  .items = in->items,
+                                  .round_items = in->items,
+                                  .iterations = 1,
+                                  .forward_stages = cut->forward_stages,
+                                  .backward_stages = cut->backward_stages,
+                                  .forward = f,
+                                  .recompute = r,
+                                  .backward = b,
+                                  .hop = in->hop};
+    qn_round_time t = {0};
+    const qn_status st = qn_round_simulate(&t, NULL, NULL, NULL, &shape, err);
+    *makespan = t.makespan;
+    return st;
 }

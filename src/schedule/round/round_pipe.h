@@ -48,7 +48,6 @@ typedef struct qn_round_time {
  * be NULL. A stage that takes no time extends nothing. Errors: QN_EINVAL, QN_ENOMEM. */
 qn_status qn_round_simulate(qn_round_time *out, int32_t *first_worker, int64_t *end, int64_t *busy_then, const qn_round_shape *s,
                             qn_err *err) QN_MUST_USE;
-int32_t qn_round_count(const qn_round_shape *s); /* rounds of all iterations */
 
 /* --- the partitioner */
 typedef struct qn_round_layers {
@@ -59,6 +58,11 @@ typedef struct qn_round_layers {
     int64_t hop;
     bool greedy_only; /* without the evening out */
 } qn_round_layers;
+
+/* How long one round of all items takes, as runs can do it (not by the published simulator's rule). scratch: [3 * layers].
+ * Errors: those of qn_round_simulate. */
+qn_status qn_round_cut_time(int64_t *makespan, const qn_round_cut *cut, const qn_round_layers *in, int64_t *scratch,
+                            qn_err *err) QN_MUST_USE;
 
 /* Longest stages between the longest layer and 1.1 times that are tried; per length the fused stage is filled from the last layer
  * down, forward stages from the one before it down to 0, backward stages from 0 up; the one with the smallest (M S + N (N - 1)) t
