@@ -271,7 +271,7 @@ static qn_status too_little(const qni_tier *t, const qn_order *order, int32_t de
     const int32_t s = largest_piece(t, order, device, &bytes), last = qn_model_layers(t->model) - 1;
     const int32_t *layer = &t->first_layer[qn_chain_stage(t->grid, s)], from = layer[0], to = layer[1] - 1;
     if (from < to)
-        snprintf(which, sizeof(which), "stage %d (layers %d to %d)", s, from, to);
+        snprintf(which, sizeof(which), "stage %d (layers %d to %d)", qn_chain_stage(t->grid, s), from, to);
     else
         snprintf(which, sizeof(which), "layer %d (%s)", from,
                  from == 0      ? "the embedding"
