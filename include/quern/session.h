@@ -101,7 +101,9 @@ typedef struct qn_train_hooks {
     void *ctx;
     void (*began)(void *ctx, const char *summary); /* one line: model, parameters, workers, schedule, memory */
     void (*stepped)(void *ctx, const qn_train_step *s);
-    int (*stop)(void *ctx); /* asked after each step: non-zero finishes, saves and returns */
+    /* Asked after each step, in flights of several also during them, by the caller's thread: once non-zero, the step under way is
+     * finished (with a lagging optimizer the flight), all is saved, and qn_train returns. */
+    int (*stop)(void *ctx);
 } qn_train_hooks;
 
 /* For --resume: gives every key of a train table's config that was not set by hand the value that the run was made with.

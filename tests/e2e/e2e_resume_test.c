@@ -14,6 +14,7 @@ enum { STEPS = 20 };
 typedef struct record {
     double loss[STEPS], norm[STEPS], val_loss;
     int64_t stop_after, steps; /* 0: never */
+    int asked, stop_asked;     /* the question that is answered with yes; 0: none */
 } record;
 
 static void stepped(void *ctx, const qn_train_step *s)
@@ -26,8 +27,8 @@ static void stepped(void *ctx, const qn_train_step *s)
 
 static int stop(void *ctx)
 {
-    const record *r = ctx;
-    return r->stop_after > 0 && r->steps >= r->stop_after;
+    record *r = ctx;
+    return (r->stop_after > 0 && r->steps >= r->stop_after) || ++r->asked == r->stop_asked;
 }
 
 /* How the work is spread; nothing of it may change a number. */
@@ -182,12 +183,53 @@ static void stopped_with_other_replicas(void **state)
     }
 }
 
+/* Ctrl-C during a flight: it ends behind the step under way, with a lagging optimizer as a whole. */
+static void stopped_in_a_flight(void **state)
+{
+    static const struct {
+        spread how;
+        int post_validate;
+        int64_t replicas, lag;
+    } ways[] = {{{2, 1, 0, "zb-h2", "thread", 0}, 1, 1, 0},
+                {{4, 1, 0, "1f1b", "self", 0}, 1, 2, 0},
+                {{2, 1, 0, "1f1b", "thread", 0}, 0, 1, 0},
+                {{2, 1, 0, "roundpipe", "thread", 1}, 1, 1, 0},
+                {{2, 1, 0, "roundpipe", "thread", 1}, 0, 1, 1}};
+    static record whole, pieces;
+    enum { FLIGHT = 8 };
+    (void)state;
+    for (size_t i = 0; i < QN_COUNT(ways); i++) {
+        qn_train_options o = base;
+        int between = 0;
+        o.flight = FLIGHT;
+        o.grad_groups = 2;
+        o.clip = 0;
+        o.batch = 8;
+        o.post_validate = ways[i].post_validate;
+        o.data_parallel = ways[i].replicas;
+        o.optimizer_lag = ways[i].lag;
+        whole = (record){.stop_after = 0};
+        assert_int_equal(train(&whole, o, &ways[i].how, false), QN_OK);
+        for (int question = 3; question < 120; question += 23) {
+            pieces = (record){.stop_asked = question};
+            assert_int_equal(train(&pieces, o, &ways[i].how, false), QN_EINTR);
+            between += pieces.steps % FLIGHT != 0;
+            if (ways[i].lag > 0) continue; /* a run that goes on begins with parameters that are up to date */
+            pieces.stop_asked = 0;
+            assert_int_equal(train(&pieces, o, &ways[i].how, true), QN_OK);
+            same(&pieces, &whole, "stopped in a flight of way", (int)i);
+        }
+        assert_true((between > 0) == (ways[i].lag == 0));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stopped_after_any_step),
         cmocka_unit_test(spread_in_any_way),
         cmocka_unit_test(stopped_with_other_replicas),
+        cmocka_unit_test(stopped_in_a_flight),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

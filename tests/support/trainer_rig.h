@@ -99,6 +99,8 @@ typedef struct rig_way {
     const qn_trainer_tiers *tiers; /* devices, or NULL */
     int32_t round;                 /* roundpipe: items of a round; 0: all */
     uint64_t jitter;
+    bool (*stop)(void *ctx);
+    void *stop_ctx;
 } rig_way;
 
 static inline qn_order *rig_split_order(int32_t workers, int32_t items)
@@ -183,6 +185,8 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .groups = way->groups,
                                .tiers = way->tiers,
                                .jitter = way->jitter,
+                               .stop = way->stop,
+                               .stop_ctx = way->stop_ctx,
                                .zero1 = way->zero1,
                                .mode = mode,
                                .threads = way->threads,

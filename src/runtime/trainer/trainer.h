@@ -58,7 +58,9 @@ typedef struct qn_trainer_desc {
     bool whole_links;   /* tensor shards: stages send whole activations in every shard instead of a slice each */
     const qn_trainer_tiers *tiers; /* NULL: all state is resident */
     int32_t flight;                /* the most steps without a barrier between them; 0: 1 */
-    uint64_t jitter;               /* not 0: random delays before tasks, for tests */
+    bool (*stop)(void *ctx);       /* NULL, or asked by the caller's thread between tasks of a flight: see qn_trainer_flight */
+    void *stop_ctx;
+    uint64_t jitter; /* not 0: random delays before tasks, for tests */
 } qn_trainer_desc;
 
 typedef struct qn_trainer qn_trainer;
@@ -88,7 +90,8 @@ qn_status qn_trainer_step(qn_trainer *t, int64_t step, double lr, qn_step_result
  * travels while the next one warms up, an optimizer that lags, and loads of weights as soon as they are stepped. result: [n].
  * *done: steps taken, of which results are there. Errors: those of qn_trainer_step, of step first + *done; a step that is refused
  * ends the flight and changes nothing, and the steps before it are whole. trace: NULL, or [n], each of qn_trainer_plan, in ns
- * since the first task of its step. */
+ * since the first task of its step. When desc.stop says true the flight ends behind the step that is under way (with a lagging
+ * optimizer behind the run of up to desc.flight steps): QN_OK with *done below n. */
 qn_status qn_trainer_flight(qn_trainer *t, int64_t first, int32_t n, const double *lr, qn_step_result *result, int32_t *done,
                             qn_trace *trace, qn_err *err) QN_MUST_USE;
 /* Post-validation so far: stages stepped early, and of them taken back. */

@@ -2,7 +2,8 @@
  *
  *   qn_trainer_flight   first .. first + n - 1
  *     run               up to `most` of them in one run of the executor, without a barrier
- *       FOLD of step k  refuses step k, or contradicts what workers guessed, and more steps follow: ends the run
+ *       FOLD of step k  refuses step k, or contradicts what workers guessed, or the caller wants to stop, and more steps follow:
+ *                       ends the run
  *     behind it         what step k is owed is done with every worker at rest; the rest of the steps is another run
  *
  * A run of fewer steps than the plan has passes over the tasks of the others. Where stages go round the devices (RoundPipe's
@@ -89,15 +90,20 @@ static void prepare(qn_trainer *t, int64_t first, int32_t n, const double *lr)
     qn_executor_set_steps(t->ex, t->phase, n);
 }
 
-/* Step k's FOLD ended the run. Post-validated: its stages have stepped or not, and are told now; else none has. */
+/* Step k's FOLD ended the run. Post-validated: its stages have stepped or not, and are told now; else none has, and owners' sums
+ * are all that is sure to be where it belongs. */
 static void finish_ended(qn_trainer *t)
 {
     const int32_t k = t->ended;
+    const bool good = t->verdict[k].finding == QNI_GOOD;
     if (t->desc.post_validate != QN_UNDO_NONE) {
         for (int32_t s = 0; s < t->set.stages; s++)
             (void)qni_speculation_validate(&t->speculation, s, &t->verdict[k], t->step + k, t->lr[k]);
         return;
     }
+    for (int32_t s = 0; s < t->set.stages && good; s++)
+        qni_optimize(&t->homes, s, &t->verdict[k], &t->desc.hyper, t->step + k, t->lr[k]);
+    if (good) qni_homes_refresh(&t->homes);
     qni_homes_clear_grads(&t->homes);
     qni_lag_restart(&t->lag);
 }
@@ -111,7 +117,7 @@ static void bring_up_to_date(qn_trainer *t, int32_t steps)
         agreed = agreed && qni_speculation_agrees(&t->speculation, &t->verdict[k]);
         qni_speculation_settle(&t->speculation, &t->verdict[k]);
     }
-    if (!agreed && t->most > 1) qni_homes_refresh(&t->homes);
+    if ((!agreed || t->ended != QN_NONE) && t->most > 1) qni_homes_refresh(&t->homes);
 }
 
 /* The flight's times as those of its steps. */
@@ -166,7 +172,8 @@ qn_status qn_trainer_flight(qn_trainer *t, int64_t first, int32_t n, const doubl
     qn_status st = QN_OK;
     *done = 0;
     atomic_store(&t->cancelled, false);
-    while (*done < n && st == QN_OK) {
+    atomic_store(&t->stopping, false);
+    while (*done < n && st == QN_OK && !atomic_load(&t->stopping)) {
         const int32_t at = *done;
         int32_t steps = qn_min32(n - at, t->most);
         if (t->desc.post_validate != QN_UNDO_NONE && !qni_speculation_ready(&t->speculation)) steps = 1;

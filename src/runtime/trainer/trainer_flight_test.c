@@ -214,6 +214,88 @@ static void a_cancelled_flight_is_forgotten(void **state)
     qn_model_close(m);
 }
 
+/* ---- stopped between two steps of a flight: what was done is done, and the rest gives the same bits */
+typedef struct stopper {
+    int asked, at; /* at: the question that is answered with yes */
+} stopper;
+
+static bool stops(void *ctx)
+{
+    stopper *s = ctx;
+    return ++s->asked == s->at;
+}
+
+/* Stops again and again, after so many tasks of worker 0 each time. */
+static int with_stops(const qn_model *m, const rig_way *base, int tasks, const rig_outcome *want)
+{
+    stopper s = {0};
+    rig_way way = *base;
+    rig_outcome got = {.bytes = want->bytes, .state = malloc(want->bytes)};
+    double lr[STEPS];
+    int stopped = 0;
+    qn_err err;
+    assert_non_null(got.state);
+    way.stop = stops;
+    way.stop_ctx = &s;
+    qn_trainer *t = rig_open(m, QN_MODE_F32, &way, 8);
+    for (int32_t i = 0; i < STEPS; i++) lr[i] = RIG_LR;
+    for (int32_t at = 0; at < STEPS;) {
+        qn_step_result r[STEPS];
+        int32_t done;
+        s.asked = 0;
+        s.at = tasks;
+        rig_ok(qn_trainer_flight(t, at, STEPS - at, lr + at, r, &done, NULL, &err), &err);
+        assert_true(done > 0 && (at + done == STEPS || s.asked >= s.at));
+        for (int32_t i = 0; i < done; i++) {
+            got.loss[at + i] = r[i].loss;
+            got.norm[at + i] = r[i].grad_norm;
+        }
+        at += done;
+        stopped += at < STEPS;
+    }
+    qn_trainer_settle(t);
+    rig_state(got.state, t, m, sizeof(float), 0);
+    qn_trainer_close(t);
+    same(&got, want, STEPS, &way);
+    return stopped;
+}
+
+static void a_stopped_flight_goes_on(void **state)
+{
+    (void)state;
+    static const qn_trainer_tiers tiers = {.window = 2, .replace = 1}, lag = {.window = 2, .replace = 1, .lag = 1};
+    static const rig_way ways[] = {
+        {.schedule = "zb-h2", .workers = 3},
+        {.schedule = "zb-h2", .workers = 3, .undo = QN_UNDO_COPY, .clip = -1},
+        {.schedule = "1f1b", .workers = 2, .replicas = 2, .groups = 2},
+        {.schedule = "zb-v", .workers = 2, .replicas = 2, .groups = 2, .zero1 = true, .undo = QN_UNDO_COPY, .clip = -1},
+        {.schedule = "1f1b", .workers = 2, .replicas = 2, .groups = 2, .zero1 = true},
+        {.schedule = "1f1b", .workers = 2, .replicas = 2, .groups = 2, .undo = QN_UNDO_COPY, .clip = -1},
+        {.schedule = "roundpipe", .workers = 2, .tiers = &tiers},
+        {.schedule = "roundpipe", .workers = 2, .tiers = &tiers, .undo = QN_UNDO_COPY, .clip = -1, .groups = 2},
+        {.schedule = "roundpipe", .workers = 2, .tiers = &lag},
+    };
+    int stopped = 0;
+    for (size_t i = 0; i < QN_COUNT(ways); i++) {
+        for (int32_t c = 0; c < 2; c++) {
+            qn_model *m = rig_model(&rig_config[c]);
+            rig_way way = ways[i];
+            way.threads = 1;
+            way.transport = "self";
+            rig_outcome want = rig_compute(m, QN_MODE_F32, &way, 8, STEPS);
+            for (int tasks = 1; tasks <= 130; tasks += QN_SANITIZED ? 43 : 9) {
+                way.transport = transports[tasks % 2];
+                way.flight = 2 + tasks % 4;
+                stopped += with_stops(m, &way, tasks, &want);
+            }
+            free(want.state);
+            qn_model_close(m);
+        }
+    }
+    print_message("%d flights were stopped\n", stopped);
+    assert_true(stopped > 0);
+}
+
 /* Times of each step by itself. */
 static void traces_are_of_steps(void **state)
 {
@@ -251,6 +333,7 @@ int main(void)
         cmocka_unit_test(wide_steps_fly),
         cmocka_unit_test(faults_in_flights_change_nothing_else),
         cmocka_unit_test(a_cancelled_flight_is_forgotten),
+        cmocka_unit_test(a_stopped_flight_goes_on),
         cmocka_unit_test(traces_are_of_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,6 +63,7 @@ struct qn_trainer {
     int64_t *decided_ns;
     int32_t ended;               /* the step whose FOLD ended the flight before its last step, or QN_NONE */
     atomic_bool cancelled;       /* since the flight began, by the caller */
+    atomic_bool stopping;        /* since then desc.stop has said so */
     qni_speculation speculation; /* post-validated steps; else unused */
     struct {                     /* test hook: adds value to what an item adds to a gradient of a stage */
         int64_t step;

@@ -287,6 +287,20 @@ static void run_guess(qn_trainer *t, const qn_task *task)
     qni_speculation_guess(&t->speculation, task->worker, w->partial, tokens);
 }
 
+/* Asked on the caller's thread, which is worker 0's. */
+static void ask_to_stop(qn_trainer *t, const qn_task *task)
+{
+    const bool asks = t->desc.stop != NULL && t->steps > 1 && task->worker == 0 && task->lane == QN_LANE_COMP;
+    if (asks && !atomic_load(&t->stopping) && t->desc.stop(t->desc.stop_ctx)) atomic_store(&t->stopping, true);
+}
+
+/* Whether the next step may stand on this one. A lagging optimizer cannot stop in the middle: devices are ahead of it. */
+static bool goes_on(const qn_trainer *t, const qni_verdict *v)
+{
+    if (t->lag.h == NULL && atomic_load(&t->stopping)) return false;
+    return t->desc.post_validate != QN_UNDO_NONE ? qni_speculation_agrees(&t->speculation, v) : v->finding == QNI_GOOD;
+}
+
 /* The decision: worker 0 has everybody's sums; in a post-validated step the last in line has them all in one. When the steps
  * that follow would stand on something else, it ends the flight (speculate.h); nobody has acted on it yet. */
 static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
@@ -300,7 +314,7 @@ static void run_fold(qn_trainer *t, qn_executor *ex, int32_t worker, int32_t k)
     t->verdict[k] = v;
     t->decided_ns[k] = qn_now_ns();
     if (t->lag.h != NULL) qni_lag_note(&t->lag, &v, t->step + k, t->lr[k]);
-    if (k + 1 == t->steps || (partial ? qni_speculation_agrees(&t->speculation, &v) : v.finding == QNI_GOOD)) return;
+    if (k + 1 == t->steps || goes_on(t, &v)) return;
     t->ended = k;
     qn_executor_cancel(ex);
 }
@@ -353,6 +367,7 @@ static qn_status run_task(void *ctx, qn_executor *ex, int32_t index, qn_err *err
     const qn_task *task = &t->plan->task[index];
     /* A decision on the step before may come while this worker's samples are those of the next one. */
     if (!t->tiered && task->op != QN_OP_VALIDATE) qni_trainer_read(t, &t->worker[task->worker], step_of(t, task));
+    ask_to_stop(t, task);
     switch (task->op) {
     case QN_OP_F:
     case QN_OP_R:

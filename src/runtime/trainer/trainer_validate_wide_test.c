@@ -12,11 +12,12 @@ static const double values[] = {1e4, INFINITY, NAN, 0};
 
 static void unlike(const rig_way *way, rig_fault f)
 {
-    fail_msg("%s, %d workers x %d replicas%s%s, vocabulary %d, groups %d, %s (seed %llu), flights of %d, undo %d, clip %g: %g in "
-             "stage %d, item %d at step %d",
-             way->schedule, way->workers, way->replicas, way->zero1 ? ", zero1" : "", way->together ? ", together" : "",
-             way->vocab, way->groups, way->transport, (unsigned long long)way->seed, way->flight, (int)way->undo, way->clip,
-             f.value, f.stage, f.item, (int)f.step);
+    fail_msg(
+        "%s, %d workers x %d replicas%s%s%s, vocabulary %d, groups %d, %s (seed %llu), flights of %d, undo %d, clip %g: %g in "
+        "stage %d, item %d at step %d",
+        way->schedule, way->workers, way->replicas, way->zero1 ? ", zero1" : "", way->together ? ", together" : "",
+        way->sequence ? ", sequence" : "", way->vocab, way->groups, way->transport, (unsigned long long)way->seed, way->flight,
+        (int)way->undo, way->clip, f.value, f.stage, f.item, (int)f.step);
 }
 
 /* Against one replica, one step at a time, every worker waiting for the decision. schedule: whose stages are the same. */
@@ -30,6 +31,8 @@ static rig_journey reference(const qn_model *m, const rig_way *way, const char *
                          .groups = way->groups,
                          .vocab = way->vocab,
                          .sides = way->sides,
+                         .shards = way->shards,
+                         .sequence = way->sequence,
                          .clip = way->clip};
     return rig_fly(m, &one, ITEMS, steps, f, way->undo == QN_UNDO_IN_PLACE);
 }
@@ -205,12 +208,55 @@ static void shards_of_the_vocabulary(void **unused)
     assert_true(sum.wrong > 0 || QN_SANITIZED);
 }
 
+/* Tensor shards in replicas, whose gradients are joined where each has a part. */
+static void shards_of_layers(void **unused)
+{
+    (void)unused;
+    static const char *const schedule[] = {"1f1b", "zb-h1"};
+    uint32_t turn = 0;
+    qn_speculated sum = {0};
+    for (int32_t c = 0; c < 2; c++) {
+        qn_model *m = rig_model(&rig_config[c]);
+        for (int32_t P = 1; P <= 2; P++) {
+            for (int32_t stage = 0; stage < P; stage++) { /* of shard 0: what is whole counts there */
+                for (int32_t step = 0; step < STEPS; step++, turn++) {
+                    if (turn % SPARSE != 0) continue;
+                    rig_way way = {.schedule = schedule[turn % 2],
+                                   .workers = P,
+                                   .threads = 1,
+                                   .groups = 2,
+                                   .shards = 2,
+                                   .sequence = turn / 2 % 2 != 0,
+                                   .clip = -1,
+                                   .undo = QN_UNDO_COPY};
+                    const rig_fault f = {
+                        .step = step, .stage = stage, .item = spoilt_item(2, turn / 2), .value = values[turn % QN_COUNT(values)]};
+                    const rig_journey want = reference(m, &way, way.schedule, P, STEPS, f);
+                    for (int32_t k = 0; k < 3; k++) {
+                        way.replicas = 1 + (k + (int32_t)turn) % 2;
+                        way.shard_workers = 1 + k % 2;
+                        way.zero1 = k == 2;
+                        way.transport = transports[(turn + (uint32_t)k) % 3];
+                        way.seed = (turn + (uint32_t)k) % 3 == 2 ? 100u + turn : 0;
+                        way.flight = 1 + (int32_t)(turn + (uint32_t)k) % 4;
+                        compare(m, &way, &want, STEPS, f, &sum);
+                    }
+                    free(want.state);
+                }
+            }
+        }
+        qn_model_close(m);
+    }
+    print_message("tensor shards: %lld steps taken early, %lld taken back\n", (long long)sum.steps, (long long)sum.wrong);
+    assert_true(sum.wrong > 0 || QN_SANITIZED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(replicas_give_the_same_bits),        cmocka_unit_test(clipped_steps_of_replicas),
         cmocka_unit_test(replicas_undone_in_place_are_close), cmocka_unit_test(both_directions),
-        cmocka_unit_test(shards_of_the_vocabulary),
+        cmocka_unit_test(shards_of_the_vocabulary),           cmocka_unit_test(shards_of_layers),
     };
     return cmocka_run_group_tests_name("trainer_validate_wide", tests, NULL, NULL);
 }

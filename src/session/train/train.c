@@ -132,8 +132,16 @@ out:
     return st;
 }
 
+bool qni_train_stops(void *ctx)
+{
+    qni_train_run *r = ctx;
+    const qn_train_hooks *h = r->hooks;
+    if (!r->stopping && h->stop != NULL) r->stopping = h->stop(h->ctx) != 0;
+    return r->stopping;
+}
+
 /* How many steps from this one on may follow each other: up to the next evaluation or checkpoint, which look at the state. A
- * length that was not asked for is what somebody waits for after Ctrl-C; the first flight is a single step, which tells how long
+ * length that was not asked for is what somebody waits for who looks on; the first flight is a single step, which tells how long
  * that takes. */
 static int32_t flight_length(const qni_train_run *r, int64_t step)
 {
@@ -175,12 +183,11 @@ static qn_status take_flight(qni_train_run *r, int64_t step, qn_train_done *done
 static qn_status loop(qni_train_run *r, qn_train_done *done, qn_err *err)
 {
     const qn_train_options *o = r->opt;
-    const qn_train_hooks *h = r->hooks;
     double shown_rate = 0, seconds = 0;
     qn_status st = QN_OK;
     while (done->steps < o->steps && !done->interrupted) {
         QN_TRY(st, take_flight(r, done->steps, done, &shown_rate, &seconds, err), out);
-        if (h->stop != NULL && h->stop(h->ctx)) done->interrupted = done->steps < o->steps;
+        if (qni_train_stops(r)) done->interrupted = done->steps < o->steps;
     }
     const double tokens = (double)((done->steps - r->first_step) * o->batch * o->context);
     done->tokens_per_s = seconds > 0 ? tokens / seconds : 0;

@@ -46,6 +46,7 @@ typedef struct qni_train_run {
     FILE *log;
     qn_metrics *metrics;
 
+    bool stopping;      /* the hook has said so */
     int64_t first_step; /* steps done before this call */
     qn_trace trace[QNI_TRACES];
     int64_t traced_ns[QNI_TRACES]; /* step times, 0: unused */
@@ -69,6 +70,8 @@ qn_status qni_train_widen(qni_train_run *r, qn_err *err) QN_MUST_USE;
 /* Groups of gradients as the run's settings keep them: 0 for 1, else the number, asked for or from the replicas. */
 int64_t qni_train_groups(const qn_train_options *o);
 
+/* train.c, for the trainer too. ctx: the run. Whether the stop hook has ever said so. */
+bool qni_train_stops(void *ctx);
 /* The order and the cuts that the options ask for. */
 qn_status qni_train_plan(qni_train_run *r, qn_err *err) QN_MUST_USE;
 /* Steps that follow each other without a barrier, at most; as asked for, or chosen. */

@@ -197,6 +197,8 @@ static qn_status open_trainer(qni_train_run *r, qn_err *err)
         .pin = qni_pin(o->pin && !looped, o->workers, o->threads),
         .tiers = r->tiered ? &tiers : NULL,
         .flight = qni_train_flight(r),
+        .stop = qni_train_stops,
+        .stop_ctx = r,
     };
     st = qn_trainer_open(&r->trainer, &desc, err);
     if (st == QN_EINVAL && qni_train_has_pieces(r) && r->device.memory > 0 &&
