@@ -273,6 +273,7 @@ static void a_stopped_flight_goes_on(void **state)
         {.schedule = "1f1b", .workers = 2, .replicas = 2, .groups = 2, .undo = QN_UNDO_COPY, .clip = -1},
         {.schedule = "roundpipe", .workers = 2, .tiers = &tiers},
         {.schedule = "roundpipe", .workers = 2, .tiers = &tiers, .undo = QN_UNDO_COPY, .clip = -1, .groups = 2},
+        {.schedule = "1f1b", .workers = 2, .replicas = 2, .groups = 2, .tiers = &tiers},
         {.schedule = "roundpipe", .workers = 2, .tiers = &lag},
     };
     int stopped = 0;
