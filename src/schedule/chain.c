@@ -336,19 +336,25 @@ bool qni_makes_loaded(const qn_plan *p, int32_t t, bool copies)
     return p->task[t].lane == QN_LANE_HOST && (copies ? op == QN_OP_PCOPY : op == QN_OP_OPT || op == QN_OP_VALIDATE);
 }
 
+/* The shard's TIE on the host, or QN_NONE. */
+static int32_t host_tie(const qn_plan *p, int32_t shard)
+{
+    for (int32_t i = 0; i < p->lane[0][QN_LANE_HOST][1]; i++) {
+        const int32_t t = p->lane[0][QN_LANE_HOST][0] + i;
+        if (p->task[t].op == QN_OP_TIE && qn_shard(qn_plan_grid(p), p->task[t].stage) == shard) return t;
+    }
+    return QN_NONE;
+}
+
 static void wait_for_host(chain *c)
 {
     const qn_plan *p = c->p;
     const qn_grid g = qn_plan_grid(p);
     bool copies = false;
-    int32_t tie = QN_NONE;
-    for (int32_t t = 0; t < p->tasks; t++) {
-        copies = copies || p->task[t].op == QN_OP_PCOPY;
-        if (p->task[t].op == QN_OP_TIE && p->task[t].lane == QN_LANE_HOST) tie = t;
-    }
+    for (int32_t t = 0; t < p->tasks; t++) copies = copies || p->task[t].op == QN_OP_PCOPY;
     for (int32_t t = 0; t < p->tasks; t++) {
         if (p->task[t].op != QN_OP_LOAD || p->value[p->ref[p->task[t].in.first]].cls != QN_V_PARAM) continue;
-        const int32_t s = qn_in_first_replica(g, p->task[t].stage); /* for which the host steps */
+        const int32_t s = qn_in_first_replica(g, p->task[t].stage), tie = host_tie(p, qn_shard(g, s)); /* the host steps s */
         for (int32_t o = p->lane[0][QN_LANE_HOST][0], i = 0; i < p->lane[0][QN_LANE_HOST][1]; i++) {
             const int32_t of = p->task[o + i].stage;
             if (!qni_makes_loaded(p, o + i, copies)) continue;

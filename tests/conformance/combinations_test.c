@@ -91,14 +91,25 @@ static struct {
 } reference[REFERENCES];
 static int32_t references;
 
+static bool has(const char *flags, const char *what)
+{
+    return strstr(flags, what) != NULL;
+}
+
+/* One; on devices one for each tensor shard, which cannot share one. */
+static int shard_devices(const char *flags)
+{
+    return has(flags, "--tensor") && has(flags, "--link") ? 2 : 1;
+}
+
 static const outcome_of_run *reference_of(const char *flags)
 {
     char line[2048];
     for (int32_t i = 0; i < references; i++)
         if (strcmp(reference[i].flags, flags) == 0) return &reference[i].outcome;
     assert_true(references < REFERENCES);
-    snprintf(line, sizeof line, "--data %s --out %s %s --steps %d --transport self --workers 1 --schedule 1f1b %s",
-             in_root("text"), in_root("reference"), usual, STEPS, flags);
+    snprintf(line, sizeof line, "--data %s --out %s %s --steps %d --transport self --workers %d --schedule 1f1b %s",
+             in_root("text"), in_root("reference"), usual, STEPS, shard_devices(flags), flags);
     snprintf(reference[references].flags, sizeof reference[0].flags, "%s", flags);
     reference[references].outcome = train_with(line);
     if (reference[references].outcome.st != QN_OK) fail_msg("reference %s: %s", flags, reference[references].outcome.text);
@@ -116,11 +127,6 @@ static void add(char *to, size_t cap, const char *flags)
         snprintf(to + used, cap - used, " %s", flags);
     else
         snprintf(to + used, cap - used, " %.*s%s%s", (int)(base - flags), flags, in_root("base"), base + 4);
-}
-
-static bool has(const char *flags, const char *what)
-{
-    return strstr(flags, what) != NULL;
 }
 
 /* Groups of gradients that the flags come to. */
@@ -151,7 +157,10 @@ static int try_one(const qn_generator *g, int32_t a, int32_t b, int32_t turn)
     }
     const bool dp = has(more, "--data-parallel");
     /* as many as the tiny model has stages for */
-    const int32_t workers = g->max_workers == 1 ? (dp ? 2 : 1) : g->host_state ? 2 : 4, groups = groups_of(g, more);
+    const int32_t workers = g->max_workers == 1 ? (dp || has(more, "--tensor") ? 2 : 1)
+                            : g->host_state     ? 2
+                                                : 4,
+                  groups = groups_of(g, more);
     snprintf(line, sizeof line, "--data %s --out %s %s --steps %d --transport %s --workers %d --schedule %s%s", in_root("text"),
              in_root("run"), usual, STEPS, turn % 2 ? "thread" : "self", workers, g->name, more);
     const outcome_of_run got = train_with(line);

@@ -109,6 +109,22 @@ static void other_schedules_and_windows(void **state)
     json_decref(want);
 }
 
+/* Two shards, a device for each. */
+static void tensor_shards(void **state)
+{
+    static const char *const way[] = {"--tensor 2 --schedule 1f1b --workers 4 --device-memory 2M",
+                                      "--tensor 2 --schedule superpipe --workers 2 --device-memory 1200K --window 2",
+                                      "--tensor 2 --schedule roundpipe --workers 4 --link 4G/s"};
+    (void)state;
+    json_t *want = train("resident", "--tensor 2");
+    for (size_t i = 0; i < QN_COUNT(way); i++) {
+        json_t *got = train("small", way[i]);
+        same_run("resident", "small", want, got);
+        json_decref(got);
+    }
+    json_decref(want);
+}
+
 static void adapters_and_frozen_weights(void **state)
 {
     char line[PROGRAM_PATH];
@@ -163,7 +179,8 @@ static void refuse(const char *more, const char *first, const char *second)
 
 static void what_cannot_be_is_refused(void **state)
 {
-    static const char *const columns[] = {"--tensor 2", "--vocab-parallel 1 --workers 2", "--memory 1G", NULL};
+    static const char *const columns[] = {"--tensor 2 --sequence-parallel --workers 2", "--vocab-parallel 1 --workers 2",
+                                          "--memory 1G", NULL};
     (void)state;
     refuse("--schedule superpipe --link 0", "--link 0 has no bandwidth", NULL);
     refuse("--schedule superpipe --link 0G/s", "--link 0G/s has no bandwidth", NULL);
@@ -185,6 +202,7 @@ static void what_cannot_be_is_refused(void **state)
     }
     refuse("--schedule roundpipe --data-parallel 2 --workers 2", "runs any stage on any of them", "--grad-groups 2");
     refuse("--schedule roundpipe --workers 2 --post-validate --optimizer-lag 1", "nothing to validate", "leave one of them out");
+    refuse("--device-memory 16M --tensor 2 --workers 3", "device 0 would hold two of the 2 shards", "a multiple of 2");
 }
 
 /* The smallest memory that is named does, and a byte less does not. */
@@ -215,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_four_times_the_device_trains),
         cmocka_unit_test(other_schedules_and_windows),
+        cmocka_unit_test(tensor_shards),
         cmocka_unit_test(adapters_and_frozen_weights),
         cmocka_unit_test(the_lagging_optimizer),
         cmocka_unit_test(what_cannot_be_is_refused),

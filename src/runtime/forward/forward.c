@@ -215,6 +215,7 @@ qn_status qni_forward_init(qni_forward *f, const qni_forward_desc *d, qn_err *er
                                  .pin = d->pin,
                                  .spins = -1};
     if (st == QN_OK) st = qni_shards_init(&f->shards, f->plan, f->set, err);
+    if (f->tiered) f->shards.exec = f->tier.exec;
     if (st == QN_OK) st = qn_executor_open(&f->ex, &ex, err);
     return st;
 }
@@ -243,6 +244,7 @@ qn_status qni_forward_run(qni_forward *f, qn_err *err)
 {
     memset(f->loss, 0, (size_t)f->items * (size_t)f->set->shards * sizeof(*f->loss));
     qni_shards_reset(&f->shards);
+    if (f->tiered) qni_tier_reset_scratch(&f->tier);
     const qn_status st = qn_executor_step(f->ex, NULL, err);
     if (st == QN_OK) f->repack = false;
     return st;

@@ -2,17 +2,23 @@
 
 #include "core/checked.h"
 #include "forward.h"
+#include "runtime/trainer/tensor_shards.h"
 
-/* Piece by piece, all items of one before the next. (piece, item) ascends on every device. */
-static qn_status piece_order(qn_order **out, int32_t devices, int32_t pieces, int32_t items, qn_err *err)
+/* Piece by piece, all items of one before the next. (piece, item) ascends on every device. With shards a piece is on as many
+ * neighbouring devices, one shard each. */
+static qn_status piece_order(qn_order **out, int32_t devices, int32_t pieces, int32_t shards, int32_t items, qn_err *err)
 {
     qn_order *o = NULL;
-    qn_status st = qn_order_open(&o, devices, pieces, items, err);
+    const int32_t chain = devices / shards; /* devices of one shard */
+    qn_status st = qn_order_open(&o, devices, pieces * shards, items, err);
     if (st != QN_OK) return st;
-    for (int32_t p = 0; p < pieces; p++) {
-        o->worker_of[p] = p % devices;
-        for (int32_t m = 0; m < items; m++) qn_order_push(o, p % devices, QN_OP_F, p, m);
-    }
+    o->columns = o->shards = shards;
+    for (int32_t p = 0; p < pieces; p++)
+        for (int32_t k = 0; k < shards; k++) {
+            const int32_t stage = k * pieces + p, device = p % chain * shards + k;
+            o->worker_of[stage] = device;
+            for (int32_t m = 0; m < items; m++) qn_order_push(o, device, QN_OP_F, stage, m);
+        }
     st = qn_order_done(o, err);
     if (st != QN_OK) {
         qn_order_close(o);
@@ -37,12 +43,13 @@ static qn_status check(const qni_forward_tiers *d, int32_t pieces, qn_err *err)
 
 qn_status qni_forward_tier_init(qni_forward *f, const qni_forward_tiers *d, int32_t threads, bool pin, qn_err *err)
 {
-    const int32_t pieces = f->set->stages / f->set->columns;
+    const int32_t pieces = f->set->stages / f->set->columns, shards = f->set->shards;
     qn_order *order = NULL;
-    qn_status st = check(d, pieces, err);
-    if (st == QN_OK) st = piece_order(&order, d->devices, pieces, f->items, err);
+    qn_status st = check(d, pieces * shards, err);
+    if (st == QN_OK) st = piece_order(&order, d->devices, pieces, shards, f->items, err);
     if (st != QN_OK) return st;
     qni_tier_desc desc = {.model = f->set->model,
+                          .part_model = f->set->part,
                           .k = f->set->k,
                           .order = order,
                           .first_layer = f->set->first_layer,
@@ -57,8 +64,12 @@ qn_status qni_forward_tier_init(qni_forward *f, const qni_forward_tiers *d, int3
         desc.limits.T = f->T;
     }
     const qni_tier_window window = {.window = d->window, .replace = d->replace, .keep = d->keep};
-    const qn_lowering how = {
-        .forward_only = true, .step_tasks = true, .arena_limit = d->limit, .tied_owner = QN_NONE, .tied_replica = QN_NONE};
+    const qn_lowering how = {.forward_only = true,
+                             .step_tasks = true,
+                             .arena_limit = d->limit,
+                             .tied_owner = QN_NONE,
+                             .tied_replica = QN_NONE,
+                             .part_bytes = qni_part_bytes(qni_stage_set_act_most(f->set, f->T), shards)};
     f->tiered = true;
     st = qni_tier_init(&f->tier, &desc, err);
     f->tier.value = d->value;

@@ -55,6 +55,12 @@ void qni_lag_fini(qni_lag *l)
     *l = (qni_lag){0};
 }
 
+/* Is the use in that stage's part of the layers, in any replica? */
+static bool is_of(const qni_homes *h, int32_t u, int32_t stage)
+{
+    return h->use_chain[u] == qn_chain_stage(h->grid, stage) && u % h->shards == qn_shard(h->grid, stage);
+}
+
 void qni_lag_opt(qni_lag *l, int32_t stage, const qn_hyper *hyper)
 {
     if (l->pending) qni_optimize_all(l->h, stage, &l->verdict, hyper, l->step, l->lr);
@@ -64,7 +70,7 @@ void qni_lag_pcopy(qni_lag *l, int32_t stage)
 {
     const qni_homes *h = l->h;
     for (int32_t p = 0; p < h->params; p++)
-        if (h->use_chain[h->first_use[p]] == stage) memcpy(l->loaded[p], h->value[0][p], bytes_of(h, p));
+        if (is_of(h, h->first_use[p], stage)) memcpy(l->loaded[p], h->value[0][p], bytes_of(h, p));
 }
 
 void qni_lag_gcopy(qni_lag *l, int32_t stage)
@@ -72,7 +78,7 @@ void qni_lag_gcopy(qni_lag *l, int32_t stage)
     const qni_homes *h = l->h;
     for (int32_t i = 0; i < qn_replicas(h->grid) * h->uses; i++) {
         const int32_t r = i / h->uses, u = i % h->uses;
-        if (h->use_chain[u] != stage || l->landed[r][u] == NULL) continue;
+        if (!is_of(h, u, stage) || l->landed[r][u] == NULL) continue;
         const size_t bytes = bytes_of(h, qni_use_param(h, u));
         memcpy(h->sum[r][u], top_of(l, r, u), bytes);
         if (h->levels > 0) memset(top_of(l, r, u), 0, bytes); /* else the next ones are put there */
@@ -85,7 +91,7 @@ void qni_lag_landed(qni_lag *l, int32_t stage, int32_t group)
     const qn_exec alone = {.team = NULL};
     void *const *landed = l->landed[qn_replica(h->grid, stage)];
     for (int32_t u = 0; u < h->uses && h->levels > 0; u++)
-        if (h->use_chain[u] == qn_chain_stage(h->grid, stage) && landed[u] != NULL)
+        if (is_of(h, u, stage) && landed[u] != NULL)
             qni_homes_count(h, &alone, landed[u], stride_of(h, u), group, bytes_of(h, qni_use_param(h, u)));
 }
 
@@ -99,7 +105,7 @@ void qni_lag_note(qni_lag *l, const qni_verdict *v, int64_t step, double lr)
 
 void qni_lag_settle(qni_lag *l, const qn_hyper *hyper)
 {
-    for (int32_t s = 0; l->h != NULL && s < qn_depth(l->h->grid); s++) qni_lag_opt(l, s, hyper);
+    for (int32_t s = 0; l->h != NULL && s < qn_depth(l->h->grid) * l->h->shards; s++) qni_lag_opt(l, s, hyper);
     l->pending = false;
 }
 
@@ -110,6 +116,6 @@ void qni_lag_restart(qni_lag *l)
         void *tree = l->landed[i / l->h->uses][u];
         if (tree != NULL) memset(tree, 0, ((size_t)l->h->levels + 1) * stride_of(l->h, u));
     }
-    for (int32_t s = 0; l->h != NULL && s < qn_depth(l->h->grid); s++) qni_lag_pcopy(l, s);
+    for (int32_t s = 0; l->h != NULL && s < qn_depth(l->h->grid) * l->h->shards; s++) qni_lag_pcopy(l, s);
     l->pending = false;
 }

@@ -157,7 +157,7 @@ static void fold_piece(const qni_shards *s, qni_joint *j, qn_executor *ex)
         else if (j->what.kind == QN_MEET_SUM)
             out[outs++] = m->whole + first + at;
     }
-    qn_shard_sum(&s->set->exec[s->plan->task[j->task].worker], out, outs, part, j->shards, j->what.type,
+    qn_shard_sum(&s->exec[s->plan->task[j->task].worker], out, outs, part, j->shards, j->what.type,
                  (int64_t)(bytes / qn_dtype_bytes(j->what.type)));
     for (int32_t p = 0; p < j->peers; p++) release(j, ex, p);
     j->fold = next_piece(j, QN_NONE, j->fold);

@@ -18,7 +18,7 @@ int64_t qni_part_bytes(int64_t bytes, int32_t shards)
 qn_status qni_shards_init(qni_shards *s, const qn_plan *plan, qn_stage_set *set, qn_err *err)
 {
     const size_t W = (size_t)plan->workers;
-    *s = (qni_shards){.plan = plan, .set = set};
+    *s = (qni_shards){.plan = plan, .set = set, .exec = set->exec};
     if (plan->shards == 1) return QN_OK;
     s->channel = qn_calloc(W * W, sizeof(*s->channel));
     s->joint = qn_calloc(W, sizeof(*s->joint));
@@ -75,6 +75,7 @@ void qni_shards_reset(qni_shards *s)
 /* Who holds which shard. */
 static void find_shards(const qni_shards *s, qni_joint *j, int32_t first)
 {
+    const bool forward = s->plan->task[first].op == QN_OP_F;
     const qn_plan *p = s->plan;
     const qn_grid g = qn_plan_grid(p);
     const qn_task *t = &p->task[j->task];
@@ -84,7 +85,8 @@ static void find_shards(const qni_shards *s, qni_joint *j, int32_t first)
     j->shards = p->shards;
     for (int32_t k = 0; k < p->shards; k++) j->where[k].peer = p->shards; /* not known yet */
     for (int32_t k = 0; k < p->shards; k++) {
-        const int32_t stage = qn_stage_at(g, column + k, qn_chain_stage(g, t->stage)), w = p->worker_of[stage];
+        const int32_t stage = qn_stage_at(g, column + k, qn_chain_stage(g, t->stage));
+        const int32_t w = forward ? p->worker_of[stage] : qn_backward_worker(p->worker_of, p->backward_of, stage);
         if (w == t->worker) {
             int32_t i = 0;
             while (i < j->count && p->task[first + i].stage != stage) i++;
@@ -155,8 +157,8 @@ static void begin_joint(qni_shards *s, qni_joint *j, qn_executor *ex, int32_t ta
         qni_member *m = &j->member[i];
         m->busy = true;
         const qn_exchange x = {qni_meeting_offer, m};
-        qn_stage_set_exchange(s->set->stage[s->plan->task[first + i].stage], &x);
         m->pass = make(ctx, ex, first + i, &m->mb);
+        qn_stage_set_exchange(m->pass.stage, &x);
     }
     begin_gather(s, j, ex, first);
 }

@@ -31,11 +31,12 @@ typedef struct qni_joint qni_joint;
 typedef struct qni_shards {
     const qn_plan *plan; /* borrowed */
     qn_stage_set *set;
-    int32_t *channel;  /* [workers * workers] from, to: of class PART, or QN_NONE */
-    qni_joint **joint; /* [workers] what a worker runs now */
-    int64_t *sums;     /* [workers] how often its shards met, over all steps */
-    int64_t *sent;     /* [workers] bytes it sent to other workers */
-    bool *gather;      /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
+    const qn_exec *exec; /* [workers]; on devices theirs, else the set's */
+    int32_t *channel;    /* [workers * workers] from, to: of class PART, or QN_NONE */
+    qni_joint **joint;   /* [workers] what a worker runs now */
+    int64_t *sums;       /* [workers] how often its shards met, over all steps */
+    int64_t *sent;       /* [workers] bytes it sent to other workers */
+    bool *gather;        /* [values] arrives as one slice per shard: the task that reads it first makes it whole */
 } qni_shards;
 
 /* Bytes of a slot of the part channels, for sums of up to `bytes` over t shards. */

@@ -21,11 +21,17 @@ static bool in_piece(const qni_tier_desc *d, int32_t s, int32_t layer)
     return layer >= first[0] && layer < first[1];
 }
 
+/* The model that a piece is cut from: the whole one, or its shard. */
+static const qn_model *model_of(const qni_tier *t, int32_t s)
+{
+    return t->part_model == NULL ? t->model : t->part_model[qn_shard(t->grid, s)];
+}
+
 /* Is use u of piece s left out of its chunks, since it comes up packed? Counts its bytes. */
 static bool packed_alone(qni_tier *t, const qni_tier_desc *d, int32_t s, int32_t u)
 {
     const int32_t p = qn_model_use(d->model, u)->param;
-    const int64_t bytes = aligned(qn_model_param(d->model, p)->count * (int64_t)t->element);
+    const int64_t bytes = aligned(qn_model_param(model_of(t, s), p)->count * (int64_t)t->element);
     t->value_bytes[s] += bytes;
     if (!t->direct || !qn_stage_packs_whole(t->stage[d->order->worker_of[s] * t->stages + s], p)) return false;
     if (t->staging_bytes < (size_t)bytes) t->staging_bytes = (size_t)bytes;
@@ -51,14 +57,14 @@ static qn_status list_parts(qni_tier *t, const qni_tier_desc *d, qn_err *err)
             if (twice) continue;
             if (packed_alone(t, d, s, u)) continue;
             t->part[n++] =
-                (qni_part){.index = use->param, .bytes = qn_model_param(d->model, use->param)->count * (int64_t)t->element};
+                (qni_part){.index = use->param, .bytes = qn_model_param(model_of(t, s), use->param)->count * (int64_t)t->element};
         }
     }
     t->first_part[S] = n;
     for (int32_t s = 0; s < S; s++) {
         t->first_grad[s] = n;
         for (int32_t u = 0; u < uses; u++) {
-            const qn_param *p = qn_model_param(d->model, qn_model_use(d->model, u)->param);
+            const qn_param *p = qn_model_param(model_of(t, s), qn_model_use(d->model, u)->param);
             if (!in_piece(d, s, qn_model_use(d->model, u)->layer) || p->frozen) continue;
             t->part[n++] = (qni_part){.index = u, .offset = t->pgrad_bytes[s], .bytes = p->count * (int64_t)t->element};
             t->pgrad_bytes[s] += aligned(p->count * (int64_t)t->element);
@@ -122,7 +128,7 @@ static qn_status open_devices(qni_tier *t, const qni_tier_desc *d, qn_err *err)
             if (!runs(d->order, w, s)) continue;
             qn_stage **at = &t->stage[w * S + s];
             const int32_t *first = &d->first_layer[qn_chain_stage(t->grid, s)];
-            st = qn_stage_open(at, d->model, first[0], first[1] - first[0], d->k, &t->exec[w], &d->limits, err);
+            st = qn_stage_open(at, model_of(t, s), first[0], first[1] - first[0], d->k, &t->exec[w], &d->limits, err);
             if (st != QN_OK) break;
             const qn_stage_need *need = qn_stage_need_of(*at);
             if (scratch < need->scratch_bytes) scratch = need->scratch_bytes;
@@ -152,6 +158,7 @@ qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
 {
     const size_t S = (size_t)d->order->stages, N = (size_t)d->order->workers, D = (size_t)qn_depth(qn_order_grid(d->order));
     *t = (qni_tier){.model = d->model,
+                    .part_model = d->part_model,
                     .k = d->k,
                     .element = qn_dtype_bytes(d->k->param),
                     .devices = d->order->workers,
@@ -159,13 +166,14 @@ qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err)
                     .grid = qn_order_grid(d->order),
                     .direct = d->direct};
     t->exec = qn_calloc(N, sizeof(*t->exec));
+    t->unwanted = qn_calloc(8 * N, sizeof(*t->unwanted));
     t->scratch = qn_calloc(N, sizeof(*t->scratch));
     t->stage = qn_calloc(N * S, sizeof(qn_stage *));
     t->bound = qn_calloc(N * (size_t)(qn_model_params(d->model) + qn_model_uses(d->model)), sizeof(void *));
     t->packed_bytes = qn_calloc(6 * S, sizeof(*t->packed_bytes));
     t->first_layer = qn_calloc(D + 1, sizeof(*t->first_layer));
-    if (t->exec == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL || t->packed_bytes == NULL ||
-        t->first_layer == NULL)
+    if (t->exec == NULL || t->unwanted == NULL || t->scratch == NULL || t->stage == NULL || t->bound == NULL ||
+        t->packed_bytes == NULL || t->first_layer == NULL)
         return QN_FAIL(err, QN_ENOMEM, "no memory for %zu devices", N);
     t->pgrad_bytes = t->packed_bytes + S;
     t->need = t->packed_bytes + 2 * S;
@@ -189,6 +197,7 @@ void qni_tier_fini(qni_tier *t)
     qn_free(t->staging);
     if (t->block != NULL) qn_free_pages(t->block, t->block_bytes);
     qn_free(t->exec);
+    qn_free(t->unwanted);
     qn_free(t->scratch);
     qn_free(t->stage);
     qn_free(t->bound);
@@ -202,6 +211,11 @@ void qni_tier_fini(qni_tier *t)
     qn_free(t->begins);
     qn_free(t->partial);
     *t = (qni_tier){0};
+}
+
+void qni_tier_reset_scratch(qni_tier *t)
+{
+    for (int32_t w = 0; w < t->devices; w++) qn_arena_release(&t->scratch[w], 0);
 }
 
 /* --- the plan */
@@ -399,19 +413,25 @@ void *qni_tier_home(const qni_tier *t, int32_t value, size_t *bytes)
     return t->host[value];
 }
 
+/* Number of a parameter or use of the piece among those of all shards. */
+static int32_t in_homes(const qni_tier *t, int32_t s, int32_t index)
+{
+    return index * t->grid.shards + qn_shard(t->grid, s);
+}
+
 /* The bytes of one part within [at, at + bytes) of its chunk. grad: the replica's, NULL for a parameter. */
-static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool up, void *const *grad, int64_t at, int64_t bytes,
-                           qn_err *err)
+static qn_status copy_part(qni_tier *t, int32_t s, const qni_part *part, char *arena, bool up, void *const *grad, int64_t at,
+                           int64_t bytes, qn_err *err)
 {
     const int64_t from = qn_max64(at, part->offset), to = qn_min64(at + bytes, part->offset + part->bytes);
     if (from >= to) return QN_OK;
     const int64_t skip = from - part->offset;
     if (!up)
-        memcpy((char *)grad[part->index] + skip, arena + from, (size_t)(to - from));
+        memcpy((char *)grad[in_homes(t, s, part->index)] + skip, arena + from, (size_t)(to - from));
     else if (grad != NULL)
         memcpy(arena + from, (const char *)grad[part->index] + skip, (size_t)(to - from));
     else if (t->value != NULL)
-        memcpy(arena + from, (const char *)t->value[part->index] + skip, (size_t)(to - from));
+        memcpy(arena + from, (const char *)t->value[in_homes(t, s, part->index)] + skip, (size_t)(to - from));
     else
         return t->read(t->read_ctx, part->index, skip / (int64_t)t->element, (to - from) / (int64_t)t->element, arena + from,
                        err);
@@ -420,13 +440,13 @@ static qn_status copy_part(qni_tier *t, const qni_part *part, char *arena, bool 
 
 typedef struct packing {
     qni_tier *t;
-    int32_t device;
+    int32_t device, stage;
 } packing;
 
 static qn_status value_to_pack(void *ctx, const void **value, int32_t param, qn_err *err)
 {
     const packing *x = ctx;
-    *value = x->t->value != NULL ? x->t->value[param] : x->t->staging[x->device];
+    *value = x->t->value != NULL ? x->t->value[in_homes(x->t, x->stage, param)] : x->t->staging[x->device];
     if (x->t->value != NULL) return QN_OK;
     return x->t->read(x->t->read_ctx, param, 0, qn_model_param(x->t->model, param)->count, x->t->staging[x->device], err);
 }
@@ -449,13 +469,13 @@ qn_status qni_tier_copy(qni_tier *t, qn_executor *ex, int32_t task, size_t at, s
     void *const *grad = param ? NULL : t->grad[qn_replica(t->grid, v->stage)];
     char *arena = qn_executor_value(ex, up ? out : in);
     if (param && is_packed(t, v)) { /* on the lane's thread alone */
-        packing from = {.t = t, .device = p->value[out].worker};
+        packing from = {.t = t, .device = p->value[out].worker, .stage = v->stage};
         return qn_stage_pack_part(t->stage[from.device * t->stages + v->stage], &(qn_exec){.team = NULL}, arena, at, bytes,
                                   value_to_pack, &from, err);
     }
     for (int32_t i = first[0]; i < first[1]; i++) {
         if (param && t->part[i].chunk != v->item) continue;
-        const qn_status st = copy_part(t, &t->part[i], arena, up, grad, (int64_t)at, (int64_t)bytes, err);
+        const qn_status st = copy_part(t, v->stage, &t->part[i], arena, up, grad, (int64_t)at, (int64_t)bytes, err);
         if (st != QN_OK) return st;
     }
     if (!param && !up && t->landed != NULL && !t->partial[out] && at + bytes == (size_t)v->bytes)

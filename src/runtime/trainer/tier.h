@@ -33,10 +33,12 @@ typedef struct qni_part { /* a parameter of a piece, or a use's gradient */
 
 typedef struct qni_tier {
     const qn_model *model;
+    qn_model *const *part_model; /* [shards], NULL: one shard */
     const qn_kernels *k;
     size_t element;
     int32_t devices, stages;
     qn_grid grid;      /* of the order; replicas have pieces of their own of the same layers, and the host's weights in common */
+    double *unwanted;  /* [devices * 8]: losses that another shard counts */
     qn_exec *exec;     /* [devices] */
     qn_arena *scratch; /* [devices] */
     qn_stage **stage;  /* [devices * stages], NULL where the device never runs the piece */
@@ -69,6 +71,7 @@ typedef struct qni_tier {
 
 typedef struct qni_tier_desc {
     const qn_model *model;
+    qn_model *const *part_model; /* [shards of the order]; with one shard NULL */
     const qn_kernels *k;
     const qn_order *order;      /* its stages are the pieces */
     const int32_t *first_layer; /* [depth + 1] */
@@ -83,6 +86,8 @@ typedef struct qni_tier_desc {
 /* Errors: QN_ENOMEM, those of qn_stage_open. fini accepts zeroes and what failed to open. */
 qn_status qni_tier_init(qni_tier *t, const qni_tier_desc *d, qn_err *err) QN_MUST_USE;
 void qni_tier_fini(qni_tier *t);
+/* Scratch that passes left behind when they were given up. */
+void qni_tier_reset_scratch(qni_tier *t);
 
 /* Lowers the order. window 0: as many pieces as fit into the limits. The rest of how is the caller's; limit: [devices] or NULL.
  * Errors: QN_EINVAL when a limit is too small, with the smallest that would do; those of qn_lower. */

@@ -102,7 +102,7 @@ static void the_rest_is_refused(void **unused)
         rig_way way;
         const char *wanted;
     } no[] = {
-        {{.schedule = "1f1b", .workers = 2, .shards = 2}, "tensor shards"},
+        {{.schedule = "1f1b", .workers = 2, .shards = 2}, "a device holds one"},
         {{.schedule = "1f1b", .workers = 2, .vocab = 1}, "vocabulary shards"},
     };
     (void)unused;

@@ -105,9 +105,6 @@ static qn_status check_tiers(const qn_trainer_desc *d, qn_err *err)
 {
     const qn_order *o = d->order;
     if (d->tiers == NULL) return QN_OK;
-    if (o->shards > 1)
-        return QN_FAIL(err, QN_EUNSUPPORTED,
-                       "device memory with %d tensor shards: one is possible; smaller pieces need less memory", o->shards);
     if (o->sides > 0)
         return QN_FAIL(err, QN_EUNSUPPORTED,
                        "device memory with vocabulary shards: they spread the tables over the workers, here the host has them");
@@ -130,6 +127,7 @@ static qn_status open_tier(qn_trainer *t, qn_err *err)
     qn_stage_limits limits = t->set.limits;
     limits.again = d->recompute == QN_RECOMPUTE_PART ? d->again : NULL;
     const qni_tier_desc desc = {.model = d->model,
+                                .part_model = t->set.part,
                                 .k = t->set.k,
                                 .order = d->order,
                                 .first_layer = d->first_layer,
@@ -197,6 +195,7 @@ qn_status qn_trainer_open(qn_trainer **out, const qn_trainer_desc *desc, qn_err 
     if (desc->post_validate != QN_UNDO_NONE)
         QN_TRY(st, qni_speculation_init(&t->speculation, &t->homes, &t->desc.hyper, desc->post_validate, err), out);
     QN_TRY(st, qni_shards_init(&t->shards, t->plan, &t->set, err), out);
+    if (t->tiered) t->shards.exec = t->tier.exec;
     QN_TRY(st, open_executor(t, err), out);
     if (!t->tiered)
         qni_stage_set_bind(&t->set, (void *const *const *)t->homes.value, (void *const *const *)t->homes.grad,
@@ -242,7 +241,7 @@ qn_speculated qn_trainer_speculated(const qn_trainer *t)
 /* On devices: within so many bytes of each; in the arenas of training, which stand still meanwhile, or in others. */
 static qn_status open_evaluation(qn_trainer *t, const int64_t *limit, bool own_arenas, qn_err *err)
 {
-    const qni_forward_tiers tiers = {.devices = qn_min32(t->plan->workers, qn_depth(t->homes.grid)),
+    const qni_forward_tiers tiers = {.devices = qn_min32(t->plan->workers, qn_depth(t->homes.grid) * t->homes.shards),
                                      .replace = 1,
                                      .limit = limit,
                                      .link_bytes_per_s = t->link_bytes_per_s,

@@ -86,6 +86,7 @@ static void prepare(qn_trainer *t, int64_t first, int32_t n, const double *lr)
     for (int32_t w = 0; w < t->set.workers; w++) t->worker[w].read_step = -1;
     for (int32_t k = 0; t->tiered && k < n; k++) qni_trainer_read(t, &t->worker[0], k);
     qni_shards_reset(&t->shards);
+    if (t->tiered) qni_tier_reset_scratch(&t->tier);
     if (t->desc.post_validate != QN_UNDO_NONE) qni_speculation_begin(&t->speculation);
     qn_executor_set_steps(t->ex, t->phase, n);
 }

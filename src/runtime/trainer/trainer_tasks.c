@@ -93,7 +93,8 @@ static qn_pass pass_of(void *ctx, qn_executor *ex, int32_t index, qn_mb *mb)
     qn_stage *stage = stage_of(t, ex, index);
     *mb = micro_batch(t, worker_of(t, task), task->item, step_of(t, task));
     const qni_ports io = ports_of(t, ex, task, mb);
-    if (qn_shard(qn_plan_grid(p), task->stage) > 0) mb->loss = &t->worker[task->worker].copied_loss;
+    if (qn_shard(qn_plan_grid(p), task->stage) > 0)
+        mb->loss = t->tiered ? &t->tier.unwanted[8 * task->worker] : &t->worker[task->worker].copied_loss;
     const bool part = qni_span_find(p, task->out, QN_V_RSTASH) != QN_NONE; /* R makes a part again */
     mb->rstash = value_in(ex, p, part ? task->out : task->in, QN_V_RSTASH);
     void *const made = value_in(ex, p, task->out, QN_V_STASH);

@@ -16,6 +16,9 @@
  *
  * R of a part that is made again early writes rstash; where the forward's stash has not stayed, the stash with it.
  *
+ * With tensor shards every column has LOADs, OFFLOADs and host tasks of its own; a device holds one shard of a stage, so that
+ * joint tasks stand alone in their lanes, and shards meet over the part channels as they do where weights are resident.
+ *
  * A value that its reader finds in the arena (same visit, or the very next group) makes no copy. Backward recomputes unless it is
  * in its forward's visit.
  *
@@ -510,18 +513,24 @@ static int32_t add_step(tiers *l, int32_t op, int32_t s, int32_t *key)
     return t;
 }
 
+/* Stages of the first replica, in all its shards. */
+static int32_t own_stages(const tiers *l)
+{
+    return l->grid.shards * qn_column_stages(l->grid);
+}
+
 /* PCOPY of a stage waits until the last of its chunks has come up on every worker. */
 static void wait_for_loads(tiers *l, int32_t pcopy, int32_t s)
 {
     for (int32_t i = 0; i < l->loads && !l->b.failed; i++)
-        if (qn_chain_stage(l->grid, l->b.task[l->load[i]].stage) == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
+        if (qn_in_first_replica(l->grid, l->b.task[l->load[i]].stage) == s) qni_add_link(&l->b, pcopy, QNI_WAIT, l->load[i]);
 }
 
 /* Of all groups of all replicas: the host adds them up. */
 static void read_gradients(tiers *l, int32_t task, int32_t s)
 {
     for (int32_t r = 0; r < qn_replicas(l->grid); r++) {
-        const int32_t stage = qn_stage_at(l->grid, r, s);
+        const int32_t stage = r * own_stages(l) + s;
         for (int32_t m = qn_first_item(l->grid, stage) - 1 + group_items(l); qn_has_item(l->grid, stage, m); m += group_items(l))
             qni_add_link(&l->b, task, QNI_IN, l->pgrad_host[pgrad_of(l, stage, m)]);
     }
@@ -537,14 +546,16 @@ static void add_pcopy(tiers *l, int32_t s, bool tied, int32_t *key)
 {
     const int32_t pcopy = add_step(l, QN_OP_PCOPY, s, key);
     wait_for_loads(l, pcopy, s);
-    if (tied && s == l->how->tied_owner) wait_for_loads(l, pcopy, l->how->tied_replica);
+    const int32_t other = s - l->how->tied_owner + l->how->tied_replica;
+    if (tied && qn_chain_stage(l->grid, s) == l->how->tied_owner) wait_for_loads(l, pcopy, other);
 }
 
-static void add_tie(tiers *l, int32_t *key)
+static void add_tie(tiers *l, int32_t shard, int32_t *key)
 {
-    const int32_t tie = add_step(l, QN_OP_TIE, qn_stage_at(l->grid, l->how->tied_home, l->how->tied_owner), key);
-    read_gradients(l, tie, l->how->tied_owner);
-    read_gradients(l, tie, l->how->tied_replica);
+    const int32_t column = l->how->tied_home * l->grid.shards + shard;
+    const int32_t tie = add_step(l, QN_OP_TIE, qn_stage_at(l->grid, column, l->how->tied_owner), key);
+    read_gradients(l, tie, qn_stage_at(l->grid, shard, l->how->tied_owner));
+    read_gradients(l, tie, qn_stage_at(l->grid, shard, l->how->tied_replica));
 }
 
 /* OPT or VALIDATE. */
@@ -559,9 +570,9 @@ static void add_stage_step(tiers *l, int32_t op, int32_t s, int32_t stat, int32_
 static void emit_validated(tiers *l, bool tied, int32_t result)
 {
     int32_t key = 0, before = QN_NONE;
-    for (int32_t s = qn_depth(l->grid) - 1; s >= 0; s--) {
+    for (int32_t s = own_stages(l) - 1; s >= 0; s--) {
         add_sum(l, s, &key);
-        if (tied && s == l->how->tied_owner) add_tie(l, &key);
+        if (tied && qn_chain_stage(l->grid, s) == l->how->tied_owner) add_tie(l, qn_shard(l->grid, s), &key);
         const int32_t own = add_host(l, QN_V_STAT, s, QN_NONE, l->how->stat_bytes),
                       sums = add_host(l, QN_V_STAT, s, 0, l->how->stat_bytes);
         const int32_t norm = add_step(l, QN_OP_NORM, s, &key);
@@ -577,12 +588,12 @@ static void emit_validated(tiers *l, bool tied, int32_t result)
     const int32_t fold = add_step(l, QN_OP_FOLD, QN_NONE, &key);
     qni_add_link(&l->b, fold, QNI_IN, before);
     qni_add_link(&l->b, fold, QNI_OUT, result);
-    for (int32_t s = 0; s < qn_depth(l->grid); s++) add_stage_step(l, QN_OP_VALIDATE, s, result, &key);
+    for (int32_t s = 0; s < own_stages(l); s++) add_stage_step(l, QN_OP_VALIDATE, s, result, &key);
 }
 
 static void emit_host(tiers *l)
 {
-    const int32_t S = qn_depth(l->grid);
+    const int32_t S = own_stages(l);
     int32_t key = 0;
     const bool lag = l->t->lag > 0, tied = l->how->tied_owner != QN_NONE && l->how->tied_replica != QN_NONE;
     const int32_t result = add_host(l, QN_V_STAT, QN_NONE, QN_NONE, l->how->stat_bytes);
@@ -600,7 +611,7 @@ static void emit_host(tiers *l)
         if (s + ahead < S) read_gradients(l, add_step(l, QN_OP_GCOPY, s + ahead, &key), s + ahead);
     }
     for (int32_t s = 0; s < S; s++) add_sum(l, s, &key);
-    if (tied) add_tie(l, &key);
+    for (int32_t k = 0; tied && k < l->grid.shards; k++) add_tie(l, k, &key);
     const int32_t norm = add_step(l, QN_OP_NORM, QN_NONE, &key);
     for (int32_t s = 0; s < S; s++) read_gradients(l, norm, s);
     qni_add_link(&l->b, norm, QNI_OUT, sums);
@@ -735,6 +746,36 @@ out:
     return st;
 }
 
+/* Channels between workers that hold shards of one stage, for what these exchange while their tasks run. */
+static void add_parts(tiers *l)
+{
+    const qn_order *o = l->o;
+    const qn_grid g = l->grid;
+    bool *meet = o->shards > 1 ? qn_calloc((size_t)o->workers * (size_t)o->workers, sizeof *meet) : NULL;
+    if (meet == NULL) {
+        l->b.failed = l->b.failed || o->shards > 1;
+        return;
+    }
+    for (int32_t s = 0; s < o->stages; s++)
+        for (int32_t k = 0; k < g.shards; k++) {
+            const int32_t other = s + (k - qn_shard(g, s)) * qn_column_stages(g);
+            meet[(size_t)o->worker_of[s] * (size_t)o->workers + (size_t)o->worker_of[other]] = true;
+            const int32_t from = qn_backward_worker(o->worker_of, o->backward_of, s);
+            meet[(size_t)from * (size_t)o->workers + (size_t)qn_backward_worker(o->worker_of, o->backward_of, other)] = true;
+        }
+    for (int32_t i = 0; i < o->workers * o->workers; i++) {
+        const int32_t from = i / o->workers, to = i % o->workers;
+        if (from != to && meet[i])
+            qni_add_channel(&l->b, (qn_channel){.from = from,
+                                                .to = to,
+                                                .cls = QN_V_PART,
+                                                .edge = from,
+                                                .depth = 2,
+                                                .slot_bytes = l->how->part_bytes > 0 ? l->how->part_bytes : 1});
+    }
+    qn_free(meet);
+}
+
 static qn_status build(qn_plan **out, tiers *l, qn_err *err)
 {
     const qn_order *o = l->o;
@@ -744,6 +785,7 @@ static qn_status build(qn_plan **out, tiers *l, qn_err *err)
     if (st == QN_OK) st = qni_builder_plan(&p, &l->b, o->workers, o->stages, o->items, o->worker_of, place, err);
     if (st != QN_OK) goto out;
     p->columns = o->columns;
+    p->shards = o->shards;
     p->round = o->round;
     p->turn = o->turn;
     if (o->backward_of != NULL) {
@@ -775,6 +817,31 @@ static bool has_same_chunks(const qn_tiers *t, int32_t a, int32_t b)
     return same;
 }
 
+/* A device holds one shard of a stage: what the members of a joint set need besides stands in front of each of them. */
+static qn_status check_shards(const qn_order *o, const qn_lowering *how, qn_err *err)
+{
+    const qn_grid g = qn_order_grid(o);
+    if (o->shards == 1) return QN_OK;
+    if (how->joins)
+        return QN_FAIL(
+            err, QN_EUNSUPPORTED,
+            "device memory with %d shards that have parts of some gradients (slices of the rows, adapters): leave these "
+            "or the shards out",
+            o->shards);
+    for (int32_t s = 0; s < o->stages; s++)
+        for (int32_t k = 0; k < qn_shard(g, s); k++) {
+            const int32_t other = s - (qn_shard(g, s) - k) * qn_column_stages(g);
+            if (o->worker_of[other] == o->worker_of[s] ||
+                qn_backward_worker(o->worker_of, o->backward_of, other) == qn_backward_worker(o->worker_of, o->backward_of, s))
+                return QN_FAIL(
+                    err, QN_EUNSUPPORTED,
+                    "device %d would hold two of the %d shards of a stage: a device holds one, so the number of workers "
+                    "has to be a multiple of %d",
+                    o->worker_of[s], o->shards, o->shards);
+        }
+    return QN_OK;
+}
+
 static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
 {
     const qn_tiers *t = how->tiers;
@@ -782,10 +849,9 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
         return QN_FAIL(err, QN_ERANGE,
                        "a window of %d pieces of which %d are replaced at a time; k >= 1 and 1 <= k' <= k are possible",
                        t->window, t->replace);
-    if (o->shards > 1) return QN_FAIL(err, QN_EINVAL, "device memory with %d shards of a stage: one is possible", o->shards);
-    if (t->groups < 0 || (t->groups > 1 && (o->items % t->groups != 0 || t->groups % o->columns != 0)))
+    if (t->groups < 0 || (t->groups > 1 && (o->items % t->groups != 0 || t->groups % qn_replicas(qn_order_grid(o)) != 0)))
         return QN_FAIL(err, QN_EINVAL, "%d groups of gradients of %d replicas do not divide %d micro-batches", t->groups,
-                       o->columns, o->items);
+                       qn_replicas(qn_order_grid(o)), o->items);
     for (int32_t s = 0; s < o->stages; s++) {
         if (!has_same_chunks(t, s, qn_in_first_replica(qn_order_grid(o), s)))
             return QN_FAIL(err, QN_EINVAL,
@@ -798,7 +864,7 @@ static qn_status check(const qn_order *o, const qn_lowering *how, qn_err *err)
             "a post-validated step of an optimizer that lags: it works on a step whose decision is known, so that there "
             "is nothing to validate");
     if (t->lag < 0 || t->lag > 1) return QN_FAIL(err, QN_ERANGE, "an optimizer lag of %d; 0 and 1 are possible", t->lag);
-    return QN_OK;
+    return check_shards(o, how, err);
 }
 
 qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *how, bool training, qn_err *err)
@@ -807,7 +873,7 @@ qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *h
                .how = how,
                .t = how->tiers,
                .grid = qn_order_grid(o),
-               .groups = qn_max32(how->tiers->groups, o->columns),
+               .groups = qn_max32(how->tiers->groups, qn_replicas(qn_order_grid(o))),
                .training = training && !how->forward_only};
     qn_status st = check(o, how, err);
     if (st == QN_OK) st = take_tables(&l, err);
@@ -819,6 +885,7 @@ qn_status qni_lower_tiers(qn_plan **out, const qn_order *o, const qn_lowering *h
         /* Values are made by their writers: forward along the chain, backward against it, whatever worker. */
         for (int32_t w = 0; w < o->workers; w++) emit_worker(&l, w);
         if (l.training && how->step_tasks) emit_host(&l);
+        add_parts(&l);
         st = l.b.failed ? QN_FAIL(err, QN_ENOMEM, "plan of %d tasks", l.b.tasks) : build(out, &l, err);
     }
     for (int32_t w = 0; l.tour != NULL && w < o->workers; w++) qni_tour_close(&l.tour[w]);

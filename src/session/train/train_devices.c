@@ -26,7 +26,9 @@ qn_status qni_train_devices(qni_train_run *r, qn_err *err)
     const struct {
         bool on;
         const char *flag;
-    } not_with[] = {{o->tensor > 1, "--tensor"}, {o->vocab_parallel > 0, "--vocab-parallel"}, {o->memory > 0, "--memory"}};
+    } not_with[] = {{o->sequence_parallel != 0, "--sequence-parallel"},
+                    {o->vocab_parallel > 0, "--vocab-parallel"},
+                    {o->memory > 0, "--memory"}};
     qn_status st = qni_device_read(&r->device, o->device_memory, o->link, o->window, err);
     if (st != QN_OK) return st;
     r->tiered = r->device.any || o->optimizer_lag > 0 || is_round(o);
