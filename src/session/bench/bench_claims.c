@@ -28,6 +28,7 @@ static void claim(const char *what, const qni_racer *fast, const qni_racer *slow
     qni_line l = qni_line_begin(fast->opt.json);
     qni_line_text(&l, "claim", what);
     qni_line_claim(&l, slow->step_s / fast->step_s, slow->simulated_ms / fast->simulated_ms, wanted);
+    qni_line_gain(&l, fast, slow);
     qni_line_end(&l, line, ctx);
 }
 

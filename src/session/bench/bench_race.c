@@ -182,3 +182,10 @@ qn_status qni_racer_costs(int64_t *cost, const qni_racer *r, qn_err *err)
 {
     return qni_measured_costs(cost, r->run.trace, r->run.traces, err);
 }
+
+void qni_line_gain(qni_line *l, const qni_racer *fast, const qni_racer *slow)
+{
+    const int32_t f = (int32_t)fast->opt.steps, s = (int32_t)slow->opt.steps;
+    qni_line_number(l, "low", slow->seconds[s / 4] / fast->seconds[f - 1 - f / 4]);
+    qni_line_number(l, "high", slow->seconds[s - 1 - s / 4] / fast->seconds[f / 4]);
+}

@@ -37,6 +37,9 @@ void qni_racer_close(qni_racer *r);
  * optimizer, packing, copies) the medians over all traces. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
 
+/* How far the gain of fast over slow may be off: low and high, from the quartiles of the steps of both. */
+void qni_line_gain(qni_line *l, const qni_racer *fast, const qni_racer *slow);
+
 /* Costs of the plan's tasks in ns, as measured over the racer's traces [tasks]. Errors: QN_ENOMEM. */
 qn_status qni_racer_costs(int64_t *cost, const qni_racer *r, qn_err *err) QN_MUST_USE;
 

@@ -7,6 +7,7 @@
  *
  * Memory is what the process grew by from before opening to after the last step, as the system counts it. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -204,7 +205,17 @@ typedef struct forward_rig {
     size_t bytes;
     int32_t *tokens;
     qn_runner *runner;
+    atomic_int next; /* parameter without values */
 } forward_rig;
+
+/* Values by all threads, a parameter at a time. */
+static void init_values(void *ctx, int32_t thread, int32_t threads)
+{
+    forward_rig *f = ctx;
+    (void)thread, (void)threads;
+    for (int32_t i; (i = atomic_fetch_add(&f->next, 1)) < qn_model_params(f->m);)
+        qn_model_init_param(f->m, i, 1, QN_F32, f->value[i]);
+}
 
 static qn_status open_forward(forward_rig *f, const qn_bench_options *o, qn_err *err)
 {
@@ -221,7 +232,11 @@ static qn_status open_forward(forward_rig *f, const qn_bench_options *o, qn_err 
     f->tokens = qn_calloc((size_t)o->context, sizeof(*f->tokens));
     if (st == QN_OK && f->tokens == NULL) st = QN_FAIL(err, QN_ENOMEM, "%lld tokens", (long long)o->context);
     if (st != QN_OK) return st;
-    for (int32_t i = 0; i < qn_model_params(f->m); i++) qn_model_init_param(f->m, i, 1, QN_F32, f->value[i]);
+    qn_team *team;
+    st = qn_team_open(&team, (int32_t)o->threads, -1, err);
+    if (st != QN_OK) return st;
+    qn_team_run(team, init_values, f);
+    qn_team_close(team);
     const int32_t cuts[2] = {0, qn_model_layers(f->m)};
     const qn_runner_desc d = {.model = f->m,
                               .value = (void *const *)f->value,

@@ -40,9 +40,11 @@ static double pass_time(const qni_bench_run *b, int32_t first_op, int32_t last_o
     return qni_median(each, b->traces);
 }
 
-static void show(const qni_bench_run *b, int32_t algorithm, double whole_s, double seconds, const qn_bench_options *opt,
-                 qn_line_fn *line, void *ctx)
+static void show(const qni_racer *r, int32_t algorithm, const qni_racer *whole, const qn_bench_options *opt, qn_line_fn *line,
+                 void *ctx)
 {
+    const qni_bench_run *b = &r->run;
+    const double whole_s = whole->step_s, seconds = r->step_s;
     const double chain = pass_time(b, QN_OP_F, QN_OP_R), V = pass_time(b, QN_OP_VI, QN_OP_VJ);
     const double ideal = (chain + (double)opt->workers * V) / (chain + V);
     qni_line l = qni_line_begin(opt->json);
@@ -54,6 +56,7 @@ static void show(const qni_bench_run *b, int32_t algorithm, double whole_s, doub
     qni_line_number(&l, "output_layer_last_ms", whole_s * 1e3);
     qni_line_number(&l, "vocab_parallel_ms", seconds * 1e3);
     qni_line_claim(&l, whole_s / seconds, NAN, 1.3);
+    qni_line_gain(&l, r, whole);
     qni_line_number(&l, "ideal_gain", ideal);
     qni_line_number(&l, "gain_over_ideal", whole_s / seconds / ideal);
     qni_line_end(&l, line, ctx);
@@ -69,7 +72,7 @@ qn_status qni_bench_vocab(const qn_bench_options *given, qn_line_fn *line, void 
         QN_TRY(st, qni_racer_open(&way[j], &opt, &how, err), out);
     }
     QN_TRY(st, qni_race(way, WAYS, err), out);
-    for (int32_t j = 1; j < WAYS; j++) show(&way[j].run, j, way[0].step_s, way[j].step_s, &opt, line, ctx);
+    for (int32_t j = 1; j < WAYS; j++) show(&way[j], j, &way[0], &opt, line, ctx);
 out:
     for (int32_t j = 0; j < WAYS; j++) qni_racer_close(&way[j]);
     return st;
