@@ -112,7 +112,7 @@ static void other_schedules_and_windows(void **state)
 /* Two shards, a device for each. */
 static void tensor_shards(void **state)
 {
-    static const char *const way[] = {"--tensor 2 --schedule 1f1b --workers 4 --device-memory 2M",
+    static const char *const way[] = {"--tensor 2 --schedule 1f1b --workers 4 --device-memory 6M",
                                       "--tensor 2 --schedule superpipe --workers 2 --device-memory 1200K --window 2",
                                       "--tensor 2 --schedule roundpipe --workers 4 --link 4G/s"};
     (void)state;

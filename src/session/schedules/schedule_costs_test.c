@@ -212,6 +212,7 @@ static void a_simulated_trace_comes_back(void **state)
             qn_schedule_options opt = {.schedule = g->name,
                                        .workers = P,
                                        .micro_batches = 8,
+                                       .pieces = g->host_state ? stages : 0, /* else it is cut anew by the costs of each stage */
                                        .cost = mine,
                                        .latency = latency[k / QN_COUNT(cost)],
                                        .depth = 2,
