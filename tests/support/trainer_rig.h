@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,18 @@ static const qn_model_config rig_config[] = {
     {.arch = QN_ARCH_LLAMA, .layers = 3, .heads = 4, .kv_heads = 2, .width = 32, .context = 8, .vocab = RIG_VOCAB, .tied = true},
 };
 enum { RIG_CONFIGS = sizeof(rig_config) / sizeof(rig_config[0]) };
+
+/* Whose heads can be dealt to shards: entries of a test's own table. */
+#define RIG_SHARD_GPT2(columns)                                                                                                  \
+    {                                                                                                                            \
+        .arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = (columns), .context = 8, .vocab = RIG_VOCAB, .tied = true,       \
+        .dropout = 0.1                                                                                                           \
+    }
+#define RIG_SHARD_LLAMA(queries)                                                                                                 \
+    {                                                                                                                            \
+        .arch = QN_ARCH_LLAMA, .layers = 3, .heads = (queries), .kv_heads = 4, .width = 32, .context = 8, .vocab = RIG_VOCAB,    \
+        .dropout = 0.1                                                                                                           \
+    }
 
 static inline void rig_ok(qn_status st, const qn_err *err)
 {
@@ -167,12 +180,11 @@ static inline qn_order *rig_order(const rig_way *way, int32_t items)
 static const qn_hyper rig_hyper = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1, .clip = 0.05};
 static const double RIG_LR = 1e-2;
 
-static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
+/* The way's trainer for an order, whichever that is, cut evenly; or why there is none. */
+static inline qn_status rig_try(qn_trainer **t, const qn_model *m, qn_mode mode, const rig_way *way, const qn_order *order,
+                                qn_err *err)
 {
-    qn_trainer *t;
-    qn_err err;
     int32_t first[RIG_MAX_STAGES + 1];
-    qn_order *order = rig_order(way, items);
     rig_cut(first, qn_depth(qn_order_grid(order)), qn_model_layers(m));
     qn_hyper hyper = rig_hyper;
     if (way->clip != 0.0) hyper.clip = way->clip > 0.0 ? way->clip : 0.0;
@@ -201,9 +213,38 @@ static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_wa
                                .transport = way->counting != NULL ? way->counting : qn_transport_find(way->transport),
                                .driver = strcmp(way->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
                                .faults = {.seed = way->seed, .max_delay = way->seed != 0 ? 50 : 0, .dead_worker = -1}};
-    rig_ok(qn_trainer_open(&t, &d, &err), &err);
+    return qn_trainer_open(t, &d, err);
+}
+
+static inline qn_trainer *rig_open_on(const qn_model *m, qn_mode mode, const rig_way *way, const qn_order *order)
+{
+    qn_trainer *t;
+    qn_err err;
+    rig_ok(rig_try(&t, m, mode, way, order, &err), &err);
+    return t;
+}
+
+static inline qn_trainer *rig_open(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
+{
+    qn_order *order = rig_order(way, items);
+    qn_trainer *t = rig_open_on(m, mode, way, order);
     qn_order_close(order);
     return t;
+}
+
+/* What cannot be has no trainer, and its message says so with these words. Closes the order. */
+static inline void rig_refused_on(const qn_model *m, const rig_way *way, qn_order *order, qn_status status, const char *wanted)
+{
+    qn_trainer *t;
+    qn_err err = {0};
+    assert_int_equal(rig_try(&t, m, QN_MODE_F32, way, order, &err), status);
+    if (strstr(err.text, wanted) == NULL) fail_msg("'%s' lacks '%s'", err.text, wanted);
+    qn_order_close(order);
+}
+
+static inline void rig_refused(const qn_model *m, const rig_way *way, int32_t items, qn_status status, const char *wanted)
+{
+    rig_refused_on(m, way, rig_order(way, items), status, wanted);
 }
 
 /* --- the whole state: values, m and v of all parameters, one after the other */
@@ -268,6 +309,79 @@ static inline rig_outcome rig_compute(const qn_model *m, qn_mode mode, const rig
     }
     qn_trainer_close(t);
     return out;
+}
+
+/* --- two ways, the same bits */
+static inline void rig_append(char *text, size_t room, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static inline void rig_append(char *text, size_t room, const char *format, ...)
+{
+    const size_t n = strlen(text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + n, room - n, format, args);
+    va_end(args);
+}
+
+/* Everything that tells one way from another, in a line; what is as usual goes without saying. */
+static inline void rig_describe(char *text, size_t room, const rig_way *way, qn_mode mode, int32_t items)
+{
+    text[0] = '\0';
+    rig_append(text, room, "%s on %d workers of %d threads, %s, %d items", way->schedule, way->workers, way->threads,
+               way->transport, items);
+    if (way->round > 0) rig_append(text, room, " in rounds of %d", way->round);
+    if (mode != QN_MODE_F32) rig_append(text, room, ", mode %d", (int)mode);
+    if (way->seed != 0) rig_append(text, room, ", seed %llu", (unsigned long long)way->seed);
+    if (way->jitter != 0) rig_append(text, room, ", jitter %llu", (unsigned long long)way->jitter);
+    if (way->recompute != QN_RECOMPUTE_NONE)
+        rig_append(text, room, ", recompute %d%s", (int)way->recompute, way->recompute_late ? " late" : "");
+    if (way->shards > 1) rig_append(text, room, ", %d shards on %d workers each", way->shards, way->shard_workers);
+    if (way->sequence) rig_append(text, room, ", slices of the rows");
+    if (way->whole_links) rig_append(text, room, ", whole links");
+    if (way->part_bytes > 0) rig_append(text, room, ", parts of %lld bytes", (long long)way->part_bytes);
+    if (way->vocab > 0) rig_append(text, room, ", vocabulary algorithm %d in %d", way->vocab, way->sides);
+    if (way->replicas > 1) rig_append(text, room, ", %d replicas%s", way->replicas, way->together ? " together" : "");
+    if (way->groups > 0) rig_append(text, room, ", %d groups", way->groups);
+    if (way->zero1) rig_append(text, room, ", zero1");
+    if (way->undo != QN_UNDO_NONE) rig_append(text, room, ", undo %d", (int)way->undo);
+    if (way->clip != 0.0) rig_append(text, room, ", clip %g", way->clip);
+    if (way->flight > 1) rig_append(text, room, ", flights of %d", way->flight);
+    if (way->tiers != NULL)
+        rig_append(text, room, ", window %d,%d, lag %d", way->tiers->window, way->tiers->replace, way->tiers->lag);
+}
+
+/* Every loss, norm and byte of the state; got's state is freed. */
+static inline void rig_assert_equal(const rig_outcome *got, const rig_outcome *want, qn_mode mode, const rig_way *way,
+                                    int32_t items)
+{
+    const bool losses = memcmp(got->loss, want->loss, sizeof(got->loss)) == 0,
+               norms = memcmp(got->norm, want->norm, sizeof(got->norm)) == 0,
+               state = got->bytes == want->bytes && memcmp(got->state, want->state, want->bytes) == 0;
+    free(got->state);
+    if (losses && norms && state) return;
+    char text[512];
+    int32_t step = 0;
+    while (step < RIG_MOST_STEPS - 1 && memcmp(&got->loss[step], &want->loss[step], sizeof(double)) == 0 &&
+           memcmp(&got->norm[step], &want->norm[step], sizeof(double)) == 0)
+        step++;
+    rig_describe(text, sizeof(text), way, mode, items);
+    if (losses && norms) fail_msg("%s: states differ", text);
+    fail_msg("%s: loss of step %d is %.17g, wanted %.17g; norm %.17g, wanted %.17g", text, step, got->loss[step],
+             want->loss[step], got->norm[step], want->norm[step]);
+}
+
+static inline void rig_assert_same(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items, int32_t steps,
+                                   const rig_outcome *want)
+{
+    const rig_outcome got = rig_compute(m, mode, way, items, steps);
+    rig_assert_equal(&got, want, mode, way, items);
+}
+
+/* Losses that another order of the same sums gives. */
+static inline void rig_assert_near(const rig_outcome *got, const rig_outcome *want, int32_t steps)
+{
+    for (int32_t i = 0; i < steps; i++)
+        if (!(fabs(got->loss[i] - want->loss[i]) <= 1e-4 * want->loss[i]))
+            fail_msg("loss of step %d is %.9g with shards, %.9g without", i, got->loss[i], want->loss[i]);
 }
 
 #endif

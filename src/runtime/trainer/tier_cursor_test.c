@@ -43,27 +43,10 @@ static qn_order *order_of(const way *x, int32_t layers)
 
 static qn_trainer *open_on(const qn_model *m, const qn_order *o, const way *x, const qn_trainer_tiers *tiers)
 {
-    int32_t first[RIG_MAX_STAGES + 1];
-    qn_trainer *t;
-    qn_err err;
-    for (int32_t i = 0; i <= o->stages; i++) first[i] = i;
-    const qn_trainer_desc d = {.model = m,
-                               .order = o,
-                               .first_layer = first,
-                               .groups = x->groups,
-                               .mode = QN_MODE_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .seed = 5,
-                               .transport = qn_transport_find(x->transport),
-                               .driver = strcmp(x->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
-                               .faults = {.dead_worker = -1},
-                               .tiers = tiers,
-                               .flight = x->flight,
-                               .jitter = x->jitter};
-    rig_ok(qn_trainer_open(&t, &d, &err), &err);
-    return t;
+    const rig_way on = {
+        .threads = 1, .transport = x->transport, .groups = x->groups, .tiers = tiers, .flight = x->flight, .jitter = x->jitter};
+    assert_int_equal(o->stages, qn_model_layers(m));
+    return rig_open_on(m, QN_MODE_F32, &on, o);
 }
 
 /* Every device is where every other was: after whole cycles all have moved the same and used the same memory. */

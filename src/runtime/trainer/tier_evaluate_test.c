@@ -39,24 +39,8 @@ static qn_order *dealt(int32_t N)
 
 static qn_trainer *open_on(const qn_model *m, const qn_order *o, bool threads, const qn_trainer_tiers *tiers)
 {
-    qn_trainer *t = NULL;
-    qn_err err;
-    int32_t first[RIG_MAX_STAGES + 1];
-    rig_cut(first, o->stages, qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = o,
-                               .first_layer = first,
-                               .mode = QN_MODE_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .seed = 5,
-                               .transport = qn_transport_find(threads ? "thread" : "self"),
-                               .driver = threads ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
-                               .faults = {.dead_worker = -1},
-                               .tiers = tiers};
-    rig_ok(qn_trainer_open(&t, &d, &err), &err);
-    return t;
+    const rig_way way = {.threads = 1, .transport = threads ? "thread" : "self", .tiers = tiers};
+    return rig_open_on(m, QN_MODE_F32, &way, o);
 }
 
 static void train(double loss[2 * STEPS], qn_trainer *t, const qn_tokens *tokens)

@@ -25,28 +25,12 @@ typedef struct journey {
 static journey train(const qn_model *m, const way *x)
 {
     journey out = {.state = malloc(rig_state_bytes(m, sizeof(float)))};
-    int32_t first[RIG_MAX_STAGES + 1];
-    qn_trainer *t;
     qn_err err;
     qn_order *o = rig_dealt(x->devices, PIECES, ITEMS);
     const qn_trainer_tiers tiers = {.window = x->window, .replace = x->replace, .lag = x->lag};
-    rig_cut(first, o->stages, qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = o,
-                               .first_layer = first,
-                               .mode = QN_MODE_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .seed = 5,
-                               .transport = qn_transport_find(x->transport),
-                               .driver = strcmp(x->transport, "thread") == 0 ? QN_DRIVE_THREADS : QN_DRIVE_LOOP,
-                               .faults = {.dead_worker = -1},
-                               .groups = x->groups,
-                               .tiers = &tiers,
-                               .flight = x->flight,
-                               .jitter = x->jitter};
-    rig_ok(qn_trainer_open(&t, &d, &err), &err);
+    const rig_way on = {
+        .threads = 1, .transport = x->transport, .groups = x->groups, .tiers = &tiers, .flight = x->flight, .jitter = x->jitter};
+    qn_trainer *t = rig_open_on(m, QN_MODE_F32, &on, o);
     assert_non_null(out.state);
     t->spoil.step = STEPS / 2;
     t->spoil.value = x->spoil;

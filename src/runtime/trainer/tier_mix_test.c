@@ -9,19 +9,6 @@ enum { STEPS = 4, ITEMS = 8 };
 static const char *const transports[] = {"thread", "self"};
 static const char *const schedules[] = {"roundpipe", "1f1b", "gpipe", "zb-h1", "interleaved"};
 
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    const rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
-               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
-               state = memcmp(got.state, want->state, want->bytes) == 0;
-    free(got.state);
-    if (losses && norms && state) return;
-    fail_msg("%s on %d devices, rounds of %d, %d groups, window %d, lag %d, recompute %d%s, %s: %s differ", way->schedule,
-             way->workers, way->round, way->groups, way->tiers->window, way->tiers->lag, (int)way->recompute,
-             way->recompute_late ? " late" : "", way->transport, losses ? norms ? "states" : "norms" : "losses");
-}
-
 /* again: what PART makes again, or NULL. */
 static void sweep(const qn_model *m, int32_t groups, int32_t lag, const uint8_t *again, uint32_t *turn)
 {
@@ -46,7 +33,7 @@ static void sweep(const qn_model *m, int32_t groups, int32_t lag, const uint8_t 
                                  .round = s == 0 && *turn % 3 > 0 ? P + (int32_t)(*turn % 4) : 0,
                                  .flight = 1 + (int32_t)(*turn % 5 == 2) * 3,
                                  .jitter = *turn % 3};
-            assert_same(m, &way, &want);
+            rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
         }
     }
     free(want.state);
@@ -98,36 +85,14 @@ static void little_is_trained(void **unused)
 /* What is left out says so in a sentence. */
 static void the_rest_is_refused(void **unused)
 {
-    static const struct {
-        rig_way way;
-        const char *wanted;
-    } no[] = {
-        {{.schedule = "1f1b", .workers = 2, .shards = 2}, "a device holds one"},
-        {{.schedule = "1f1b", .workers = 2, .vocab = 1}, "vocabulary shards"},
-    };
     (void)unused;
     const qn_trainer_tiers tiers = {.window = 2, .replace = 1};
     qn_model *m = rig_model(&rig_config[0]);
-    for (size_t i = 0; i < QN_COUNT(no); i++) {
-        int32_t first[RIG_MAX_STAGES + 1];
-        qn_order *o = rig_order(&no[i].way, ITEMS);
-        rig_cut(first, qn_depth(qn_order_grid(o)), qn_model_layers(m));
-        const qn_trainer_desc d = {.model = m,
-                                   .order = o,
-                                   .first_layer = first,
-                                   .mode = QN_MODE_F32,
-                                   .threads = 1,
-                                   .source = &rig_source,
-                                   .hyper = rig_hyper,
-                                   .driver = QN_DRIVE_LOOP,
-                                   .faults = {.dead_worker = -1},
-                                   .tiers = &tiers};
-        qn_trainer *t;
-        qn_err err;
-        assert_int_equal(qn_trainer_open(&t, &d, &err), QN_EUNSUPPORTED);
-        if (strstr(err.text, no[i].wanted) == NULL) fail_msg("'%s' lacks '%s'", err.text, no[i].wanted);
-        qn_order_close(o);
-    }
+    rig_way way = {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "self", .shards = 2, .tiers = &tiers};
+    rig_refused(m, &way, ITEMS, QN_EUNSUPPORTED, "a device holds one");
+    way.shards = 0;
+    way.vocab = 1;
+    rig_refused(m, &way, ITEMS, QN_EUNSUPPORTED, "vocabulary shards");
     qn_model_close(m);
 }
 

@@ -9,19 +9,6 @@ enum { STEPS = 4, ITEMS = 8 };
 static const char *const transports[] = {"thread", "self"};
 static const char *const schedules[] = {"1f1b", "gpipe", "zb-h1", "interleaved", "zb-v", "superpipe", "dualpipe"};
 
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    const rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
-               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
-               state = memcmp(got.state, want->state, want->bytes) == 0;
-    free(got.state);
-    if (losses && norms && state) return;
-    fail_msg("%s, %d replicas of %d devices, %d groups, window %d, lag %d, flights of %d, %s: %s differ", way->schedule,
-             way->replicas, way->workers, way->groups, way->tiers->window, way->tiers->lag, way->flight, way->transport,
-             losses ? norms ? "states" : "norms" : "losses");
-}
-
 /* The largest number of workers that the schedule takes, at most so many; 0: none. */
 static int32_t most_workers(const qn_generator *g, int32_t workers, int32_t items)
 {
@@ -57,7 +44,7 @@ static void sweep(const qn_model *m, int32_t groups, int32_t lag, uint32_t *turn
                                      .undo = lag == 0 && *turn % 3 == 1 ? QN_UNDO_COPY : QN_UNDO_NONE,
                                      .flight = 1 + (int32_t)(*turn % 5 < 2) * 3,
                                      .jitter = *turn % 3};
-                assert_same(m, &way, &want);
+                rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
             }
         }
     }
@@ -114,7 +101,7 @@ static void flights_of_replicas(void **unused)
                                  .tiers = &one,
                                  .flight = STEPS,
                                  .jitter = jitter};
-            assert_same(m, &way, &want);
+            rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
         }
         free(want.state);
     }

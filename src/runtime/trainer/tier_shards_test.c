@@ -2,38 +2,17 @@
  * every schedule, window, recomputation and transport; with a lagging optimizer the bits of one device a shard; evaluation; and
  * what is left out. */
 #include "support/malloc_guard.c"
+#include "support/quiet_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
 enum { STEPS = 4, ITEMS = 8 };
 
 static const qn_model_config config[] = {
-    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA,
-     .layers = 3,
-     .heads = 4,
-     .kv_heads = 4,
-     .width = 32,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .dropout = 0.1},
+    RIG_SHARD_GPT2(16),
+    RIG_SHARD_LLAMA(4),
 };
 static const char *const transports[] = {"thread", "self"};
 static const char *const schedules[] = {"roundpipe", "1f1b", "gpipe", "zb-h1", "interleaved", "superpipe"};
-
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    const rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
-               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
-               state = memcmp(got.state, want->state, want->bytes) == 0;
-    free(got.state);
-    if (losses && norms && state) return;
-    fail_msg("%s on %d x %d devices, %d replicas, %d groups, window %d, lag %d, recompute %d%s, flight %d, %s: %s differ",
-             way->schedule, way->workers, way->shards, way->replicas, way->groups, way->tiers->window, way->tiers->lag,
-             (int)way->recompute, way->recompute_late ? " late" : "", way->flight, way->transport,
-             losses ? norms ? "states" : "norms" : "losses");
-}
 
 static void sweep(const qn_model *m, int32_t t, int32_t groups, int32_t lag, uint32_t *turn)
 {
@@ -63,7 +42,7 @@ static void sweep(const qn_model *m, int32_t t, int32_t groups, int32_t lag, uin
                                  .undo = lag == 0 && *turn % 4 == 2 ? QN_UNDO_COPY : QN_UNDO_NONE,
                                  .flight = 1 + (int32_t)(*turn % 5 == 2) * 3,
                                  .jitter = *turn % 3};
-            assert_same(m, &way, &want);
+            rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
         }
     }
     free(want.state);
@@ -94,40 +73,9 @@ static void steps_after_the_first_allocate_nothing(void **unused)
                              .shards = 2,
                              .shard_workers = 2,
                              .tiers = &tiers};
-        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
-        qn_step_result r;
-        qn_err err;
-        rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
-        qni_malloc_guard_begin();
-        for (int64_t step = 1; step < 4; step++)
-            if (qn_trainer_step(t, step, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-        assert_int_equal(qni_malloc_guard_end(), 0);
-        qn_trainer_close(t);
+        rig_quiet_after_the_first(m, &way, ITEMS);
     }
     qn_model_close(m);
-}
-
-static void refused(const qn_model *m, const rig_way *way, const char *wanted)
-{
-    int32_t first[RIG_MAX_STAGES + 1];
-    qn_order *o = rig_order(way, ITEMS);
-    rig_cut(first, qn_depth(qn_order_grid(o)), qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = o,
-                               .first_layer = first,
-                               .mode = QN_MODE_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .sequence = way->sequence,
-                               .driver = QN_DRIVE_LOOP,
-                               .faults = {.dead_worker = -1},
-                               .tiers = way->tiers};
-    qn_trainer *t;
-    qn_err err;
-    assert_int_equal(qn_trainer_open(&t, &d, &err), QN_EUNSUPPORTED);
-    if (strstr(err.text, wanted) == NULL) fail_msg("'%s' lacks '%s'", err.text, wanted);
-    qn_order_close(o);
 }
 
 static void the_rest_is_refused(void **unused)
@@ -135,11 +83,11 @@ static void the_rest_is_refused(void **unused)
     (void)unused;
     const qn_trainer_tiers tiers = {.window = 2, .replace = 1};
     qn_model *m = rig_model(&config[0]);
-    rig_way way = {.schedule = "1f1b", .workers = 2, .shards = 2, .tiers = &tiers};
-    refused(m, &way, "has to be a multiple of 2");
+    rig_way way = {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "self", .shards = 2, .tiers = &tiers};
+    rig_refused(m, &way, ITEMS, QN_EUNSUPPORTED, "has to be a multiple of 2");
     way.shard_workers = 2;
     way.sequence = true;
-    refused(m, &way, "slices of the rows");
+    rig_refused(m, &way, ITEMS, QN_EUNSUPPORTED, "slices of the rows");
     qn_model_close(m);
 }
 

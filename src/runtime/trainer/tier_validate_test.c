@@ -129,24 +129,9 @@ static void a_lagging_optimizer_has_nothing_to_validate(void **unused)
 {
     (void)unused;
     qn_model *m = rig_model(&models[1]);
-    qn_err err = {0};
-    qn_trainer *t;
-    int32_t first[RIG_MAX_STAGES + 1];
-    qn_order *o = rig_dealt(2, BLOCKS + 2, ITEMS);
     const qn_trainer_tiers tiers = {.window = 2, .replace = 1, .lag = 1};
-    rig_cut(first, o->stages, qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = o,
-                               .first_layer = first,
-                               .mode = QN_MODE_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .post_validate = QN_UNDO_COPY,
-                               .tiers = &tiers};
-    assert_int_equal(qn_trainer_open(&t, &d, &err), QN_EUNSUPPORTED);
-    assert_non_null(strstr(err.text, "nothing to validate"));
-    qn_order_close(o);
+    const rig_way way = {.workers = 2, .threads = 1, .transport = "self", .undo = QN_UNDO_COPY, .tiers = &tiers};
+    rig_refused_on(m, &way, rig_dealt(2, BLOCKS + 2, ITEMS), QN_EUNSUPPORTED, "nothing to validate");
     qn_model_close(m);
 }
 

@@ -14,23 +14,6 @@ static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way, int3
 
 static const rig_way base_way = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self"};
 
-static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items, const outcome *want)
-{
-    outcome got = compute(m, mode, way, items);
-    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
-                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
-    if (!same) {
-        int32_t step = 0;
-        while (step < STEPS - 1 && memcmp(&got.loss[step], &want->loss[step], sizeof(double)) == 0) step++;
-        print_error("%s on %d workers of %d threads, recompute %d, %s (seed %llu), %d items, mode %d: loss of step %d is %.17g, "
-                    "wanted %.17g\n",
-                    way->schedule, way->workers, way->threads, (int)way->recompute, way->transport, (unsigned long long)way->seed,
-                    items, (int)mode, step, got.loss[step], want->loss[step]);
-    }
-    free(got.state);
-    assert_true(same);
-}
-
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "split"};
 static const char *const transports[] = {"thread", "self", "sim"};
 
@@ -49,7 +32,7 @@ static void sweep(const qn_model *m, qn_mode mode, int32_t items, int32_t *turn)
                                  .recompute = (qn_recompute)(*turn % 3),
                                  .transport = transports[*turn / 2 % 3],
                                  .seed = *turn / 2 % 3 == 2 ? 1000u + (uint64_t)*turn : 0};
-            assert_same(m, mode, &way, items, &want);
+            rig_assert_same(m, mode, &way, items, STEPS, &want);
         }
     }
     free(want.state);
@@ -114,7 +97,7 @@ static void every_published_schedule(void **unused)
                                          .recompute = (qn_recompute)(turn % 3),
                                          .transport = transports[turn / 2 % 3],
                                          .seed = turn / 2 % 3 == 2 ? 1000u + (uint64_t)turn : 0};
-                    assert_same(m, QN_MODE_F32, &way, items, &want);
+                    rig_assert_same(m, QN_MODE_F32, &way, items, STEPS, &want);
                 }
             }
             free(want.state);
@@ -132,7 +115,7 @@ static void uneven_and_empty_items(void **unused)
         const rig_way way = {
             .schedule = "1f1b", .workers = 2, .threads = 1, .recompute = QN_RECOMPUTE_EXCEPT_LAST, .transport = "thread"};
         outcome want = compute(m, QN_MODE_F32, &base_way, items);
-        assert_same(m, QN_MODE_F32, &way, items, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, items, STEPS, &want);
         free(want.state);
     }
     qn_model_close(m);
@@ -146,7 +129,7 @@ static void every_order_of_arrival(void **unused)
     for (uint64_t seed = 1; seed <= ARRIVALS; seed++) {
         const rig_way way = {
             .schedule = schedules[seed % 4], .workers = 2 + (int32_t)(seed % 3), .threads = 1, .transport = "sim", .seed = seed};
-        assert_same(m, QN_MODE_F32, &way, 4, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, 4, STEPS, &want);
     }
     free(want.state);
     qn_model_close(m);

@@ -3,37 +3,17 @@
 #include <math.h>
 
 #include "support/malloc_guard.c"
+#include "support/quiet_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
 enum { STEPS = QN_SANITIZED ? 3 : 8, ITEMS = 4 };
 
 static const qn_model_config config[] = {
-    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 20, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA,
-     .layers = 3,
-     .heads = 8,
-     .kv_heads = 4,
-     .width = 32,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .dropout = 0.1},
+    RIG_SHARD_GPT2(20),
+    RIG_SHARD_LLAMA(8),
 };
 static const char *const schedules[] = {"gpipe", "1f1b", "split", "zb-h1", "v-half", "interleaved"};
 static const char *const transports[] = {"thread", "self", "sim"};
-
-static void assert_same(const qn_model *m, const rig_way *way, int32_t items, const rig_outcome *want)
-{
-    rig_outcome got = rig_compute(m, QN_MODE_F32, way, items, STEPS);
-    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
-                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
-    if (!same)
-        print_error("%s, %d shards on %d x %d workers, %d replicas, recompute %d, late %d, %s: first loss %.17g, wanted %.17g\n",
-                    way->schedule, way->shards, way->workers, way->shard_workers, way->replicas, (int)way->recompute,
-                    way->recompute_late, way->transport, got.loss[0], want->loss[0]);
-    free(got.state);
-    assert_true(same);
-}
 
 /* Items of 12 rows (6 in the last), of 6 rows with 4 or 8 items, the last of these empty. */
 static void same_bits_for_any_number_of_workers(void **unused)
@@ -63,7 +43,7 @@ static void same_bits_for_any_number_of_workers(void **unused)
                 way.recompute_late = turn % 5 < 2;
                 way.zero1 = turn % 8 == 7;
                 way.part_bytes = turn % 7 == 6 ? 64 : 0;
-                assert_same(m, &way, items, &want);
+                rig_assert_same(m, QN_MODE_F32, &way, items, STEPS, &want);
             }
             free(want.state);
         }
@@ -82,7 +62,7 @@ static void post_validated(void **unused)
     for (int32_t tw = 1; tw <= 2; tw++) {
         way.shard_workers = tw;
         way.transport = transports[tw - 1];
-        assert_same(m, &way, ITEMS, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
     }
     free(want.state);
     qn_model_close(m);
@@ -124,15 +104,7 @@ static void steps_after_the_first_allocate_nothing(void **unused)
                              .shards = 4,
                              .shard_workers = 1 << i,
                              .sequence = true};
-        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
-        qn_step_result r;
-        qn_err err;
-        rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
-        qni_malloc_guard_begin();
-        for (int64_t step = 1; step < 4; step++)
-            if (qn_trainer_step(t, step, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-        assert_int_equal(qni_malloc_guard_end(), 0);
-        qn_trainer_close(t);
+        rig_quiet_after_the_first(m, &way, ITEMS);
     }
     qn_model_close(m);
 }
@@ -178,22 +150,8 @@ static void one_shard_has_no_slices(void **unused)
 {
     (void)unused;
     qn_model *m = rig_model(&config[0]);
-    const rig_way way = {.schedule = "gpipe", .workers = 1};
-    int32_t first[RIG_MAX_STAGES + 1];
-    qn_order *order = rig_order(&way, 2);
-    qn_trainer *t = NULL;
-    qn_err err;
-    rig_cut(first, 1, qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = order,
-                               .first_layer = first,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .sequence = true};
-    assert_int_equal(qn_trainer_open(&t, &d, &err), QN_EINVAL);
-    assert_non_null(strstr(err.text, "at least 2"));
-    qn_order_close(order);
+    const rig_way way = {.schedule = "gpipe", .workers = 1, .threads = 1, .transport = "self", .sequence = true};
+    rig_refused(m, &way, 2, QN_EINVAL, "at least 2");
     qn_model_close(m);
 }
 

@@ -27,18 +27,6 @@ static qn_model *adapted(qn_arch arch, const char *target)
     return rig_model(&c);
 }
 
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
-                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
-    if (!same)
-        print_error("%s, %d shards on %d x %d workers, %d replicas, recompute %d, %s\n", way->schedule, way->shards, way->workers,
-                    way->shard_workers, way->replicas, (int)way->recompute, way->transport);
-    free(got.state);
-    assert_true(same);
-}
-
 static void same_bits_for_any_number_of_workers(void **unused)
 {
     (void)unused;
@@ -62,7 +50,7 @@ static void same_bits_for_any_number_of_workers(void **unused)
                                      .replicas = 1 + turn % 4 / 3,
                                      .groups = 2,
                                      .zero1 = turn % 8 == 7};
-                assert_same(m, &way, &want);
+                rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
             }
             free(want.state);
             qn_model_close(m);

@@ -4,47 +4,22 @@
 #include <stdatomic.h>
 
 #include "support/malloc_guard.c"
+#include "support/quiet_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
 enum { STEPS = QN_SANITIZED ? 5 : 20, ITEMS = 4 };
 
 typedef rig_outcome outcome;
 
 static const qn_model_config config[] = {
-    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA,
-     .layers = 3,
-     .heads = 8,
-     .kv_heads = 4,
-     .width = 32,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .dropout = 0.1},
+    RIG_SHARD_GPT2(16),
+    RIG_SHARD_LLAMA(8),
     {.arch = QN_ARCH_LLAMA, .layers = 2, .heads = 4, .kv_heads = 4, .width = 32, .context = 8, .vocab = RIG_VOCAB, .tied = true},
 };
 
 static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way)
 {
     return rig_compute(m, mode, way, ITEMS, STEPS);
-}
-
-static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, const outcome *want)
-{
-    outcome got = compute(m, mode, way);
-    const bool same = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0 &&
-                      memcmp(got.norm, want->norm, sizeof(got.norm)) == 0 && memcmp(got.state, want->state, want->bytes) == 0;
-    if (!same) {
-        int32_t step = 0;
-        while (step < STEPS - 1 && memcmp(&got.loss[step], &want->loss[step], sizeof(double)) == 0) step++;
-        print_error("%s, %d shards on %d x %d workers of %d threads, recompute %d, %s (seed %llu): loss of step %d is %.17g, "
-                    "wanted %.17g; norm %.17g, wanted %.17g\n",
-                    way->schedule, way->shards, way->workers, way->shard_workers, way->threads, (int)way->recompute,
-                    way->transport, (unsigned long long)way->seed, step, got.loss[step], want->loss[step], got.norm[step],
-                    want->norm[step]);
-    }
-    free(got.state);
-    assert_true(same);
 }
 
 static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "split", "zb-h1", "v-half"};
@@ -68,7 +43,7 @@ static void sweep(const qn_model *m, qn_mode mode, int32_t shards, int32_t *turn
                                      .seed = *turn / 2 % 3 == 2 ? 1000u + (uint64_t)*turn : 0,
                                      .shards = shards,
                                      .shard_workers = tw};
-                assert_same(m, mode, &way, &want);
+                rig_assert_same(m, mode, &way, ITEMS, STEPS, &want);
             }
         }
     }
@@ -101,7 +76,7 @@ static void every_order_of_arrival(void **unused)
                              .seed = seed,
                              .shards = 4,
                              .shard_workers = 1 << seed / 4 % 3};
-        assert_same(m, QN_MODE_F32, &way, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
     }
     free(want.state);
     qn_model_close(m);
@@ -118,15 +93,7 @@ static void steps_after_the_first_allocate_nothing(void **unused)
                              .transport = transports[i % 3],
                              .shards = 4,
                              .shard_workers = 1 << i % 3};
-        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
-        qn_step_result r;
-        qn_err err;
-        rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
-        qni_malloc_guard_begin();
-        for (int64_t step = 1; step < 4; step++)
-            if (qn_trainer_step(t, step, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-        assert_int_equal(qni_malloc_guard_end(), 0);
-        qn_trainer_close(t);
+        rig_quiet_after_the_first(m, &way, ITEMS);
     }
     qn_model_close(m);
 }
@@ -288,7 +255,7 @@ static void whole_links_give_the_same_bits(void **unused)
                              .shards = 4,
                              .shard_workers = 1 << turn % 3,
                              .whole_links = turn % 2 == 0};
-        assert_same(m, QN_MODE_F32, &way, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
     }
     free(want.state);
     qn_model_close(m);
@@ -312,7 +279,7 @@ static void pieces_give_the_same_bits(void **unused)
                              .shards = 4,
                              .shard_workers = 2 << turn % 2,
                              .part_bytes = slots[turn / 3]};
-        assert_same(m, QN_MODE_F32, &way, &want);
+        rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
     }
     free(want.state);
     qn_model_close(m);
@@ -388,7 +355,7 @@ static void together_with_replicas(void **unused)
                                  .replicas = 2,
                                  .groups = 2,
                                  .zero1 = turn % 2 == 0};
-            assert_same(m, QN_MODE_F32, &way, &want);
+            rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
         }
         free(want.state);
         qn_model_close(m);

@@ -1,6 +1,6 @@
 /* The trainer's state: resuming after every step on another layout, steps that are refused, evaluation, opening with wrong sizes,
  * and no allocation while tasks run. */
-#include "support/trainer_rig.h"
+#include "support/quiet_rig.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -277,19 +277,7 @@ static void steps_after_the_first_allocate_nothing(void **unused)
     for (int32_t c = 0; c < RIG_CONFIGS; c++) {
         qn_model *m = rig_model(&rig_config[c]);
         for (size_t i = 0; i < QN_COUNT(ways); i++) {
-            qn_trainer *t = rig_open(m, QN_MODE_F32, &ways[i], ITEMS);
-            (void)step_loss(t, 0);
-            qni_malloc_guard_begin();
-            for (int32_t s = 1; s < 4; s++) {
-                qn_step_result r;
-                if (qn_trainer_step(t, s, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-            }
-            const long allocations = qni_malloc_guard_end();
-            void *caller = NULL;
-            const size_t bytes = qni_malloc_guard_first(&caller);
-            if (allocations != 0) print_error("%ld allocations, the first of %zu bytes from %p\n", allocations, bytes, caller);
-            assert_int_equal(allocations, 0);
-            qn_trainer_close(t);
+            rig_quiet_after_the_first(m, &ways[i], ITEMS);
         }
         qn_model_close(m);
     }

@@ -8,26 +8,6 @@
 
 enum { STEPS = 4, ITEMS = 8 };
 
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    const rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
-               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
-               state = memcmp(got.state, want->state, want->bytes) == 0;
-    free(got.state);
-    if (losses && norms && state) return;
-    fail_msg("%s, algorithm %d, %d shards, %d replicas of %d workers, %d groups, %s%s%s (seed %llu): %s differ", way->schedule,
-             way->vocab, way->sides, way->replicas, way->workers, way->groups, way->transport, way->zero1 ? ", zero1" : "",
-             way->together ? ", together" : "", (unsigned long long)way->seed, losses ? norms ? "states" : "norms" : "losses");
-}
-
-static void assert_near(const rig_outcome *got, const rig_outcome *want)
-{
-    for (int32_t i = 0; i < STEPS; i++)
-        if (!(fabs(got->loss[i] - want->loss[i]) <= 1e-4 * want->loss[i]))
-            fail_msg("loss of step %d is %.9g with shards, %.9g without", i, got->loss[i], want->loss[i]);
-}
-
 static const char *const transports[] = {"thread", "self", "sim"};
 static const char *const schedules[] = {"1f1b", "v-half"};
 
@@ -40,7 +20,7 @@ static void sweep(const qn_model *m, int32_t algorithm, int32_t sides, int32_t g
     one.vocab = algorithm;
     one.sides = sides;
     rig_outcome want = rig_compute(m, QN_MODE_F32, &one, ITEMS, STEPS), plain = rig_compute(m, QN_MODE_F32, &whole, ITEMS, STEPS);
-    assert_near(&want, &plain);
+    rig_assert_near(&want, &plain, STEPS);
     for (int32_t R = 1; R <= groups; R *= 2) {
         for (int32_t P = 1; P <= 3; P++) {
             for (int32_t zero1 = 0; zero1 < 2; zero1++, (*turn)++) {
@@ -60,7 +40,7 @@ static void sweep(const qn_model *m, int32_t algorithm, int32_t sides, int32_t g
                                      .flight = 1 + (int32_t)(*turn % 4 == 1) * 3,
                                      .vocab = algorithm,
                                      .sides = sides};
-                assert_same(m, &way, &want);
+                rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
             }
         }
     }

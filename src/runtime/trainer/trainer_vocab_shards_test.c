@@ -3,49 +3,20 @@
  * evaluation. */
 #include "model/lora.h"
 #include "support/malloc_guard.c"
+#include "support/quiet_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
 #include <math.h>
 
 enum { STEPS = 4, ITEMS = 4 };
 
 static const qn_model_config config[] = {
-    {.arch = QN_ARCH_GPT2, .layers = 3, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .tied = true, .dropout = 0.1},
-    {.arch = QN_ARCH_LLAMA,
-     .layers = 3,
-     .heads = 4,
-     .kv_heads = 4,
-     .width = 32,
-     .context = 8,
-     .vocab = RIG_VOCAB,
-     .dropout = 0.1},
+    RIG_SHARD_GPT2(16),
+    RIG_SHARD_LLAMA(4),
     {.arch = QN_ARCH_GPT2, .layers = 2, .heads = 4, .width = 16, .context = 8, .vocab = RIG_VOCAB, .dropout = 0.1},
 };
 static const char *const transports[] = {"thread", "self", "sim"};
 static const char *const schedules[] = {"1f1b", "v-half"};
-
-static void assert_same(const qn_model *m, const rig_way *way, const rig_outcome *want)
-{
-    const rig_outcome got = rig_compute(m, QN_MODE_F32, way, ITEMS, STEPS);
-    const bool losses = memcmp(got.loss, want->loss, sizeof(got.loss)) == 0,
-               norms = memcmp(got.norm, want->norm, sizeof(got.norm)) == 0,
-               state = memcmp(got.state, want->state, want->bytes) == 0;
-    free(got.state);
-    if (losses && norms && state) return;
-    fail_msg(
-        "%s, algorithm %d, %d shards of %d%s, %d workers of %d, %d replicas, recompute %d, late %d, %s (seed %llu): %s differ",
-        way->schedule, way->vocab, way->sides, way->shards, way->sequence ? " with slices" : "", way->workers, way->shard_workers,
-        way->replicas, (int)way->recompute, way->recompute_late, way->transport, (unsigned long long)way->seed,
-        losses ? norms ? "states" : "norms" : "losses");
-}
-
-static void assert_near(const rig_outcome *got, const rig_outcome *want)
-{
-    for (int32_t i = 0; i < STEPS; i++)
-        if (!(fabs(got->loss[i] - want->loss[i]) <= 1e-4 * want->loss[i]))
-            fail_msg("loss of step %d is %.9g with shards, %.9g without", i, got->loss[i], want->loss[i]);
-}
 
 /* A scattered part of all ways at one t, number of vocabulary shards and algorithm. */
 static void sweep(const qn_model *m, int32_t t, int32_t sides, int32_t algorithm, bool sequence, const uint8_t *again,
@@ -59,7 +30,7 @@ static void sweep(const qn_model *m, int32_t t, int32_t sides, int32_t algorithm
     one.shards = t;
     one.sequence = sequence;
     rig_outcome want = rig_compute(m, QN_MODE_F32, &one, ITEMS, STEPS), plain = rig_compute(m, QN_MODE_F32, &whole, ITEMS, STEPS);
-    assert_near(&want, &plain);
+    rig_assert_near(&want, &plain, STEPS);
     for (int32_t P = 1; P <= 3; P++) {
         for (int32_t tw = 1; tw <= t; tw *= 2) {
             for (int32_t R = 1; R <= 2; R++, (*turn)++) {
@@ -78,7 +49,7 @@ static void sweep(const qn_model *m, int32_t t, int32_t sides, int32_t algorithm
                 way.transport = transports[*turn / 2 % 3];
                 way.seed = *turn / 2 % 3 == 2 ? 1000u + *turn : 0;
                 way.flight = 1 + (int32_t)(*turn % 4 == 1) * 3;
-                assert_same(m, &way, &want);
+                rig_assert_same(m, QN_MODE_F32, &way, ITEMS, STEPS, &want);
             }
         }
     }
@@ -194,15 +165,7 @@ static void steps_after_the_first_allocate_nothing(void **unused)
                              .shard_workers = 1 + i % 2,
                              .sequence = i / 2 != 0,
                              .vocab = 1 + i % 2};
-        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
-        qn_step_result r;
-        qn_err err;
-        rig_ok(qn_trainer_step(t, 0, RIG_LR, &r, NULL, &err), &err);
-        qni_malloc_guard_begin();
-        for (int64_t step = 1; step < 4; step++)
-            if (qn_trainer_step(t, step, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-        assert_int_equal(qni_malloc_guard_end(), 0);
-        qn_trainer_close(t);
+        rig_quiet_after_the_first(m, &way, ITEMS);
     }
     qn_model_close(m);
 }

@@ -2,18 +2,14 @@
  * same number of shards and algorithm; near one shard, and near the whole model, for any number. */
 #include "core/alloc.h"
 #include "support/malloc_guard.c"
+#include "support/quiet_rig.h"
 #include "support/sanitized.h"
-#include "support/trainer_rig.h"
 
 #include <math.h>
 
 enum { STEPS = QN_SANITIZED ? 4 : 20, ITEMS = 4 };
 
-typedef struct outcome {
-    double loss[STEPS], norm[STEPS];
-    char *state;
-    size_t bytes;
-} outcome;
+typedef rig_outcome outcome;
 
 static void take_steps(double *loss, double *norm, qn_trainer *t, int64_t first, int64_t end)
 {
@@ -28,7 +24,7 @@ static void take_steps(double *loss, double *norm, qn_trainer *t, int64_t first,
 
 static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items)
 {
-    outcome out;
+    outcome out = {0};
     qn_trainer *t = rig_open(m, mode, way, items);
     take_steps(out.loss, out.norm, t, 0, STEPS);
     out.bytes = rig_state_bytes(m, rig_element(mode));
@@ -41,20 +37,8 @@ static outcome compute(const qn_model *m, qn_mode mode, const rig_way *way, int3
 
 static void assert_same(const qn_model *m, qn_mode mode, const rig_way *way, int32_t items, const outcome *want)
 {
-    outcome got = compute(m, mode, way, items);
-    const bool same = memcmp(got.loss, want->loss, sizeof got.loss) == 0 && memcmp(got.norm, want->norm, sizeof got.norm) == 0 &&
-                      memcmp(got.state, want->state, want->bytes) == 0;
-    if (!same) {
-        int32_t step = 0;
-        while (step < STEPS - 1 && memcmp(&got.loss[step], &want->loss[step], sizeof(double)) == 0) step++;
-        print_error(
-            "%s on %d workers of %d threads, recompute %d, %s, algorithm %d, %d shards, %d items, mode %d: loss of step %d "
-            "is %.17g, wanted %.17g\n",
-            way->schedule, way->workers, way->threads, (int)way->recompute, way->transport, way->vocab, way->sides, items,
-            (int)mode, step, got.loss[step], want->loss[step]);
-    }
-    free(got.state);
-    assert_true(same);
+    const outcome got = compute(m, mode, way, items);
+    rig_assert_equal(&got, want, mode, way, items);
 }
 
 static const char *const transports[] = {"thread", "self", "sim"};
@@ -217,16 +201,7 @@ static void steps_after_the_first_allocate_nothing(void **unused)
         qn_model *m = rig_model(&rig_config[algorithm]);
         const rig_way way = {
             .schedule = "1f1b", .workers = 3, .threads = 1, .transport = "thread", .vocab = algorithm, .sides = 4};
-        qn_trainer *t = rig_open(m, QN_MODE_F32, &way, ITEMS);
-        double loss[4], norm[4];
-        take_steps(loss, norm, t, 0, 1);
-        qni_malloc_guard_begin();
-        for (int64_t s = 1; s < 4; s++) {
-            qn_step_result r;
-            if (qn_trainer_step(t, s, RIG_LR, &r, NULL, NULL) != QN_OK) abort();
-        }
-        assert_int_equal(qni_malloc_guard_end(), 0);
-        qn_trainer_close(t);
+        rig_quiet_after_the_first(m, &way, ITEMS);
         qn_model_close(m);
     }
 }
@@ -235,25 +210,14 @@ static void any_allocation_may_fail_at_open(void **unused)
 {
     (void)unused;
     qn_model *m = rig_model(&rig_config[2]);
-    const rig_way way = {.schedule = "1f1b", .workers = 2, .transport = "self", .vocab = 2, .sides = 3};
+    const rig_way way = {.schedule = "1f1b", .workers = 2, .threads = 1, .transport = "self", .vocab = 2, .sides = 3};
     qn_order *order = rig_order(&way, 2);
-    int32_t first[RIG_MAX_STAGES + 1];
-    rig_cut(first, order->stages - order->sides, qn_model_layers(m));
-    const qn_trainer_desc d = {.model = m,
-                               .order = order,
-                               .first_layer = first,
-                               .mode = QN_MODE_REF_F32,
-                               .threads = 1,
-                               .source = &rig_source,
-                               .hyper = rig_hyper,
-                               .driver = QN_DRIVE_LOOP,
-                               .faults = {.dead_worker = -1}};
     qn_status st = QN_ENOMEM;
     for (long n = 1; st != QN_OK; n++) {
         qn_trainer *t;
         qn_err err;
         qni_fault_arm(QN_FAULT_ALLOC, n);
-        st = qn_trainer_open(&t, &d, &err);
+        st = rig_try(&t, m, QN_MODE_REF_F32, &way, order, &err);
         qni_fault_arm(QN_FAULT_ALLOC, 0);
         if (st != QN_OK) assert_int_equal(st, QN_ENOMEM);
         qn_trainer_close(t);
