@@ -105,7 +105,7 @@ static void sweep(qn_undo undo, const char *const schedule[3], double clip, uint
     }
     print_message("undo %d: %lld steps taken early, %lld taken back in %u runs\n", (int)undo, (long long)sum.steps,
                   (long long)sum.wrong, turn);
-    assert_true(sum.steps > 0 && (sum.wrong > 0 || QN_SANITIZED));
+    assert_true(QN_SANITIZED || (sum.steps > 0 && sum.wrong > 0)); /* of few runs none may be early */
 }
 
 static void replicas_give_the_same_bits(void **unused)
