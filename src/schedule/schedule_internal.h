@@ -119,7 +119,7 @@ static inline int32_t qni_unturned(int32_t worker, int32_t workers, int32_t turn
     return (int32_t)((worker + workers - turn * rounds % workers) % workers);
 }
 /* Columns divide the stages, shards the columns, replicas the items; a column has stages besides its sides. Errors: QN_EINVAL
- * (with numbers that work), QN_ESCHEDULE (sides), QN_EUNSUPPORTED (vocabulary and tensor shards together). */
+ * (with numbers that work), QN_ESCHEDULE (sides). */
 qn_status qni_check_grid(qn_grid grid, qn_err *err) QN_MUST_USE;
 /* Complete and in an order that makes sense within a worker: each F of a stage's items once; a training item has BW, or B and W,
  * once; F, R, B, W in this order; gradients added in ascending item order; the shards of a stage do the same tasks. Errors:

@@ -1,5 +1,5 @@
 /* Schedules from a repeated building block (arXiv:2405.15362, section 3): the start slots of one micro-batch's passes on each
- * worker, repeated every six slots; then squeezed and reordered. Shared by v_min.c, v_half.c, v_zb.c and v_adaptive.c; private to
+ * worker, repeated every six slots; then squeezed and reordered. Shared by v_min.c, v_half.c and vocab_parallel.c; private to
  * gen/. */
 #ifndef QN_SCHEDULE_V_BLOCK_H
 #define QN_SCHEDULE_V_BLOCK_H
