@@ -7,7 +7,6 @@
 #include "core/checked.h"
 #include "core/clock.h"
 #include "core/team.h"
-#include "core/team.h"
 #include "session/schedules/measured.h"
 
 qn_status qni_racer_open(qni_racer *r, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
@@ -59,6 +58,19 @@ static qn_status step_costs(int64_t *cost, const int64_t *pooled, const qn_trace
     return st;
 }
 
+/* Replicas exchange bundles of gradients, which take their time to copy: each SEND costs the least that it took in any step,
+ * since what is more was waiting. Other messages are short and cost nothing. */
+static void price_bundles(int64_t *cost, const qn_trace *traces, int32_t n)
+{
+    const qn_plan *p = traces[0].plan;
+    for (int32_t k = 0; k < p->tasks; k++) {
+        if (p->task[k].op != QN_OP_SEND || p->channel[p->task[k].channel].cls != QN_V_TGRAD) continue;
+        int64_t least = INT64_MAX;
+        for (int32_t i = 0; i < n; i++) least = qn_min64(least, qn_max64(traces[i].time[k].end - traces[i].time[k].start, 0));
+        cost[k] = least;
+    }
+}
+
 /* Do copies take processors from the tasks: on devices whose link is as fast as memory? A slower one sleeps. */
 static bool copies_work(const qni_racer *r)
 {
@@ -80,6 +92,7 @@ static qn_status judge(qni_racer *r, qn_err *err)
     qn_status st = simulated.time != NULL && cost != NULL ? QN_OK : QN_FAIL(err, QN_ENOMEM, "trace");
     if (st == QN_OK) st = replay(&r->replayed, b, &simulated, cost, err);
     if (st == QN_OK) st = qni_measured_costs(pooled, b->trace, b->traces, err);
+    if (st == QN_OK) price_bundles(pooled, b->trace, b->traces);
     for (int32_t i = 0; i < b->traces && st == QN_OK; i++) {
         st = step_costs(cost, pooled, &b->trace[i], err);
         if (st == QN_OK && copies_work(r))

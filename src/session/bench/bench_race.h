@@ -34,7 +34,7 @@ void qni_racer_close(qni_racer *r);
  *
  * Where copies between host and devices are a processor's work (no slower link) the simulator lets them take it from the tasks.
  * The costs of a step are the medians of all tasks of one kind (op, stage, worker) in it; of kinds that a step has once (the
- * optimizer, packing, copies) the medians over all traces. */
+ * optimizer, packing, copies) the medians over all traces; of bundles of gradients between replicas the least. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
 
 /* How far the gain of fast over slow may be off: low and high, from the quartiles of the steps of both. */

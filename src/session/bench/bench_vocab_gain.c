@@ -7,8 +7,8 @@
  *   last       the ends whole: P shards' worth, as the dossier counts; and as measured in the same steps as the blocks
  *
  * Expected: (f + b + P V) / (f + b + V), which leaves out filling and draining. A whole output layer is not P shards: its table
- * does not fit where a shard's does, so that what is really gained is more. Times are medians, per task, of steps that take
- * turns. */
+ * probably does not fit where a shard's does, so that what is really gained is more. Times are medians, per task, of steps that
+ * take turns. */
 #include <string.h>
 
 #include "bench_race.h"
