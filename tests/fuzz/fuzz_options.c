@@ -12,7 +12,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { ARGS = 64 };
+enum { ARGS = 128 };
 
 typedef union options {
     qn_train_options train;
