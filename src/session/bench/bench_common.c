@@ -73,6 +73,20 @@ qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline
     return o;
 }
 
+qn_bench_options qni_bench_usual(const qn_bench_options *given, qn_bench_options usual)
+{
+    qn_bench_options o = *given;
+    choose(&o.layers, usual.layers);
+    choose(&o.heads, usual.heads);
+    choose(&o.width, usual.width);
+    choose(&o.context, usual.context);
+    choose(&o.vocab, usual.vocab);
+    choose(&o.batch, usual.batch);
+    choose(&o.micro_batches, usual.micro_batches);
+    choose(&o.workers, usual.workers);
+    return qni_bench_defaults(&o, true);
+}
+
 /* Where the stages of the chain begin: by cost, or with as many blocks in each. */
 static qn_status cut(qni_bench_run *b, const qn_bench_options *opt, const qni_bench_how *how, qn_err *err)
 {

@@ -23,6 +23,9 @@ typedef struct qni_bench_run {
 /* The options with every 0 replaced by this benchmark's own: GPT-2 124M for train and kernels, a light model of 12 equal blocks
  * for pipeline. */
 qn_bench_options qni_bench_defaults(const qn_bench_options *given, bool pipeline);
+/* The same for a part of pipeline: every 0 replaced by that of usual (a struct of the sizes it has of its own), then by
+ * pipeline's. */
+qn_bench_options qni_bench_usual(const qn_bench_options *given, qn_bench_options usual);
 
 /* How a run is spread. */
 typedef struct qni_bench_how {

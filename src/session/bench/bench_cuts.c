@@ -41,6 +41,7 @@ static void show_way(const qni_racer *r, int32_t i, const qni_racer *one, qn_lin
     qni_line_number(&l, "measured_over_simulated", r->ratio_middle);
     qni_line_number(&l, "least", r->ratio_least);
     qni_line_number(&l, "most", r->ratio_most);
+    qni_line_steps(&l, r, NULL);
     qni_line_number(&l, "over_one_worker", one->step_s / r->step_s);
     qni_line_number(&l, "bubble", r->bubble_measured);
     qni_line_number(&l, "work", work_ms(r) / work_ms(one));

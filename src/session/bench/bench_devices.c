@@ -30,15 +30,9 @@ typedef struct times { /* ns of one task of a layer of the chain */
 
 static qn_bench_options sizes(const qn_bench_options *given)
 {
-    qn_bench_options o = *given;
-    if (o.layers == 0) o.layers = 8;
-    if (o.width == 0) o.width = 256;
-    if (o.heads == 0) o.heads = 4;
-    if (o.context == 0) o.context = 128;
-    if (o.vocab == 0) o.vocab = 22528;
-    if (o.batch == 0) o.batch = 16;
-    if (o.micro_batches == 0) o.micro_batches = 8;
-    return qni_bench_defaults(&o, true);
+    return qni_bench_usual(
+        given, (qn_bench_options){
+                   .layers = 8, .width = 256, .heads = 4, .context = 128, .vocab = 22528, .batch = 16, .micro_batches = 8});
 }
 
 /* ---- layers */
@@ -208,6 +202,7 @@ static void show(const contender *c, int32_t optimizer_lag, qn_line_fn *line, vo
     qni_line_number(&l, "measured_over_simulated", r->ratio_middle);
     qni_line_number(&l, "least", r->ratio_least);
     qni_line_number(&l, "most", r->ratio_most);
+    qni_line_steps(&l, r, NULL);
     qni_line_end(&l, line, ctx);
 }
 
@@ -288,18 +283,13 @@ static double sum_of(const qni_racer *r, int32_t op, qn_err *err)
 qn_status qni_bench_lag(const qn_bench_options *given, qn_line_fn *line, void *ctx, qn_err *err)
 {
     static const qn_trainer_tiers tiers[2] = {{.replace = 1}, {.replace = 1, .lag = 1}};
-    qn_bench_options o = *given;
     qni_racer r[2] = {{.seconds = NULL}};
     qn_status st = QN_OK;
-    if (o.layers == 0) o.layers = 8;
-    if (o.width == 0) o.width = 192;
-    if (o.heads == 0) o.heads = 3;
-    if (o.context == 0) o.context = 32;
-    if (o.vocab == 0) o.vocab = 512;
-    if (o.batch == 0) o.batch = 4;
-    if (o.micro_batches == 0) o.micro_batches = 2;
-    if (o.workers == 0) o.workers = 1; /* the host needs a core of its own */
-    o = qni_bench_defaults(&o, true);
+    /* one worker: the host needs a core of its own */
+    qn_bench_options o = qni_bench_usual(
+        given,
+        (qn_bench_options){
+            .layers = 8, .width = 192, .heads = 3, .context = 32, .vocab = 512, .batch = 4, .micro_batches = 2, .workers = 1});
     o.steps = qn_min64(2 * o.steps, 1000); /* flights of short steps, of which a few parts in a hundred count */
     for (int32_t i = 0; i < 2 && st == QN_OK; i++) {
         const qni_bench_how how = {.schedule = "roundpipe", .tiers = &tiers[i], .layers = true, .flight = FLIGHT};

@@ -58,16 +58,29 @@ static qn_status step_costs(int64_t *cost, const int64_t *pooled, const qn_trace
     return st;
 }
 
-/* Replicas exchange bundles of gradients, which take their time to copy: each SEND costs the least that it took in any step,
- * since what is more was waiting. Other messages are short and cost nothing. */
+/* Bytes of a message that carries gradients between replicas, else 0. */
+static int64_t bundle_bytes(const qn_plan *p, const qn_task *t)
+{
+    int64_t bytes = 0;
+    if (t->op != QN_OP_SEND || p->channel[t->channel].cls != QN_V_TGRAD) return 0;
+    for (int32_t i = 0; i < t->in.count; i++) bytes += p->value[p->ref[t->in.first + i]].bytes;
+    return bytes;
+}
+
+/* Replicas exchange bundles of gradients, which take their time to copy: their SENDs cost the least time a byte that any of them
+ * took, since a SEND whose receiver is not there yet lasts until it is. Other messages are short and cost nothing. */
 static void price_bundles(int64_t *cost, const qn_trace *traces, int32_t n)
 {
     const qn_plan *p = traces[0].plan;
+    double least = INFINITY;
     for (int32_t k = 0; k < p->tasks; k++) {
-        if (p->task[k].op != QN_OP_SEND || p->channel[p->task[k].channel].cls != QN_V_TGRAD) continue;
-        int64_t least = INT64_MAX;
-        for (int32_t i = 0; i < n; i++) least = qn_min64(least, qn_max64(traces[i].time[k].end - traces[i].time[k].start, 0));
-        cost[k] = least;
+        const int64_t bytes = bundle_bytes(p, &p->task[k]);
+        for (int32_t i = 0; i < n && bytes > 0; i++)
+            least = fmin(least, (double)qn_max64(traces[i].time[k].end - traces[i].time[k].start, 0) / (double)bytes);
+    }
+    for (int32_t k = 0; k < p->tasks; k++) {
+        const int64_t bytes = bundle_bytes(p, &p->task[k]);
+        if (bytes > 0) cost[k] = (int64_t)(least * (double)bytes);
     }
 }
 
@@ -196,9 +209,16 @@ qn_status qni_racer_costs(int64_t *cost, const qni_racer *r, qn_err *err)
     return qni_measured_costs(cost, r->run.trace, r->run.traces, err);
 }
 
+void qni_line_steps(qni_line *l, const qni_racer *a, const qni_racer *b)
+{
+    qni_line_number(l, "steps_repeated", a->left_out + (b != NULL ? b->left_out : 0));
+    qni_line_number(l, "steps_disturbed", a->disturbed + (b != NULL ? b->disturbed : 0));
+}
+
 void qni_line_gain(qni_line *l, const qni_racer *fast, const qni_racer *slow)
 {
     const int32_t f = (int32_t)fast->opt.steps, s = (int32_t)slow->opt.steps;
     qni_line_number(l, "low", slow->seconds[s / 4] / fast->seconds[f - 1 - f / 4]);
     qni_line_number(l, "high", slow->seconds[s - 1 - s / 4] / fast->seconds[f / 4]);
+    qni_line_steps(l, fast, slow);
 }

@@ -34,10 +34,13 @@ void qni_racer_close(qni_racer *r);
  *
  * Where copies between host and devices are a processor's work (no slower link) the simulator lets them take it from the tasks.
  * The costs of a step are the medians of all tasks of one kind (op, stage, worker) in it; of kinds that a step has once (the
- * optimizer, packing, copies) the medians over all traces; of bundles of gradients between replicas the least. */
+ * optimizer, packing, copies) the medians over all traces; of bundles of gradients
+ * between replicas the bytes at the best rate at which any was sent. */
 qn_status qni_race(qni_racer *r, int32_t n, qn_err *err) QN_MUST_USE;
 
-/* How far the gain of fast over slow may be off: low and high, from the quartiles of the steps of both. */
+/* Steps that were repeated, and that stayed disturbed, of one racer or two (b NULL: one). */
+void qni_line_steps(qni_line *l, const qni_racer *a, const qni_racer *b);
+/* How far the gain of fast over slow may be off: low and high, from the quartiles of the steps of both; and their steps. */
 void qni_line_gain(qni_line *l, const qni_racer *fast, const qni_racer *slow);
 
 /* Costs of the plan's tasks in ns, as measured over the racer's traces [tasks]. Errors: QN_ENOMEM. */

@@ -47,8 +47,7 @@ static void show(const qni_racer *r, const qni_racer *one, const qni_racer *plai
     qni_line_number(&l, "most", r->ratio_most);
     qni_line_text(&l, "wanted", "0.95 to 1.05");
     qni_line_text(&l, "reached", off <= 0.05 && off >= -0.05 ? "yes" : "no");
-    qni_line_number(&l, "steps_repeated", r->left_out);
-    qni_line_number(&l, "steps_disturbed", r->disturbed);
+    qni_line_steps(&l, r, NULL);
     qni_line_number(&l, "measured_over_replayed", r->replayed);
     qni_line_number(&l, "bubble_measured", r->bubble_measured);
     qni_line_number(&l, "bubble_simulated", r->bubble_simulated);

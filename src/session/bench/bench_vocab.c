@@ -15,14 +15,8 @@ enum { WAYS = 3 }; /* whole, algorithm 1, algorithm 2 */
 
 static qn_bench_options sizes(const qn_bench_options *given)
 {
-    qn_bench_options o = *given;
-    if (o.layers == 0) o.layers = 4;
-    if (o.width == 0) o.width = 320;
-    if (o.heads == 0) o.heads = 5;
-    if (o.context == 0) o.context = 128;
-    if (o.vocab == 0) o.vocab = 16384;
-    if (o.batch == 0) o.batch = 32;
-    return qni_bench_defaults(&o, true);
+    return qni_bench_usual(
+        given, (qn_bench_options){.layers = 4, .width = 320, .heads = 5, .context = 128, .vocab = 16384, .batch = 32});
 }
 
 /* Mean over workers of the time of those tasks, per micro-batch, as the median over the traces. */

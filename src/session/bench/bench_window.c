@@ -45,14 +45,10 @@ typedef struct bench {
 
 static qn_bench_options sizes(const qn_bench_options *given)
 {
-    qn_bench_options o = *given;
-    if (o.layers == 0) o.layers = 16;
-    if (o.width == 0) o.width = 192;
-    if (o.heads == 0) o.heads = 3;
-    if (o.context == 0) o.context = 2048;
-    if (o.vocab == 0) o.vocab = 256;
+    qn_bench_options o =
+        qni_bench_usual(given, (qn_bench_options){.layers = 16, .width = 192, .heads = 3, .context = 2048, .vocab = 256});
     o.steps = qn_min64(o.steps, MOST_STEPS);
-    return qni_bench_defaults(&o, true);
+    return o;
 }
 
 static qn_status open_model(bench *b, qn_err *err)
