@@ -6,6 +6,7 @@
 
 #include "bench_race.h"
 #include "bench_schedules.h"
+#include "core/checked.h"
 #include "core/compiler.h"
 
 static const struct way {
@@ -81,6 +82,7 @@ qn_status qni_bench_cuts(const qn_bench_options *opt, qn_line_fn *line, void *ct
         const qni_bench_how how = {.schedule = ways[i].schedule, .shift = ways[i].shift};
         qn_bench_options mine = *opt;
         mine.workers = ways[i].workers;
+        if (opt->quick) mine.layers = qn_max64(mine.layers, 6); /* two before the middle and two behind it */
         st = qni_racer_open(&r[i], &mine, &how, err);
     }
     if (st == QN_OK) st = qni_race(r, WAYS, err);
